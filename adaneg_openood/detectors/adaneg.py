@@ -1,0 +1,137 @@
+"""AdaNeg: negative proxies that adapt to the test stream."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from adaneg_openood.detectors.adagap import RunningIdShare, thresholds
+from adaneg_openood.detectors.bank import FeatureBank
+from adaneg_openood.detectors.base import GroupedDetector, Scores
+from adaneg_openood.detectors.config import AdaNegConfig
+from adaneg_openood.detectors.proxies import sample_adaptive_cosines, task_adaptive_cosines
+from adaneg_openood.detectors.scoring import SideSums, entropy, id_probabilities
+
+
+class AdaNeg(GroupedDetector):
+    """AdaNeg (Zhang and Zhang, NeurIPS 2024).
+
+    Stateful: every :meth:`score` first writes the batch's confident images to the bank and then scores
+    the batch against it, so scores depend on the stream and on how it is cut into batches.
+
+    Args:
+        text_features: (C + M, D), ID rows first, any float dtype.
+        n_id: C.
+        logit_scale: s = exp of the model's logit scale, about 100 for CLIP.
+        config: settings; the published ones for ImageNet by default.
+
+    Raises:
+        ValueError, TypeError: bad shapes, values that are not finite, or settings out of range.
+
+    Example:
+        >>> det = AdaNeg(text_features, n_id=1000)  # doctest: +SKIP
+        >>> det.score(image_features).conf  # doctest: +SKIP
+    """
+
+    stateless = False
+
+    def __init__(
+        self,
+        text_features: Tensor,
+        n_id: int,
+        logit_scale: float = 100.0,
+        config: AdaNegConfig | None = None,
+    ) -> None:
+        config = AdaNegConfig() if config is None else config
+        super().__init__(text_features, n_id, config.groups, config.permute, logit_scale)
+        self.config = config
+        n_rows, dim = self.text_features.shape
+        self.bank = FeatureBank(n_rows, dim, config.memory_length - 1, config.replacement)
+        self.bank.to(self.text_features.device)
+        self.id_share = RunningIdShare().to(self.text_features.device)
+        place = torch.empty_like(self.negative_order)
+        place[self.negative_order] = torch.arange(self.n_negatives, device=place.device)
+        # derived from the settings: not saved
+        self.register_buffer("_place_of_negative", place, persistent=False)
+
+    _place_of_negative: Tensor
+
+    def reset(self) -> None:
+        """Forget the stream: the bank is emptied, and AdaGap's window starts again."""
+        self.bank.reset()
+        self.id_share.reset()
+
+    @torch.no_grad()
+    def score(self, features: Tensor) -> Scores:
+        """Cache the batch's confident images, then score the batch.
+
+        Args:
+            features: (B, D), any float dtype; B may be 0.
+
+        Raises:
+            ValueError, TypeError: wrong width, or values that are not finite; the bank stays as it was.
+        """
+        features = self._checked(features)
+        logits = self._logits(features)
+        if len(logits) == 0:
+            empty = logits.new_empty(0, dtype=torch.float32)
+            return Scores(logits.new_empty(0, dtype=torch.long), empty, empty, empty)
+        text = self._sums(logits)
+        self._cache(features, logits, text)
+        probabilities = id_probabilities(text)
+        adaptive = self._sums(self._adapt(features, logits)) if self.bank.n_cached else text
+        probabilities.add_(id_probabilities(adaptive), alpha=self.config.lam)
+        s_nl, s_ada = text.s.float(), adaptive.s.float()
+        return Scores(probabilities.argmax(dim=1), self._combine(s_nl, s_ada), s_nl, s_ada)
+
+    def _combine(self, s_nl: Tensor, s_ada: Tensor) -> Tensor:
+        if self.config.score == "combine":
+            return s_ada + self.config.lam * s_nl
+        if self.config.score == "multiply":
+            return s_ada * s_nl
+        return s_ada if self.config.score == "adaptive" else s_nl
+
+    def _cache(self, features: Tensor, logits: Tensor, text: SideSums) -> None:
+        """Write confident images to the row of their nearest label, each on its own side."""
+        upper, lower = thresholds(self.config.gamma, self.config.gap)
+        if self.config.adagap:
+            share = self.id_share.observe(int((text.s > upper).sum()), int((text.s < lower).sum()))
+            upper, lower = thresholds(self.config.gamma, self.config.gap, share)
+        as_id = (text.s > upper).nonzero().squeeze(1)
+        as_neg = (text.s < lower).nonzero().squeeze(1)
+        places = torch.cat(
+            [
+                logits[as_id, : self.n_id].argmax(dim=1),
+                logits[as_neg, self.n_id :].argmax(dim=1) + self.n_id,
+            ]
+        )
+        images = torch.cat([as_id, as_neg])
+        if self.config.replacement == "entropy":
+            entropies = torch.cat([entropy(text.exp_id[as_id]), entropy(text.exp_neg[as_neg])])
+        else:
+            entropies = text.s.new_zeros(len(images))
+        self.bank.add(
+            self._rows_at(places), features[images], entropies, self.text_features[places]
+        )
+
+    def _adapt(self, features: Tensor, logits: Tensor) -> Tensor:
+        """Turn text logits into proxy logits, in place, where rows hold images."""
+        places = self._places_of(self.bank.active_rows[: self.bank.n_active])
+        if self.config.proxy == "task":
+            cosines = task_adaptive_cosines(features, self.bank)
+        else:
+            text = self.text_features[places]
+            cosines = sample_adaptive_cosines(
+                features, text, features @ text.T, self.bank, self.config.beta
+            )
+        return logits.index_copy_(1, places, cosines.to(logits.dtype).mul_(self.logit_scale))
+
+    # The bank speaks of rows in the caller's order; logits stand in group order.
+
+    def _rows_at(self, places: Tensor) -> Tensor:
+        negative = self.negative_order[(places - self.n_id).clamp_min(0)] + self.n_id
+        return torch.where(places < self.n_id, places, negative)
+
+    def _places_of(self, rows: Tensor) -> Tensor:
+        place = self._place_of_negative[(rows - self.n_id).clamp_min(0)] + self.n_id
+        return torch.where(rows < self.n_id, rows, place)

@@ -1,0 +1,184 @@
+"""The feature memory bank: which test images each label's row holds. It knows nothing of scores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_GROWTH = 1.125  # spare room is bounded by an eighth of what is cached
+_FIRST_ROOM = 64
+
+
+class FeatureBank(nn.Module):
+    """Images cached per label row, in memory that grows with the images and not with rows x slots.
+
+    Cached images lie in one pool in no particular order; only rows that hold images own a running
+    sum. Under the ``"entropy"`` policy a row holds the ``capacity`` lowest entropies it was ever
+    offered, earlier arrival winning ties; under ``"first"`` the first ``capacity`` images offered
+    (AdaNeg, section 3.2, and the half-precision behaviour of the released implementation).
+
+    Args:
+        n_rows: K, one row a label.
+        dim: D, feature width.
+        capacity: images a row can hold; 0 caches nothing.
+        replacement: ``"entropy"`` or ``"first"``.
+    """
+
+    features: Tensor
+    entropies: Tensor
+    rows: Tensor
+    arrivals: Tensor
+    sums: Tensor
+    active_rows: Tensor
+    slot_of_row: Tensor
+    progress: Tensor
+    _POOL = ("features", "entropies", "rows", "arrivals")
+    _ACTIVE = ("sums", "active_rows")
+
+    def __init__(self, n_rows: int, dim: int, capacity: int, replacement: str = "entropy") -> None:
+        super().__init__()
+        self.n_rows, self.dim, self.capacity, self.replacement = n_rows, dim, capacity, replacement
+        self.n_cached = 0
+        self.n_active = 0
+        self.register_buffer("features", torch.empty(0, dim))
+        self.register_buffer("entropies", torch.empty(0))
+        self.register_buffer("rows", torch.empty(0, dtype=torch.long))
+        self.register_buffer("arrivals", torch.empty(0, dtype=torch.long))
+        self.register_buffer("sums", torch.empty(0, dim))
+        self.register_buffer("active_rows", torch.empty(0, dtype=torch.long))
+        # -1: the row holds no image and owns no sum
+        self.register_buffer("slot_of_row", torch.full((n_rows,), -1, dtype=torch.long))
+        self.register_buffer("progress", torch.zeros((), dtype=torch.long))
+
+    @property
+    def counts(self) -> Tensor:
+        """(K,) int64, images cached per row."""
+        return torch.bincount(self.rows[: self.n_cached], minlength=self.n_rows)
+
+    def reset(self) -> None:
+        """Forget every image."""
+        for name in (*self._POOL, *self._ACTIVE):
+            setattr(self, name, getattr(self, name)[:0].clone())
+        self.n_cached = self.n_active = 0
+        self.slot_of_row.fill_(-1)
+        self.progress.zero_()
+
+    @torch.no_grad()
+    def add(self, rows: Tensor, features: Tensor, entropies: Tensor, anchors: Tensor) -> None:
+        """Offer N images to their rows, in the order given; equals offering them one by one.
+
+        Args:
+            rows: (N,) int64 in [0, K).
+            features: (N, D).
+            entropies: (N,) finite; lower is kept longer. Not read under ``"first"``.
+            anchors: (N, D) the rows' text features, which a running sum starts from.
+        """
+        n_new = len(rows)
+        if n_new == 0 or self.capacity == 0:
+            return
+        arrivals = self.progress + torch.arange(n_new, device=rows.device)
+        self.progress += n_new
+
+        # Rivals: the new images and what their rows already hold. Everything else stays untouched.
+        offered = torch.zeros(self.n_rows, dtype=torch.bool, device=rows.device)
+        offered[rows] = True
+        held = offered[self.rows[: self.n_cached]].nonzero().squeeze(1)
+        all_rows = torch.cat([self.rows[held], rows])
+        order = torch.argsort(torch.cat([self.arrivals[held], arrivals]))
+        if self.replacement == "entropy":
+            all_entropies = torch.cat([self.entropies[held], entropies.to(self.entropies.dtype)])
+            order = order[torch.argsort(all_entropies[order], stable=True)]
+        order = order[torch.argsort(all_rows[order], stable=True)]
+        sorted_rows = all_rows[order]
+        rank = torch.arange(len(order), device=rows.device) - torch.searchsorted(
+            sorted_rows, sorted_rows
+        )
+        stays = torch.empty(len(order), dtype=torch.bool, device=rows.device)
+        stays[order] = rank < self.capacity
+
+        entering = stays[len(held) :].nonzero().squeeze(1)
+        if len(entering) == 0:
+            return
+        # A row never shrinks, so the images that leave are never more than those that enter.
+        leaving = held[~stays[: len(held)]]
+        n_after = self.n_cached + len(entering) - len(leaving)
+        self._reserve(self._POOL, n_after)
+        places = torch.cat([leaving, torch.arange(self.n_cached, n_after, device=rows.device)])
+        self.features[places] = features[entering].to(self.features.dtype)
+        self.entropies[places] = entropies[entering].to(self.entropies.dtype)
+        self.rows[places] = rows[entering]
+        self.arrivals[places] = arrivals[entering]
+        self.n_cached = n_after
+        self._refresh_sums(rows[entering], anchors[entering].to(self.sums.dtype))
+
+    def _refresh_sums(self, changed: Tensor, anchors: Tensor) -> None:
+        """Recompute the sums of changed rows; adding and subtracting would let errors pile up."""
+        fresh = changed[self.slot_of_row[changed] < 0].unique()
+        if len(fresh):
+            n_after = self.n_active + len(fresh)
+            self._reserve(self._ACTIVE, n_after)
+            self.active_rows[self.n_active : n_after] = fresh
+            self.slot_of_row[fresh] = torch.arange(self.n_active, n_after, device=fresh.device)
+            self.n_active = n_after
+        self.sums[self.slot_of_row[changed]] = anchors
+        is_changed = torch.zeros(self.n_rows, dtype=torch.bool, device=changed.device)
+        is_changed[changed] = True
+        members = is_changed[self.rows[: self.n_cached]].nonzero().squeeze(1)
+        self.sums.index_add_(0, self.slot_of_row[self.rows[members]], self.features[members])
+
+    def _reserve(self, names: tuple[str, ...], needed: int) -> None:
+        room = len(getattr(self, names[0]))
+        if needed <= room:
+            return
+        room = max(needed, int(room * _GROWTH), _FIRST_ROOM)
+        for name in names:
+            old = getattr(self, name)
+            new = old.new_zeros((room, *old.shape[1:]))
+            new[: len(old)] = old
+            setattr(self, name, new)
+
+    # A saved bank holds what is cached, without the spare room, and loads into a bank of any fill.
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for names, used in ((self._POOL, self.n_cached), (self._ACTIVE, self.n_active)):
+            for name in names:
+                destination[prefix + name] = destination[prefix + name][:used].clone()
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        problem = self._problem_with(state_dict, prefix)
+        if problem:
+            args[-1].append(f"bank not loaded: {problem}")
+            return
+        for name in (*self._POOL, *self._ACTIVE):
+            saved = state_dict.get(prefix + name)
+            if saved is not None:
+                setattr(self, name, getattr(self, name).new_empty(saved.shape))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self.n_cached, self.n_active = len(self.rows), len(self.active_rows)
+
+    def _problem_with(self, state: Any, prefix: str) -> str | None:
+        """Why this state cannot be a bank's; checked before anything is changed."""
+        names = (*self._POOL, *self._ACTIVE, "slot_of_row", "progress")
+        missing = [name for name in names if prefix + name not in state]
+        if missing:
+            return f"missing {', '.join(missing)}"
+        part = {name: state[prefix + name] for name in names}
+        for names_of_part in (self._POOL, self._ACTIVE):
+            if len({len(part[name]) for name in names_of_part}) != 1:
+                return f"lengths of {', '.join(names_of_part)} differ"
+        for name in ("features", "sums"):
+            if part[name].ndim != 2 or part[name].shape[1] != self.dim:
+                return f"{name} has shape {tuple(part[name].shape)}, width must be {self.dim}"
+        if part["slot_of_row"].shape != (self.n_rows,):
+            return f"it has {len(part['slot_of_row'])} rows, this detector has {self.n_rows}"
+        rows = part["rows"]
+        if len(rows):
+            if int(rows.min()) < 0 or int(rows.max()) >= self.n_rows:
+                return f"rows must lie in [0, {self.n_rows})"
+            fullest = int(torch.bincount(rows).max())
+            if fullest > self.capacity:
+                return f"a row holds {fullest} images, memory_length allows {self.capacity}"
+        return None

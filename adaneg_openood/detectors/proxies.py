@@ -1,0 +1,70 @@
+"""Adaptive proxies: cosines of images with what a bank makes of the label rows.
+
+Only rows that hold images differ from their text feature, so both functions return cosines for the
+bank's active rows alone.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from adaneg_openood.detectors.bank import FeatureBank
+
+_CHUNK_ELEMENTS = 1 << 24  # bound on B x rows x slots elements alive at a time (64 MiB in float32)
+
+
+def task_adaptive_cosines(features: Tensor, bank: FeatureBank) -> Tensor:
+    """(B, A) cosines with ``normalize(text + sum of the row's images)`` (AdaNeg, eq. 6).
+
+    Args:
+        features: (B, D) unit length.
+        bank: its A active rows, in the order of ``bank.active_rows``.
+    """
+    sums = bank.sums[: bank.n_active]
+    # the divisor goes to the small side, so no normalised copy of the sums is made
+    return (features @ sums.T).div_(sums.norm(dim=1).clamp_min(1e-12))
+
+
+def sample_adaptive_cosines(
+    features: Tensor, text: Tensor, text_cosines: Tensor, bank: FeatureBank, beta: float
+) -> Tensor:
+    """(B, A) cosines with proxies weighted by similarity to the image itself (AdaNeg, eq. 8).
+
+    ``proxy_k(v) = normalize(sum_l w_l m_l)``, ``w_l = exp(-beta (1 - v.m_l))``, over the row's text
+    feature and images. As ``v.proxy = sum_l w_l (v.m_l) / sqrt(w' Gram w)`` with the row's own Gram
+    matrix, the proxies themselves (B x K x D) are never formed.
+
+    Args:
+        features: (B, D) unit length.
+        text: (A, D) text features of the active rows.
+        text_cosines: (B, A) their cosines with the images.
+        bank: its A active rows, in the order of ``bank.active_rows``.
+        beta: sharpness, at least 0.
+    """
+    result = torch.empty_like(text_cosines)
+    slots = bank.slot_of_row[bank.rows[: bank.n_cached]]
+    by_slot = torch.argsort(slots, stable=True)
+    counts = torch.bincount(slots, minlength=bank.n_active)
+    starts = counts.cumsum(0) - counts
+    # Rows of equal fill form dense blocks: no padding, at most `capacity` rounds.
+    for count in counts.unique().tolist():
+        members = (counts == count).nonzero().squeeze(1)
+        span = torch.arange(count, device=slots.device)
+        size = max(1, _CHUNK_ELEMENTS // max(1, max(len(features), count) * (count + 1)))
+        for chunk in members.split(size):
+            images = bank.features[by_slot[starts[chunk, None] + span]]
+            memory = torch.cat([text[chunk, None], images], dim=1)
+            sims = torch.cat(
+                [
+                    text_cosines[:, chunk].T[:, :, None],
+                    (images.flatten(0, 1) @ features.T).unflatten(0, images.shape[:2]).mT,
+                ],
+                dim=2,
+            )
+            weights = (sims - 1.0).mul_(beta).exp_()
+            gram = memory @ memory.mT
+            square = ((weights @ gram) * weights).sum(dim=2)
+            cosines = (weights * sims).sum(dim=2) / square.clamp_min(1e-24).sqrt()
+            result[:, chunk] = cosines.T
+    return result

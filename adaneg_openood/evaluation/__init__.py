@@ -1,0 +1,18 @@
+"""Evaluation: metrics, streams, feature files, and running detectors over a benchmark."""
+
+from adaneg_openood.evaluation.features import FeatureSet, load_features, save_features
+from adaneg_openood.evaluation.metrics import ood_metrics
+from adaneg_openood.evaluation.results import Results
+from adaneg_openood.evaluation.runner import evaluate
+from adaneg_openood.evaluation.streams import run_stream, stream_order
+
+__all__ = [
+    "FeatureSet",
+    "Results",
+    "evaluate",
+    "load_features",
+    "ood_metrics",
+    "run_stream",
+    "save_features",
+    "stream_order",
+]

@@ -1,0 +1,239 @@
+"""Feature files: reading and writing a :class:`FeatureSet`."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from adaneg_openood.evaluation._atomic import atomic_path
+from adaneg_openood.evaluation.feature_set import DEFAULT_LOGIT_SCALE, FeatureSet
+
+__all__ = ["FeatureSet", "load_features", "save_features"]
+
+_REQUIRED = ("text_features", "n_id", "id_features", "id_labels")
+_OPTIONAL = ("logit_scale", "names")
+_SPLITS = ("near", "far")
+_TEXT_KEYS = ("text_features", "n_id", "logit_scale", "names")
+_ID_KEYS = {"features": "id_features", "labels": "id_labels"}
+_KEYED = (".npz", ".safetensors")
+_SUFFIXES = (*_KEYED, ".npy")
+
+
+def load_features(path: str | os.PathLike[str]) -> FeatureSet:
+    """Read features from one ``.npz`` file or from a folder. Nothing is unpickled.
+
+    The file's keys: ``text_features`` (C + M, D), ``n_id``, ``id_features`` (N, D), ``id_labels``
+    (N,), ``near/<name>`` and ``far/<name>`` (n, D) each; optional ``logit_scale`` (100 without it)
+    and ``names`` (C + M,) strings. A folder holds
+
+    - ``text.npz`` or ``text.safetensors`` with ``text_features``, ``n_id`` and the optional keys,
+      or one ``.npy`` file a key (``text_features.npy``, ``n_id.npy``);
+    - ``id.npz`` or ``id.safetensors`` with ``features`` and ``labels``, or ``id_features.npy`` and
+      ``id_labels.npy``;
+    - ``near/<name>`` and ``far/<name>``: ``.npz`` or ``.safetensors`` with ``features``, or
+      ``.npy``.
+
+    Features keep their dtype. Sets of a folder are in alphabetical order.
+
+    Raises:
+        FileNotFoundError: no such file or folder.
+        ValueError: something is missing, unknown, damaged or out of range; the message names the
+            file, what is wrong and what is allowed.
+        ImportError: a ``.safetensors`` file, and the package safetensors is not installed.
+    """
+    root = Path(path)
+    if root.is_dir():
+        parts, origins = _from_folder(root)
+    elif not root.exists():
+        raise FileNotFoundError(f"{root}: no such file or folder of features")
+    elif root.suffix != ".npz":
+        raise ValueError(f"{root}: a single file must be .npz; other kinds go in a folder")
+    else:
+        parts = _read(root)
+        origins = {part: f"{root} [{part}]" for part in (*parts, *_REQUIRED, *_OPTIONAL)}
+    origins[""] = str(root)
+    return _built(root, parts, origins)
+
+
+def save_features(path: str | os.PathLike[str], features: FeatureSet) -> None:
+    """Write an ``.npz`` file that :func:`load_features` reads, atomically.
+
+    bfloat16, which numpy lacks, is stored as float32; other dtypes are kept.
+
+    Raises:
+        ValueError: ``path`` does not end in ``.npz``.
+    """
+    target = Path(path)
+    if target.suffix != ".npz":
+        raise ValueError(f"{target}: features are saved as .npz, so the name must end in .npz")
+    arrays = {
+        "text_features": _to_numpy(features.text_features),
+        "n_id": np.asarray(features.n_id, dtype=np.int64),
+        "id_features": _to_numpy(features.id_features),
+        "id_labels": _to_numpy(features.id_labels),
+        "logit_scale": np.asarray(features.logit_scale, dtype=np.float64),
+    }
+    if features.names is not None:
+        arrays["names"] = np.asarray(features.names, dtype=np.str_)
+    for split, sets in (("near", features.near), ("far", features.far)):
+        arrays.update({f"{split}/{name}": _to_numpy(part) for name, part in sets.items()})
+    # an open file, because savez would add .npz to the temporary name
+    with atomic_path(target) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def _built(root: Path, parts: Mapping[str, Any], origins: Mapping[str, str]) -> FeatureSet:
+    allowed = (*_REQUIRED, *_OPTIONAL)
+    missing = [part for part in _REQUIRED if part not in parts]
+    if missing:
+        raise ValueError(
+            f"{root}: missing {', '.join(missing)}; needed are {', '.join(_REQUIRED)} and at least "
+            f"one near/<name> or far/<name>; found {', '.join(sorted(parts)) or 'nothing'}"
+        )
+    sets: dict[str, dict[str, Tensor]] = {split: {} for split in _SPLITS}
+    for part, value in parts.items():
+        split, slash, name = part.partition("/")
+        if slash and split in sets:
+            sets[split][name] = _tensor(origins[part], value)
+        elif part not in allowed:
+            raise ValueError(
+                f"{root}: unknown key {part!r}; allowed are {', '.join(allowed)}, near/<name> and "
+                "far/<name>"
+            )
+    names = parts.get("names")
+    if names is not None and (not isinstance(names, np.ndarray) or names.dtype.kind != "U"):
+        raise ValueError(f"{origins['names']}: names must be an array of strings")
+    return FeatureSet(
+        text_features=_tensor(origins["text_features"], parts["text_features"]),
+        n_id=_scalar(origins["n_id"], "n_id", parts["n_id"]),
+        id_features=_tensor(origins["id_features"], parts["id_features"]),
+        id_labels=_tensor(origins["id_labels"], parts["id_labels"]),
+        near=sets["near"],
+        far=sets["far"],
+        logit_scale=float(
+            _scalar(
+                origins.get("logit_scale", ""),
+                "logit_scale",
+                parts.get("logit_scale", np.asarray(DEFAULT_LOGIT_SCALE)),
+            )
+        ),
+        names=None if names is None else tuple(map(str, names.ravel().tolist())),
+        origins=dict(origins),
+    )
+
+
+def _from_folder(root: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    parts: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+
+    def put(part: str, value: Any, origin: str) -> None:
+        if part in parts:
+            raise ValueError(f"{origin}: {part} is there twice, also in {origins[part]}; keep one")
+        parts[part], origins[part] = value, origin
+
+    for stem, keys in (("text", {key: key for key in _TEXT_KEYS}), ("id", _ID_KEYS)):
+        for suffix in _KEYED:
+            file = root / f"{stem}{suffix}"
+            if file.exists():
+                for key, value in _read(file).items():
+                    if key not in keys:
+                        raise ValueError(
+                            f"{file}: unknown key {key!r}; allowed are {', '.join(keys)}"
+                        )
+                    put(keys[key], value, f"{file} [{key}]")
+        for part in keys.values():
+            file = root / f"{part}.npy"
+            if file.exists():
+                put(part, _read(file)[""], str(file))
+    for split in _SPLITS:
+        folder = root / split
+        for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if file.name.startswith("."):
+                continue
+            if file.suffix not in _SUFFIXES:
+                raise ValueError(f"{file}: not a feature file; allowed are {', '.join(_SUFFIXES)}")
+            values = _read(file)
+            if set(values) != {""} and set(values) != {"features"}:
+                raise ValueError(
+                    f"{file}: must hold the one key features, "
+                    f"found {', '.join(sorted(values)) or 'nothing'}"
+                )
+            put(f"{split}/{file.stem}", next(iter(values.values())), str(file))
+    return parts, origins
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """The arrays of a file by key; those of a ``.npy`` file under the key ""."""
+    if file.suffix == ".safetensors":
+        return _read_safetensors(file)
+    try:
+        loaded = np.load(file, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return {"": loaded}
+        with loaded:
+            twice = [key for key, n in Counter(loaded.files).items() if n > 1]
+            if not twice:
+                return {key: _entry(file, loaded, key) for key in loaded.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        if "pickle" in str(error).lower():
+            # numpy takes a file it does not know for a pickle, so both causes are named
+            raise ValueError(
+                f"{file}: object array or not a numpy file ({error}); "
+                "allowed are arrays of numbers, never pickled objects"
+            ) from error
+        raise ValueError(f"{file}: cannot be read, {error}") from error
+    raise ValueError(f"{file}: key(s) {', '.join(sorted(twice))} there twice; names must differ")
+
+
+def _entry(file: Path, loaded: Any, key: str) -> np.ndarray:
+    try:
+        return np.asarray(loaded[key])
+    except ValueError as error:
+        raise ValueError(f"[{key}] {error}") from error
+
+
+def _read_safetensors(file: Path) -> dict[str, Any]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise ImportError(f"{file}: reading it needs the package safetensors") from error
+    try:
+        return dict(load_file(file))
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file}: cannot be read, {error}") from error
+
+
+def _tensor(origin: str, value: Any) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    if value.dtype.kind not in "fiu":
+        raise ValueError(f"{origin}: must be an array of numbers, got dtype {value.dtype}")
+    # torch reads neither another machine's byte order nor read-only or unsigned wide integers
+    kind = value.dtype.newbyteorder("=") if value.dtype.kind == "f" else np.dtype(np.int64)
+    if kind.kind == "f" and kind.itemsize > 8:
+        kind = np.dtype(np.float64)
+    return torch.from_numpy(np.array(value, dtype=kind))
+
+
+def _scalar(origin: str, name: str, value: Any) -> Any:
+    """A Python number from an array that holds one."""
+    array = _to_numpy(value) if isinstance(value, Tensor) else np.asarray(value)
+    if array.size != 1 or array.dtype.kind not in "fiu":
+        raise ValueError(
+            f"{origin}: {name} must be one number, got {array.dtype} of shape {array.shape}"
+        )
+    return array.reshape(()).item()
+
+
+def _to_numpy(tensor: Tensor) -> np.ndarray:
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
