@@ -25,9 +25,7 @@ def main() -> None:
 @app.command("eval")
 def evaluate_features(
     features: Path = typer.Argument(..., help="npz file or folder of saved features."),
-    batch_size: int = typer.Option(
-        256, min=1, help="Images scored at a time; AdaNeg depends on it."
-    ),
+    batch_size: int = typer.Option(256, min=1, help="Images scored at a time; AdaNeg depends on it."),
     seed: int = typer.Option(0, min=0, help="First seed of the stream orders."),
     orders: int = typer.Option(3, min=1, help="Stream orders to average."),
     order: str = typer.Option("mixed", help="mixed (the paper's protocol) or id_first."),

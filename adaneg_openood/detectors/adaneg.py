@@ -110,9 +110,7 @@ class AdaNeg(GroupedDetector):
             entropies = torch.cat([entropy(text.exp_id[as_id]), entropy(text.exp_neg[as_neg])])
         else:
             entropies = text.s.new_zeros(len(images))
-        self.bank.add(
-            self._rows_at(places), features[images], entropies, self.text_features[places]
-        )
+        self.bank.add(self._rows_at(places), features[images], entropies, self.text_features[places])
 
     def _adapt(self, features: Tensor, logits: Tensor) -> Tensor:
         """Turn text logits into proxy logits, in place, where rows hold images."""

@@ -52,9 +52,7 @@ class TextDetector(nn.Module):
         if text_features.shape[1] < 1:
             raise ValueError("text_features has width 0")
         if len(text_features) < n_id:
-            raise ValueError(
-                f"n_id is {n_id}, but text_features has {len(text_features)} rows only"
-            )
+            raise ValueError(f"n_id is {n_id}, but text_features has {len(text_features)} rows only")
         self.n_id = n_id
         self._said_normalised = False
         self.register_buffer("text_features", self._unit(text_features.detach(), "text_features"))
@@ -71,9 +69,7 @@ class TextDetector(nn.Module):
         dim = self.text_features.shape[1]
         if not isinstance(features, Tensor) or features.ndim != 2 or features.shape[1] != dim:
             shape = tuple(getattr(features, "shape", ())) or type(features).__name__
-            raise ValueError(
-                f"image features must be (B, {dim}) like the text features, got {shape}"
-            )
+            raise ValueError(f"image features must be (B, {dim}) like the text features, got {shape}")
         return self._unit(features.detach().to(self.text_features.device), "image features").to(
             self.text_features.dtype
         )
@@ -91,9 +87,7 @@ class TextDetector(nn.Module):
         for bad, said in ((~torch.isfinite(norms), "NaN or infinite"), (norms == 0, "all-zero")):
             rows = bad.nonzero().squeeze(1).tolist()
             if rows:
-                listed = ", ".join(map(str, rows[:_NAMED])) + (
-                    ", ..." if len(rows) > _NAMED else ""
-                )
+                listed = ", ".join(map(str, rows[:_NAMED])) + (", ..." if len(rows) > _NAMED else "")
                 raise ValueError(f"{what}: {said} values in {len(rows)} row(s): {listed}")
         if not self._said_normalised:
             logger.warning("%s are not unit length; normalising them (said once)", what)

@@ -118,8 +118,7 @@ class FeatureSet:
         n = len(self.id_features)
         if tuple(labels.shape) != (n,):
             raise ValueError(
-                f"{where}: labels must have shape ({n},), one per ID image, "
-                f"got {tuple(labels.shape)}"
+                f"{where}: labels must have shape ({n},), one per ID image, got {tuple(labels.shape)}"
             )
         object.__setattr__(self, "id_labels", labels.long())
         bad = (self.id_labels < 0) | (self.id_labels >= self.n_id)
@@ -141,8 +140,7 @@ class FeatureSet:
                     )
                 if name in RESERVED_NAMES:
                     raise ValueError(
-                        f"{self._where(part)}: set name {name!r} is kept for "
-                        "the group rows of tables"
+                        f"{self._where(part)}: set name {name!r} is kept for the group rows of tables"
                     )
                 self._check_features(part, features, width)
         both = sorted(set(self.near) & set(self.far))

@@ -145,9 +145,7 @@ def _from_folder(root: Path) -> tuple[dict[str, Any], dict[str, str]]:
             if file.exists():
                 for key, value in _read(file).items():
                     if key not in keys:
-                        raise ValueError(
-                            f"{file}: unknown key {key!r}; allowed are {', '.join(keys)}"
-                        )
+                        raise ValueError(f"{file}: unknown key {key!r}; allowed are {', '.join(keys)}")
                     put(keys[key], value, f"{file} [{key}]")
         for part in keys.values():
             file = root / f"{part}.npy"

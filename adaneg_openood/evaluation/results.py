@@ -115,8 +115,7 @@ class Results:
         seeds = ", ".join(map(str, self.seeds))
         return "\n".join(
             [
-                f"{method}: order {self.order}, batch size {self.batch_size}, seeds {seeds}; "
-                "in percent",
+                f"{method}: order {self.order}, batch size {self.batch_size}, seeds {seeds}; in percent",
                 "FPR@95 takes OOD as positive (OpenOOD), FPR@95 (ID positive) takes ID",
                 text.rename_axis(None).to_string(),
             ]

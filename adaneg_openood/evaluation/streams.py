@@ -75,9 +75,7 @@ def stream_order(n_ood: int, n_id: int, seed: int, order: str = "mixed") -> np.n
             raise ValueError(f"{name} must be >= 0, got {value}")
     n = n_ood + n_id
     if order == "id_first":
-        return np.concatenate(
-            [np.arange(n_ood, n, dtype=np.int64), np.arange(n_ood, dtype=np.int64)]
-        )
+        return np.concatenate([np.arange(n_ood, n, dtype=np.int64), np.arange(n_ood, dtype=np.int64)])
     return np.random.default_rng(seed).permutation(n).astype(np.int64, copy=False)
 
 

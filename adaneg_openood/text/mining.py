@@ -45,10 +45,7 @@ def mine_negatives(
     index = min(int(percentile * n_id), n_id - 1)
     id_columns = id_features.float().T
     values = torch.cat(
-        [
-            (chunk.float() @ id_columns).sort(dim=1).values[:, index]
-            for chunk in candidates.split(_CHUNK)
-        ]
+        [(chunk.float() @ id_columns).sort(dim=1).values[:, index] for chunk in candidates.split(_CHUNK)]
         or [torch.empty(0)]
     )
     return torch.argsort(values, stable=True)[:n_negatives]

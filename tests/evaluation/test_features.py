@@ -55,9 +55,7 @@ def test_optional_keys(tmp_path: Path) -> None:
 
 
 def test_bfloat16_is_saved_as_float32_and_float16_is_kept(tmp_path: Path) -> None:
-    data = make_data(
-        near={"a": DATA.near["ssb"].bfloat16()}, far={"b": DATA.far["textures"].half()}
-    )
+    data = make_data(near={"a": DATA.near["ssb"].bfloat16()}, far={"b": DATA.far["textures"].half()})
     save_features(tmp_path / "f.npz", data)
     got = load_features(tmp_path / "f.npz")
     assert torch.equal(got.near["a"], data.near["a"].float())
