@@ -157,6 +157,10 @@ def test_real_clip_runs(real: dict) -> None:
         for k, v in saved.items():
             if "conf" in k:
                 np.testing.assert_allclose(conf, v, atol=2e-5, rtol=0, err_msg=k)
+        if isinstance(detector, AdaNeg):
+            # A pair of images within float32 rounding moves AUROC by 2e-5: rank in double.
+            detector.reset()
+            pred, conf = run(detector.double(), stream, case["batch_size"])
         metrics = ood_metrics(conf, labels, pred)
         pairs = {"fpr95": "FPR@95", "auroc": "AUROC", "aupr_in": "AUPR_IN", "aupr_out": "AUPR_OUT"}
         for theirs, ours in pairs.items():

@@ -1,0 +1,138 @@
+"""State, properties and bad input of AdaNeg."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import normalize
+
+from adaneg_openood import MCM, AdaNeg, AdaNegConfig, FeatureBank, NegLabel
+
+N_ID, N_NEG, DIM = 4, 12, 8
+
+
+def make(seed: int = 0, **config) -> tuple[AdaNeg, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    text = normalize(torch.randn(N_ID + N_NEG, DIM, generator=generator), dim=1)
+    images = normalize(torch.randn(60, DIM, generator=generator), dim=1)
+    return AdaNeg(text, N_ID, 20.0, AdaNegConfig(**{"memory_length": 4, **config})), images
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), max_size=40),
+    st.integers(1, 4),
+    st.integers(1, 9),
+    st.sampled_from(["entropy", "first"]),
+)
+@settings(max_examples=80, deadline=None)
+def test_bank_equals_one_by_one_reference(offers, capacity, batch, policy) -> None:
+    bank = FeatureBank(4, 2, capacity, policy)
+    features = torch.arange(2.0 * len(offers)).reshape(-1, 2)
+    rows = torch.tensor([row for row, _ in offers], dtype=torch.long)
+    entropies = torch.tensor([float(h) for _, h in offers])
+    for part in torch.arange(len(offers)).split(batch) if offers else ():
+        bank.add(rows[part], features[part], entropies[part], torch.ones(len(part), 2))
+
+    reference: dict[int, list[tuple[float, int]]] = {row: [] for row in range(4)}
+    for index, (row, h) in enumerate(offers):
+        held = reference[row]
+        if len(held) < capacity:
+            held.append((float(h), index))
+        elif policy == "entropy" and max(held)[0] > h:
+            held[held.index(max(held))] = (float(h), index)
+    for row, held in reference.items():
+        kept = bank.features[: bank.n_cached][bank.rows[: bank.n_cached] == row]
+        assert sorted(kept[:, 0].tolist()) == sorted(2.0 * index for _, index in held)
+        if held:
+            expected = 1 + features[[index for _, index in held]].sum(dim=0)
+            assert torch.allclose(bank.sums[bank.slot_of_row[row]], expected)
+
+
+@pytest.mark.parametrize("proxy", ["task", "sample"])
+@pytest.mark.parametrize("adagap", [False, True])
+def test_saving_resetting_and_copying(proxy: str, adagap: bool) -> None:
+    detector, images = make(proxy=proxy, adagap=adagap)
+    first = detector.score(images[:30])
+    fresh, _ = make(proxy=proxy, adagap=adagap)
+    fresh.load_state_dict(detector.state_dict())
+    others = [fresh, copy.deepcopy(detector), pickle.loads(pickle.dumps(detector))]
+    expected = detector.score(images[30:]).conf
+    for other in others:
+        assert torch.equal(other.score(images[30:]).conf, expected)
+    detector.reset()
+    assert int(detector.bank.counts.sum()) == 0
+    assert torch.equal(detector.score(images[:30]).conf, first.conf)
+
+
+def test_global_random_state_is_untouched() -> None:
+    before = torch.random.get_rng_state()
+    detector, images = make()
+    detector.score(images)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 0.0])
+def test_bad_features_leave_the_bank_as_it_was(bad: float) -> None:
+    detector, images = make()
+    detector.score(images[:30])
+    counts = detector.bank.counts
+    broken = images[30:].clone()
+    broken[[2, 5]] = bad
+    with pytest.raises(ValueError, match="2 row\\(s\\): 2, 5"):
+        detector.score(broken)
+    with pytest.raises(ValueError, match="must be \\(B, 8\\)"):
+        detector.score(images[:, :5])
+    assert torch.equal(detector.bank.counts, counts)
+    assert detector.score(images[:0]).conf.shape == (0,)
+
+
+def test_scaled_features_are_normalised_and_said_once(caplog) -> None:
+    detector, images = make()
+    other, _ = make()
+    assert torch.allclose(detector.score(3 * images).conf, other.score(images).conf, atol=1e-5)
+    detector.score(3 * images)
+    assert sum("not unit length" in record.message for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"gamma": 1.5}, "gamma must be in \\[0, 1\\], got 1.5"),
+        ({"gap": -0.1}, "gap must be in"),
+        ({"memory_length": 0}, "memory_length must be at least 1"),
+        ({"proxy": "tsak"}, "did you mean 'task'"),
+        ({"score": "x"}, "'combine', 'adaptive', 'neglabel', 'multiply'"),
+        ({"groups": 13}, "12 negative label\\(s\\) cannot form 13 groups"),
+    ],
+)
+def test_bad_settings_are_named(changed: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        make(**changed)
+
+
+@pytest.mark.parametrize("n_id", [0, 16, 20])
+def test_bad_n_id(n_id: int) -> None:
+    with pytest.raises(ValueError, match="n_id"):
+        NegLabel(torch.eye(16), n_id)
+
+
+def test_mcm_by_hand() -> None:
+    scores = MCM(torch.eye(2), 2).score(torch.tensor([[1.0, 0.0]]))
+    assert scores.conf.item() == pytest.approx(2.718281828 / 3.718281828, abs=1e-6)
+    assert scores.pred.item() == 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("proxy", ["task", "sample"])
+def test_cuda_equals_cpu(proxy: str) -> None:
+    detector, images = make(proxy=proxy)
+    on_gpu = copy.deepcopy(detector).to("cuda")
+    for batch in images.split(16):
+        assert torch.allclose(
+            on_gpu.score(batch.to("cuda")).conf.cpu(), detector.score(batch).conf, atol=1e-5
+        )
