@@ -10,7 +10,7 @@ from adaneg_openood.detectors.bank import FeatureBank
 from adaneg_openood.detectors.base import GroupedDetector, Scores
 from adaneg_openood.detectors.config import AdaNegConfig
 from adaneg_openood.detectors.proxies import sample_adaptive_cosines, task_adaptive_cosines
-from adaneg_openood.detectors.scoring import SideSums, entropy, id_probabilities
+from adaneg_openood.detectors.scoring import SideSums, entropy, id_probabilities, replaced_sums
 
 
 class AdaNeg(GroupedDetector):
@@ -79,7 +79,7 @@ class AdaNeg(GroupedDetector):
         text = self._sums(logits)
         self._cache(features, logits, text)
         probabilities = id_probabilities(text)
-        adaptive = self._sums(self._adapt(features, logits)) if self.bank.n_cached else text
+        adaptive = self._adapted(features, logits, text) if self.bank.n_cached else text
         probabilities.add_(id_probabilities(adaptive), alpha=self.config.lam)
         s_nl, s_ada = text.s.float(), adaptive.s.float()
         return Scores(probabilities.argmax(dim=1), self._combine(s_nl, s_ada), s_nl, s_ada)
@@ -112,17 +112,18 @@ class AdaNeg(GroupedDetector):
             entropies = text.s.new_zeros(len(images))
         self.bank.add(self._rows_at(places), features[images], entropies, self.text_features[places])
 
-    def _adapt(self, features: Tensor, logits: Tensor) -> Tensor:
-        """Turn text logits into proxy logits, in place, where rows hold images."""
+    def _adapted(self, features: Tensor, logits: Tensor, text: SideSums) -> SideSums:
+        """Sums with proxies in place of the text features of rows that hold images."""
         places = self._places_of(self.bank.active_rows[: self.bank.n_active])
         if self.config.proxy == "task":
             cosines = task_adaptive_cosines(features, self.bank)
         else:
-            text = self.text_features[places]
+            text_cosines = logits.index_select(1, places).T.div(self.logit_scale).contiguous()
             cosines = sample_adaptive_cosines(
-                features, text, features @ text.T, self.bank, self.config.beta
+                features, self.text_features[places], text_cosines, self.bank, self.config.beta
             )
-        return logits.index_copy_(1, places, cosines.to(logits.dtype).mul_(self.logit_scale))
+        changed = cosines.to(logits.dtype).mul_(self.logit_scale)
+        return replaced_sums(text, logits[:, : self.n_id], places, changed, self.groups)
 
     # The bank speaks of rows in the caller's order; logits stand in group order.
 

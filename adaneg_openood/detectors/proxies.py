@@ -15,7 +15,7 @@ _CHUNK_ELEMENTS = 1 << 24  # bound on B x rows x slots elements alive at a time 
 
 
 def task_adaptive_cosines(features: Tensor, bank: FeatureBank) -> Tensor:
-    """(B, A) cosines with ``normalize(text + sum of the row's images)`` (AdaNeg, eq. 6).
+    """(A, B) cosines with ``normalize(text + sum of the row's images)`` (AdaNeg, eq. 6).
 
     Args:
         features: (B, D) unit length.
@@ -23,13 +23,13 @@ def task_adaptive_cosines(features: Tensor, bank: FeatureBank) -> Tensor:
     """
     sums = bank.sums[: bank.n_active]
     # the divisor goes to the small side, so no normalised copy of the sums is made
-    return (features @ sums.T).div_(sums.norm(dim=1).clamp_min(1e-12))
+    return (sums @ features.T).div_(sums.norm(dim=1, keepdim=True).clamp_min(1e-12))
 
 
 def sample_adaptive_cosines(
     features: Tensor, text: Tensor, text_cosines: Tensor, bank: FeatureBank, beta: float
 ) -> Tensor:
-    """(B, A) cosines with proxies weighted by similarity to the image itself (AdaNeg, eq. 8).
+    """(A, B) cosines with proxies weighted by similarity to the image itself (AdaNeg, eq. 8).
 
     ``proxy_k(v) = normalize(sum_l w_l m_l)``, ``w_l = exp(-beta (1 - v.m_l))``, over the row's text
     feature and images. As ``v.proxy = sum_l w_l (v.m_l) / sqrt(w' Gram w)`` with the row's own Gram
@@ -38,7 +38,7 @@ def sample_adaptive_cosines(
     Args:
         features: (B, D) unit length.
         text: (A, D) text features of the active rows.
-        text_cosines: (B, A) their cosines with the images.
+        text_cosines: (A, B) their cosines with the images.
         bank: its A active rows, in the order of ``bank.active_rows``.
         beta: sharpness, at least 0.
     """
@@ -55,16 +55,12 @@ def sample_adaptive_cosines(
         for chunk in members.split(size):
             images = bank.features[by_slot[starts[chunk, None] + span]]
             memory = torch.cat([text[chunk, None], images], dim=1)
-            sims = torch.cat(
-                [
-                    text_cosines[:, chunk].T[:, :, None],
-                    (images.flatten(0, 1) @ features.T).unflatten(0, images.shape[:2]).mT,
-                ],
-                dim=2,
-            )
-            weights = (sims - 1.0).mul_(beta).exp_()
+            sims = text_cosines.new_empty(len(chunk), count + 1, len(features))
+            sims[:, 0] = text_cosines[chunk]
+            sims[:, 1:] = (images.flatten(0, 1) @ features.T).unflatten(0, images.shape[:2])
+            weights = (sims * beta).sub_(beta).exp_()
             gram = memory @ memory.mT
-            square = ((weights @ gram) * weights).sum(dim=2)
-            cosines = (weights * sims).sum(dim=2) / square.clamp_min(1e-24).sqrt()
-            result[:, chunk] = cosines.T
+            square = torch.bmm(gram, weights).mul_(weights).sum(dim=1)
+            cosines = sims.mul_(weights).sum(dim=1)
+            result[chunk] = cosines.div_(square.clamp_min_(1e-24).sqrt_())
     return result

@@ -16,15 +16,17 @@ class SideSums(NamedTuple):
     """What one pass over a batch's logits leaves: exponentials per side, and their logarithmic sums."""
 
     exp_id: Tensor
-    """(B, C) exp(ID logit - the image's largest ID logit)."""
+    """(B, C) exp(ID logit - max_id)."""
     exp_neg: Tensor
-    """(B, M) exp(negative logit - the image's largest negative logit)."""
+    """(B, M) exp(negative logit - max_neg)."""
+    max_id: Tensor
+    """(B,) the largest ID logit."""
+    max_neg: Tensor
+    """(B,) the largest negative logit."""
     lse_id: Tensor
     """(B,) logsumexp of the ID logits."""
     lse_neg: Tensor
     """(B,) logsumexp of all negative logits, grouped or not."""
-    max_id: Tensor
-    """(B,) the largest ID logit."""
     s: Tensor
     """(B,) the grouped ID score, in [0, 1]."""
 
@@ -62,13 +64,68 @@ def side_sums(logits: Tensor, n_id: int, groups: int) -> SideSums:
     exp_id = (ids - max_id[:, None]).exp_()
     exp_neg = (negatives - max_neg[:, None]).exp_()
     lse_id = max_id + exp_id.sum(dim=1).log_()
-    n_neg = negatives.shape[1]
-    size = n_neg // groups
-    group_sums = exp_neg[:, : size * groups].unflatten(1, (groups, size)).sum(dim=2)
-    total = group_sums.sum(dim=1) + exp_neg[:, size * groups :].sum(dim=1)
-    lse_group = max_neg[:, None] + group_sums.log()
+    parts = _group_sums(exp_neg, groups)
+    return _scored(exp_id, exp_neg, max_id, max_neg, lse_id, parts)
+
+
+def replaced_sums(
+    text: SideSums, id_logits: Tensor, places: Tensor, changed: Tensor, groups: int
+) -> SideSums:
+    """:func:`side_sums` of logits of which A columns are replaced, without a second full pass.
+
+    Exponentials of the columns that stay are used again. They are weighed by a mask and not
+    subtracted from the sums, so nothing cancels.
+
+    Args:
+        text: sums of the logits before; its ``exp_neg`` is used up.
+        id_logits: (B, C) ID logits before, overwritten with those after.
+        places: (A,) int64, distinct columns in [0, C + M).
+        changed: (A, B) their new logits.
+        groups: G.
+
+    Returns:
+        Sums after; ``exp_neg`` holds the columns that stayed alone.
+    """
+    n_id, n_neg = text.exp_id.shape[1], text.exp_neg.shape[1]
+    is_id = places < n_id
+    of_id, of_neg = is_id.nonzero().squeeze(1), (~is_id).nonzero().squeeze(1)
+
+    id_logits.index_copy_(1, places[of_id], changed[of_id].T)
+    max_id = id_logits.amax(dim=1)
+    exp_id = (id_logits - max_id[:, None]).exp_()
+    lse_id = max_id + exp_id.sum(dim=1).log_()
+    if len(of_neg) == 0:
+        parts = _group_sums(text.exp_neg, groups)
+        return _scored(exp_id, text.exp_neg, max_id, text.max_neg, lse_id, parts)
+
+    columns, new = places[of_neg] - n_id, changed[of_neg]
+    stays = torch.ones(n_neg, dtype=new.dtype, device=new.device).index_fill_(0, columns, 0.0)
+    kept = _group_sums(text.exp_neg.mul_(stays), groups)
+    # the part behind the last whole group belongs to none, yet to the sum of all
+    group = (columns // (n_neg // groups)).clamp_max(groups)
+    member = torch.zeros(groups + 1, len(columns), dtype=new.dtype, device=new.device)
+    member[group, torch.arange(len(columns), device=new.device)] = 1.0
+    max_neg = torch.maximum(text.max_neg, new.amax(dim=0))
+    added = member @ (new - max_neg).exp_()
+    parts = kept * (text.max_neg - max_neg).exp_()[:, None] + added.T
+    return _scored(exp_id, text.exp_neg, max_id, max_neg, lse_id, parts)
+
+
+def _group_sums(exp_neg: Tensor, groups: int) -> Tensor:
+    """(B, G + 1) sums over each group, and over what no group takes."""
+    size = exp_neg.shape[1] // groups
+    grouped = exp_neg[:, : size * groups].unflatten(1, (groups, size)).sum(dim=2)
+    rest = exp_neg[:, size * groups :].sum(dim=1, keepdim=True)
+    return torch.cat([grouped, rest], dim=1)
+
+
+def _scored(
+    exp_id: Tensor, exp_neg: Tensor, max_id: Tensor, max_neg: Tensor, lse_id: Tensor, parts: Tensor
+) -> SideSums:
+    lse_group = max_neg[:, None] + parts[:, :-1].log()
     s = torch.sigmoid(lse_id[:, None] - lse_group).mean(dim=1)
-    return SideSums(exp_id, exp_neg, lse_id, max_neg + total.log_(), max_id, s)
+    lse_neg = max_neg + parts.sum(dim=1).log_()
+    return SideSums(exp_id, exp_neg, max_id, max_neg, lse_id, lse_neg, s)
 
 
 def id_probabilities(sums: SideSums) -> Tensor:
