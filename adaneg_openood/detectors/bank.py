@@ -135,11 +135,22 @@ class FeatureBank(nn.Module):
         room = max(needed, int(room * _GROWTH), _FIRST_ROOM)
         for name in names:
             old = getattr(self, name)
-            new = old.new_zeros((room, *old.shape[1:]))
+            new = old.new_empty((room, *old.shape[1:]))
             new[: len(old)] = old
             setattr(self, name, new)
 
-    # A saved bank holds what is cached, without the spare room, and loads into a bank of any fill.
+    # A saved, copied or pickled bank holds what is cached, without the spare room (which is
+    # uninitialised), and loads into a bank of any fill.
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        used = dict.fromkeys(self._POOL, self.n_cached) | dict.fromkeys(self._ACTIVE, self.n_active)
+        state["_buffers"] = {
+            name: buffer[: used[name]].clone() if name in used else buffer
+            for name, buffer in self._buffers.items()
+            if buffer is not None
+        }
+        return state
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
