@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 import typer
+
+if TYPE_CHECKING:
+    from adaneg_openood.evaluation import Results
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,45 +27,75 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
 
 
+SEED = typer.Option(0, min=0, help="First seed of the stream orders.")
+ORDERS = typer.Option(3, min=1, help="Stream orders to average.")
+DEVICE = typer.Option("cpu", help="cpu, cuda, cuda:1, mps ...")
+JSON = typer.Option(None, "--json", help="Write all results here.")
+CSV = typer.Option(None, "--csv", help="Write one row a run here.")
+
+
+@app.command()
+def demo(
+    seed: int = SEED,
+    orders: int = ORDERS,
+    device: str = DEVICE,
+    json_file: Optional[Path] = JSON,  # noqa: UP045
+    csv_file: Optional[Path] = CSV,  # noqa: UP045
+) -> None:
+    """Near- and far-OOD tables on an embedded world of drawn images; no download, under a minute."""
+    with _readable_errors():
+        from adaneg_openood.demo.run import run_demo
+
+        results = run_demo(tuple(range(seed, seed + orders)), device)
+        _show(results, json_file, csv_file)
+
+
 @app.command("eval")
 def evaluate_features(
     features: Path = typer.Argument(..., help="npz file or folder of saved features."),
     batch_size: int = typer.Option(256, min=1, help="Images scored at a time; AdaNeg depends on it."),
-    seed: int = typer.Option(0, min=0, help="First seed of the stream orders."),
-    orders: int = typer.Option(3, min=1, help="Stream orders to average."),
+    seed: int = SEED,
+    orders: int = ORDERS,
     order: str = typer.Option("mixed", help="mixed (the paper's protocol) or id_first."),
-    device: str = typer.Option("cpu", help="cpu, cuda, cuda:1, mps ..."),
-    json_file: Optional[Path] = typer.Option(None, "--json", help="Write all results here."),  # noqa: UP045
-    csv_file: Optional[Path] = typer.Option(None, "--csv", help="Write one row a run here."),  # noqa: UP045
+    device: str = DEVICE,
+    json_file: Optional[Path] = JSON,  # noqa: UP045
+    csv_file: Optional[Path] = CSV,  # noqa: UP045
 ) -> None:
     """Near- and far-OOD tables of MCM, NegLabel and AdaNeg on saved features."""
-    from adaneg_openood import MCM, AdaNeg, AdaNegConfig, NegLabel
-    from adaneg_openood.evaluation import evaluate, load_features
+    with _readable_errors():
+        from adaneg_openood.evaluation import evaluate, load_features, standard_detectors
 
-    try:
         data = load_features(features)
-        text, n_id, scale = data.text_features, data.n_id, data.logit_scale
-        detectors = {
-            "MCM": MCM(text, n_id),
-            "NegLabel": NegLabel(text, n_id, logit_scale=scale),
-            "AdaNeg (task)": AdaNeg(text, n_id, scale),
-            "AdaNeg (sample)": AdaNeg(text, n_id, scale, AdaNegConfig(proxy="sample")),
-        }
         results = evaluate(
-            detectors,
+            standard_detectors(data),
             data,
             seeds=tuple(range(seed, seed + orders)),
             batch_size=batch_size,
             order=order,
             device=device,
         )
-        for method in results.methods:
-            typer.echo(f"\n{method}")
-            typer.echo(results.format_table(method))
-        if json_file is not None:
-            results.to_json(json_file)
-        if csv_file is not None:
-            results.to_csv(csv_file)
+        _show(results, json_file, csv_file)
+
+
+def _show(results: Results, json_file: Path | None, csv_file: Path | None) -> None:
+    for method in results.methods:
+        typer.echo(f"\n{results.format_table(method)}")
+    summary = results.summary().round(2).rename_axis(None)
+    typer.echo(f"\nMeans over sets and orders, in percent:\n{summary.T.to_string()}")
+    occupancy = results.format_occupancy()
+    if occupancy:
+        typer.echo(f"\n{occupancy}")
+    if json_file is not None:
+        results.to_json(json_file)
+    if csv_file is not None:
+        results.to_csv(csv_file)
+
+
+@contextmanager
+def _readable_errors() -> Iterator[None]:
+    """Errors made for people end as one line; all others keep their traceback."""
+    try:
+        yield
     except (ValueError, TypeError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None

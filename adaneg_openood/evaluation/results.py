@@ -121,6 +121,19 @@ class Results:
             ]
         )
 
+    def format_occupancy(self) -> str:
+        """One line a method with a bank: how many ID rows hold images when a stream ends."""
+        lines = []
+        for method in self.methods:
+            rows = self.records[self.records["method"] == method].dropna(subset=["id_rows_filled"])
+            if len(rows):
+                filled = rows["id_rows_filled"].astype(float)
+                lines.append(
+                    f"{method}: {filled.mean():.1f} of {int(rows['n_id_rows'].iloc[0])} ID rows hold "
+                    f"cached images at a stream's end (least {filled.min():.0f}, most {filled.max():.0f})"
+                )
+        return "\n".join(lines)
+
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write :attr:`records` as UTF-8 CSV, atomically; missing values are empty fields."""
         with atomic_path(path) as temporary:

@@ -1,0 +1,86 @@
+"""Image preprocessing: the model's own, or the paper's resize and centre crop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Callable
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+PREPROCESSINGS = ("model", "paper")
+_PAPER_RATIO = 256 / 224  # resize to 256, crop 224
+
+
+def check_preprocessing(preprocessing: str) -> None:
+    """Raises ValueError for a name that is not in :data:`PREPROCESSINGS`."""
+    if preprocessing not in PREPROCESSINGS:
+        allowed = ", ".join(map(repr, PREPROCESSINGS))
+        raise ValueError(f"preprocessing must be one of {allowed}, got {preprocessing!r}")
+
+
+def build_preprocess(config: Any, preprocessing: str) -> tuple[Callable[[Image], Tensor], str]:
+    """The transform of an open_clip ``PreprocessCfg``, and one line that describes it.
+
+    Raises:
+        ValueError: ``preprocessing`` is neither ``"model"`` nor ``"paper"``.
+    """
+    from open_clip.transform import image_transform_v2
+
+    check_preprocessing(preprocessing)
+    if preprocessing == "paper":
+        return paper_preprocess(config.size, config.mean, config.std)
+    described = (
+        f"model: {config.resize_mode} {_size(config.size)} {config.interpolation}, "
+        f"mean {_row(config.mean)} std {_row(config.std)}"
+    )
+    return image_transform_v2(config, is_train=False), described
+
+
+def paper_preprocess(
+    size: int | Sequence[int], mean: Sequence[float], std: Sequence[float]
+) -> tuple[Callable[[Image], Tensor], str]:
+    """Resize the shorter side to 256 (bicubic), crop 224 from the centre, normalise.
+
+    Args:
+        size: the model's input size; at other sizes than 224 the same ratio 256/224 holds.
+        mean: of the model's training, three numbers.
+        std: three numbers.
+
+    Returns:
+        PIL image of any mode -> (3, H, W) float32; and one line that describes it.
+
+    Source: OpenOOD v1.5's ImageNet preprocessing with CLIP's interpolation, as AdaNeg (Zhang and
+    Zhang, NeurIPS 2024) was run.
+    """
+    from torchvision import transforms
+    from torchvision.transforms import InterpolationMode
+
+    height, width = (size, size) if isinstance(size, int) else tuple(size)
+    shorter = round(min(height, width) * _PAPER_RATIO)
+    transform = transforms.Compose(
+        [
+            to_rgb,
+            transforms.Resize(shorter, interpolation=InterpolationMode.BICUBIC),
+            transforms.CenterCrop((height, width)),
+            transforms.ToTensor(),
+            transforms.Normalize(mean, std),
+        ]
+    )
+    described = f"paper: resize {shorter} bicubic, crop {_size(size)}, mean {_row(mean)} std {_row(std)}"
+    return transform, described
+
+
+def to_rgb(image: Image) -> Image:
+    """Any mode to RGB. A function, not a lambda, so that data loader workers can receive it."""
+    return image.convert("RGB")
+
+
+def _size(size: int | Sequence[int]) -> str:
+    return str(size) if isinstance(size, int) else "x".join(map(str, size))
+
+
+def _row(values: Sequence[float]) -> str:
+    return ",".join(f"{value:.6g}" for value in values)
