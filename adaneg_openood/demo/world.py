@@ -65,7 +65,7 @@ def _draw_thing(thing: Thing, rng: np.random.Generator) -> Drawn:
         "d": _rgb(rng.random(), 0.3, 0.12 + 0.15 * rng.random()),
         "w": _rgb(rng.random(), 0.12, 0.9 + 0.1 * rng.random()),
     }
-    scale = rng.uniform(0.4, 1.05)
+    scale = rng.uniform(0.32, 0.95)
     angle = rng.normal(0.0, 0.25)
     stretch = math.exp(rng.normal(0.0, 0.14))
     room = max(0.0, 1.0 - scale) / 2 + 0.08
@@ -86,11 +86,11 @@ def _draw_thing(thing: Thing, rng: np.random.Generator) -> Drawn:
             canvas.line(points, fill=colour, width=width, joint="curve")
         else:
             canvas.polygon(place(_outline(kind, numbers)), fill=colour)
-    if rng.random() < 0.25:  # something in front
+    for _ in range(rng.integers(4)):  # things in front
         x, y = rng.uniform(0.1, 0.9, 2) * size
-        r = rng.uniform(0.06, 0.14) * size
+        r = rng.uniform(0.05, 0.15) * size
         canvas.ellipse((x - r, y - r, x + r, y + r), fill=_rgb(*rng.random(3)))
-    adjectives = [main, "large" if scale > 0.8 else "small" if scale < 0.6 else "", busy]
+    adjectives = [main, "large" if scale > 0.75 else "small" if scale < 0.5 else "", busy]
     image = image.resize((SIZE, SIZE), Image.Resampling.BOX)
     return Drawn(_worn(image, rng), tuple(word for word in adjectives if word))
 
@@ -108,10 +108,10 @@ def _outline(kind: str, numbers: tuple[float, ...]) -> np.ndarray:
 
 def _worn(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Camera faults: blur, noise, exposure."""
-    image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.0, 1.0)))
+    image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.0, 1.6)))
     pixels = np.asarray(image, dtype=np.float32)
-    pixels = (pixels - 127.5) * rng.uniform(0.55, 1.1) + 127.5 + rng.normal(0.0, 14.0)
-    pixels += rng.normal(0.0, rng.uniform(2.0, 16.0), pixels.shape)
+    pixels = (pixels - 127.5) * rng.uniform(0.3, 1.0) + 127.5 + rng.normal(0.0, 20.0)
+    pixels += rng.normal(0.0, rng.uniform(4.0, 30.0), pixels.shape)
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
