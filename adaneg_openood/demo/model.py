@@ -32,8 +32,14 @@ class WordTokenizer:
     context_length = _CONTEXT
 
     def __init__(self) -> None:
-        words = {word for name in (*NOUNS, *ADJECTIVES, *TEMPLATES, ADJECTIVE_TEMPLATE) for word in _words(name)}
-        self._ids = {word: number for number, word in enumerate(sorted(words), start=2)}  # 0 pad, 1 unknown
+        words = {
+            word
+            for name in (*NOUNS, *ADJECTIVES, *TEMPLATES, ADJECTIVE_TEMPLATE)
+            for word in _words(name)
+        }
+        self._ids = {
+            word: number for number, word in enumerate(sorted(words), start=2)
+        }  # 0 pad, 1 unknown
         self.vocab_size = len(self._ids) + 3
 
     def encode(self, text: str) -> list[int]:
@@ -83,8 +89,11 @@ def load_demo_model() -> OpenClip:
     from safetensors.torch import load_file
 
     tokenizer = WordTokenizer()
-    model = build_clip(tokenizer.vocab_size)
+    with torch.random.fork_rng(devices=[]):  # its initial weights are drawn, only to be replaced
+        model = build_clip(tokenizer.vocab_size)
     with as_file(files(__package__) / _WEIGHTS) as path:
         state = load_file(path)
-    model.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in state.items()})
+    model.load_state_dict(
+        {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+    )
     return OpenClip(model, tokenizer, preprocess(), "demo", preprocessing=f"resize and crop {SIZE}")

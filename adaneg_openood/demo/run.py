@@ -32,7 +32,12 @@ def run_demo(
     """
     data = demo_features(device, progress)
     return evaluate(
-        standard_detectors(data), data, seeds=seeds, batch_size=BATCH_SIZE, device=device, progress=progress
+        standard_detectors(data),
+        data,
+        seeds=seeds,
+        batch_size=BATCH_SIZE,
+        device=device,
+        progress=progress,
     )
 
 

@@ -17,7 +17,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from adaneg_openood.demo.model import ADJECTIVE_TEMPLATE, TEMPLATES, WordTokenizer, build_clip, preprocess
+from adaneg_openood.demo.model import (
+    ADJECTIVE_TEMPLATE,
+    TEMPLATES,
+    WordTokenizer,
+    build_clip,
+    preprocess,
+)
 from adaneg_openood.demo.world import ID_NAMES, NOUNS, draw
 
 logger = logging.getLogger(__name__)

@@ -65,7 +65,7 @@ def _draw_thing(thing: Thing, rng: np.random.Generator) -> Drawn:
         "d": _rgb(rng.random(), 0.3, 0.12 + 0.15 * rng.random()),
         "w": _rgb(rng.random(), 0.12, 0.9 + 0.1 * rng.random()),
     }
-    scale = rng.uniform(0.32, 0.95)
+    scale = rng.uniform(0.36, 1.0)
     angle = rng.normal(0.0, 0.25)
     stretch = math.exp(rng.normal(0.0, 0.14))
     room = max(0.0, 1.0 - scale) / 2 + 0.08
@@ -86,7 +86,7 @@ def _draw_thing(thing: Thing, rng: np.random.Generator) -> Drawn:
             canvas.line(points, fill=colour, width=width, joint="curve")
         else:
             canvas.polygon(place(_outline(kind, numbers)), fill=colour)
-    for _ in range(rng.integers(4)):  # things in front
+    for _ in range(rng.integers(3)):  # things in front
         x, y = rng.uniform(0.1, 0.9, 2) * size
         r = rng.uniform(0.05, 0.15) * size
         canvas.ellipse((x - r, y - r, x + r, y + r), fill=_rgb(*rng.random(3)))
@@ -108,10 +108,10 @@ def _outline(kind: str, numbers: tuple[float, ...]) -> np.ndarray:
 
 def _worn(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Camera faults: blur, noise, exposure."""
-    image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.0, 1.6)))
+    image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.0, 1.3)))
     pixels = np.asarray(image, dtype=np.float32)
-    pixels = (pixels - 127.5) * rng.uniform(0.3, 1.0) + 127.5 + rng.normal(0.0, 20.0)
-    pixels += rng.normal(0.0, rng.uniform(4.0, 30.0), pixels.shape)
+    pixels = (pixels - 127.5) * rng.uniform(0.45, 1.05) + 127.5 + rng.normal(0.0, 16.0)
+    pixels += rng.normal(0.0, rng.uniform(3.0, 22.0), pixels.shape)
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
@@ -122,7 +122,9 @@ def _rgb(hue: float, saturation: float, value: float) -> Colour:
 
 def _tint(name: str, rng: np.random.Generator) -> Colour:
     hue, saturation, value = COLOURS[name]
-    return _rgb(hue + rng.normal(0, 0.015), saturation + rng.normal(0, 0.06), value + rng.normal(0, 0.05))
+    return _rgb(
+        hue + rng.normal(0, 0.015), saturation + rng.normal(0, 0.06), value + rng.normal(0, 0.05)
+    )
 
 
 def _background(rng: np.random.Generator, size: int) -> tuple[Image.Image, str]:
@@ -228,7 +230,9 @@ def _towers(canvas: ImageDraw.ImageDraw, rng: np.random.Generator, horizon: int)
     x = 0.0
     while x < 2 * SIZE:
         width, height = rng.uniform(10, 24), rng.uniform(15, 60)
-        canvas.rectangle((x, horizon - height, x + width, horizon), fill=_rgb(0.6, 0.15, rng.uniform(0.2, 0.5)))
+        canvas.rectangle(
+            (x, horizon - height, x + width, horizon), fill=_rgb(0.6, 0.15, rng.uniform(0.2, 0.5))
+        )
         x += width + rng.uniform(0, 6)
 
 
@@ -262,17 +266,17 @@ TEXTURES: dict[str, Callable[[np.random.Generator], Image.Image]] = {
     "zigzag": _texture(lambda x, y, f, r: np.sin(f * (x + 0.12 * np.abs((y * 6) % 2 - 1))) > 0),
     "rings": _texture(lambda x, y, f, r: np.sin(1.4 * f * np.hypot(x - 0.5, y - 0.5)) > 0),
     "mesh": _texture(lambda x, y, f, r: (np.abs(np.sin(x * f)) < 0.25) | (np.abs(np.sin(y * f)) < 0.25)),
-    "marble": _texture(
-        lambda x, y, f, r: 0.5 + 0.5 * np.sin(f * x + 9 * _smooth_noise(r, len(x), 5))
-    ),
+    "marble": _texture(lambda x, y, f, r: 0.5 + 0.5 * np.sin(f * x + 9 * _smooth_noise(r, len(x), 5))),
     "fog": _texture(lambda x, y, f, r: 0.3 + 0.4 * _smooth_noise(r, len(x), 4)),
     "spiral": _texture(
         lambda x, y, f, r: np.sin(f * np.hypot(x - 0.5, y - 0.5) + 2 * np.arctan2(y - 0.5, x - 0.5)) > 0
     ),
     "wood": _texture(lambda x, y, f, r: 0.5 + 0.4 * np.sin(1.5 * f * (x + 0.06 * np.sin(5 * y)))),
     "bricks": _texture(
-        lambda x, y, f, r: (np.abs((y * f / 4) % 1) < 0.15)
-        | (np.abs((x * f / 8 + 0.5 * np.floor(y * f / 4)) % 1) < 0.08)
+        lambda x, y, f, r: (
+            (np.abs((y * f / 4) % 1) < 0.15)
+            | (np.abs((x * f / 8 + 0.5 * np.floor(y * f / 4)) % 1) < 0.08)
+        )
     ),
     "confetti": _texture(lambda x, y, f, r: _smooth_noise(r, len(x), 24) > 0.62),
 }
@@ -296,9 +300,7 @@ ADJECTIVES = (*COLOURS, "large", "small", "plain", "striped", "dotted")
 NEAR = {"creatures": tuple(CREATURES), "tools": tuple(TOOLS)}
 FAR = {"textures": tuple(TEXTURES), "scenes": tuple(SCENES)}
 # never drawn in training, and no words of the model: half of every OOD set is new to it
-UNSEEN = tuple(
-    name for names in (*NEAR.values(), *FAR.values()) for name in names[len(names) // 2 :]
-)
+UNSEEN = tuple(name for names in (*NEAR.values(), *FAR.values()) for name in names[len(names) // 2 :])
 NOUNS = tuple(name for name in (*THINGS, *TEXTURES, *SCENES) if name not in UNSEEN)
 
 _TEST_SEED = 7  # training draws from other seeds, see train.py

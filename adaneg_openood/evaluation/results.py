@@ -130,7 +130,7 @@ class Results:
                 filled = rows["id_rows_filled"].astype(float)
                 lines.append(
                     f"{method}: {filled.mean():.1f} of {int(rows['n_id_rows'].iloc[0])} ID rows hold "
-                    f"cached images at a stream's end (least {filled.min():.0f}, most {filled.max():.0f})"
+                    f"cached images at a stream's end ({filled.min():.0f} to {filled.max():.0f})"
                 )
         return "\n".join(lines)
 
