@@ -2,26 +2,99 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
 _CHUNK = 4096  # candidates compared at a time, so memory is O(chunk x C) and not O(candidates x C)
 
 
-@torch.no_grad()
-def mine_negatives(
-    candidates: Tensor, id_features: Tensor, n_negatives: int | None, percentile: float = 0.95
-) -> Tensor:
-    """Choose the candidates least similar to the ID classes (NegLabel, ICLR 2024, section 3.1).
+class NegativeMiner:
+    """The lowest candidates of a stream, in O(kept + batch) memory.
 
     A candidate's distance from the ID classes is its ``percentile`` cosine to them: its C cosines
     sorted ascending, the one at index ``int(percentile * C)``. The candidates of lowest value are
-    kept; equal values keep their given order, so the result never depends on hashing.
+    kept; equal values keep the order in which they came, so the result never depends on hashing.
 
     Args:
-        candidates: (N, D) text features of the candidate words, unit length, any float dtype.
+        id_features: (C, D) text features of the ID names, unit length, any float dtype.
+        n_negatives: how many to keep, at least 0; ``None`` keeps all.
+        percentile: in [0, 1].
+
+    Raises:
+        ValueError: no ID features, or a number out of its range.
+
+    Source: NegLabel (Jiang et al., ICLR 2024), section 3.1.
+    """
+
+    def __init__(self, id_features: Tensor, n_negatives: int | None, percentile: float = 0.95) -> None:
+        if id_features.ndim != 2:
+            raise ValueError(f"id_features must be (C, D), got shape {tuple(id_features.shape)}")
+        n_id = len(id_features)
+        if n_id < 1:
+            raise ValueError("id_features holds no ID class")
+        if not 0.0 <= percentile <= 1.0:
+            raise ValueError(f"percentile must be in [0, 1], got {percentile}")
+        if n_negatives is not None and n_negatives < 0:
+            raise ValueError(f"n_negatives must be at least 0 or None, got {n_negatives}")
+        self.n_negatives = n_negatives
+        self.n_seen = 0
+        self._rank = min(int(percentile * n_id), n_id - 1)
+        self._id_columns = id_features.detach().float().T
+        self._values = torch.empty(0)
+        self._indices = torch.empty(0, dtype=torch.int64)
+
+    @torch.no_grad()
+    def update(self, candidates: Tensor) -> None:
+        """Take the next candidates.
+
+        Args:
+            candidates: (n, D) text features, unit length, any float dtype and device.
+
+        Raises:
+            ValueError: D differs from the ID features'.
+        """
+        if candidates.ndim != 2 or candidates.shape[1] != len(self._id_columns):
+            raise ValueError(
+                "candidates and id_features must be (N, D) and (C, D) of one width, got "
+                f"{tuple(candidates.shape)} and {tuple(self._id_columns.T.shape)}"
+            )
+        for chunk in candidates.split(_CHUNK):
+            cosines = chunk.to(self._id_columns.device).float() @ self._id_columns
+            values = cosines.kthvalue(self._rank + 1, dim=1).values.cpu()
+            indices = torch.arange(self.n_seen, self.n_seen + len(values))
+            self.n_seen += len(values)
+            values = torch.cat([self._values, values])
+            # what was kept comes first, so a stable sort leaves ties in order of arrival
+            order = torch.argsort(values, stable=True)[: self.n_negatives]
+            self._values = values[order]
+            self._indices = torch.cat([self._indices, indices])[order]
+
+    @property
+    def indices(self) -> Tensor:
+        """(n,) int64 positions in the stream, lowest value first; n <= n_negatives."""
+        return self._indices
+
+    @property
+    def values(self) -> Tensor:
+        """(n,) float32, the kept candidates' percentile cosines, ascending."""
+        return self._values
+
+
+def mine_negatives(
+    candidates: Tensor | Iterable[Tensor],
+    id_features: Tensor,
+    n_negatives: int | None,
+    percentile: float = 0.95,
+) -> Tensor:
+    """Choose the candidates least similar to the ID classes, see :class:`NegativeMiner`.
+
+    Args:
+        candidates: (N, D) text features of the candidate words, unit length, any float dtype; or
+            an iterable of such parts, taken one at a time.
         id_features: (C, D) text features of the ID names, unit length.
-        n_negatives: how many to keep; ``None`` or more than N keeps all, ordered.
+        n_negatives: how many to keep, at least 1; ``None`` or more than N keeps all, ordered.
         percentile: in [0, 1].
 
     Returns:
@@ -29,23 +102,12 @@ def mine_negatives(
 
     Raises:
         ValueError: widths differ, no ID features, or a number out of its range.
+
+    Source: NegLabel (Jiang et al., ICLR 2024), section 3.1.
     """
-    if candidates.ndim != 2 or id_features.ndim != 2 or candidates.shape[1] != id_features.shape[1]:
-        raise ValueError(
-            "candidates and id_features must be (N, D) and (C, D) of one width, got "
-            f"{tuple(candidates.shape)} and {tuple(id_features.shape)}"
-        )
-    n_id = len(id_features)
-    if n_id < 1:
-        raise ValueError("id_features holds no ID class")
-    if not 0.0 <= percentile <= 1.0:
-        raise ValueError(f"percentile must be in [0, 1], got {percentile}")
     if n_negatives is not None and n_negatives < 1:
         raise ValueError(f"n_negatives must be at least 1 or None, got {n_negatives}")
-    index = min(int(percentile * n_id), n_id - 1)
-    id_columns = id_features.float().T
-    values = torch.cat(
-        [(chunk.float() @ id_columns).sort(dim=1).values[:, index] for chunk in candidates.split(_CHUNK)]
-        or [torch.empty(0)]
-    )
-    return torch.argsort(values, stable=True)[:n_negatives]
+    miner = NegativeMiner(id_features, n_negatives, percentile)
+    for part in [candidates] if isinstance(candidates, Tensor) else candidates:
+        miner.update(part)
+    return miner.indices

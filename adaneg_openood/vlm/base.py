@@ -111,7 +111,7 @@ class TwoTowerModel(ABC):
         self.context_length = context_length
         self.precision = precision
         self.preprocessing = preprocessing
-        self._preprocess = preprocess
+        self.transform = preprocess  # alone, so that data loader workers need no towers
         self._weights: str | None = None
 
     @property
@@ -139,7 +139,7 @@ class TwoTowerModel(ABC):
 
     def preprocess(self, image: Image) -> Tensor:
         """A PIL image of any mode -> (3, H, W) float32."""
-        return self._preprocess(image)
+        return self.transform(image)
 
     @torch.no_grad()
     def encode_image(self, pixels: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import warnings
 from pathlib import Path
 
 import torch
@@ -31,8 +32,10 @@ def check_checkpoint(path: str | os.PathLike[str]) -> None:
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{file}: not a readable safetensors file, {error}") from error
     try:
-        # mapped, not read: this only looks at what the file is made of
-        torch.load(file, map_location="cpu", weights_only=True, mmap=_is_zip(file))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*TorchScript archive")  # an error below
+            # mapped, not read: this only looks at what the file is made of
+            torch.load(file, map_location="cpu", weights_only=True, mmap=_is_zip(file))
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{file}: holds pickled objects other than tensors, which are never loaded "

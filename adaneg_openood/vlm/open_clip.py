@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
@@ -110,15 +111,19 @@ class OpenClip(TwoTowerModel):
         if activation is not None:
             options["quick_gelu"] = activation
         try:
-            model = open_clip.create_model(
-                architecture,
-                weights,
-                device=device,
-                require_pretrained=True,
-                weights_only=True,
-                cache_dir=None if cache_dir is None else os.fspath(cache_dir),
-                **options,
-            )
+            # weights are drawn before they are read: not from the caller's random state
+            with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+                if options:  # settled above, while open_clip compares with the architecture's own
+                    warnings.filterwarnings("ignore", message="QuickGELU mismatch")
+                model = open_clip.create_model(
+                    architecture,
+                    weights,
+                    device=device,
+                    require_pretrained=True,
+                    weights_only=True,
+                    cache_dir=None if cache_dir is None else os.fspath(cache_dir),
+                    **options,
+                )
         except RuntimeError as error:
             if "download" in str(error).lower():
                 raise OSError(

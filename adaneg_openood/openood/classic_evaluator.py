@@ -1,0 +1,57 @@
+"""The evaluator ``adaneg`` of OpenOOD's classic pipeline."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from openood.evaluators.ood_evaluator import OODEvaluator
+
+from adaneg_openood.openood import compat
+from adaneg_openood.openood.text_tower import device_of
+
+logger = logging.getLogger(__name__)
+
+
+class ClassicEvaluator(OODEvaluator):  # type: ignore[misc]
+    """OpenOOD's ``ood`` evaluator on any device; for this package's methods it also writes streams.
+
+    With ``evaluator.n_streams: N`` in the configuration, N stream orders are run, and their means,
+    spreads and both FPR95 conventions are written to ``streams.csv`` and ``streams.json`` in the output
+    folder, raw scores to ``streams/``.
+    """
+
+    def eval_acc(self, net: Any, *args: Any, **kwargs: Any) -> Any:
+        with compat.cuda_calls_go_to(device_of(net)):
+            return super().eval_acc(net, *args, **kwargs)
+
+    def eval_ood(
+        self,
+        net: Any,
+        id_data_loaders: Any,
+        ood_data_loaders: Any,
+        postprocessor: Any,
+        fsood: bool = False,
+    ) -> None:
+        from adaneg_openood.openood.postprocessors import TextPostprocessor
+        from adaneg_openood.openood.stream_results import stream_results
+
+        with compat.cuda_calls_go_to(device_of(net)):
+            super().eval_ood(net, id_data_loaders, ood_data_loaders, postprocessor, fsood)
+        n_streams = self.config.evaluator.n_streams or 0
+        if not n_streams or not isinstance(postprocessor, TextPostprocessor):
+            return
+        csid = list(ood_data_loaders["csid"].values()) if fsood else []
+        output = str(self.config.output_dir)
+        results = stream_results(
+            postprocessor,
+            net,
+            [id_data_loaders["test"], *csid],
+            {"near": ood_data_loaders["nearood"], "far": ood_data_loaders["farood"]},
+            seeds=range(n_streams),
+            save_dir=os.path.join(output, "streams"),
+        )
+        results.to_csv(os.path.join(output, "streams.csv"))
+        results.to_json(os.path.join(output, "streams.json"))
+        logger.info("%d stream orders:\n%s", n_streams, results.table(postprocessor.method))

@@ -1,0 +1,172 @@
+"""Candidate words: WordNet's, NegLabel's released lists, or anybody's word list."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from adaneg_openood.text.wordnet import (
+    LEXICOGRAPHER_FILES,
+    WordNet,
+    WordNetMissing,
+    download_wordnet,
+)
+from adaneg_openood.text.words import clean_word
+
+logger = logging.getLogger(__name__)
+
+# NegLabel's choice: adjectives and all nouns except animals and food, which ImageNet is full of
+DEFAULT_FILES = tuple(
+    name
+    for name in LEXICOGRAPHER_FILES
+    if name.startswith("adj.") or (name.startswith("noun.") and name not in ("noun.animal", "noun.food"))
+)
+# how the released lists wrap their words, in either case and with or without the full stop
+_NOUN_PROMPT = re.compile(r"the nice (?P<word>.+?)\.?$", re.IGNORECASE)
+_ADJECTIVE_PROMPT = re.compile(r"this is an? (?P<word>.+?) photo\.?$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Candidate words, cleaned and unique, in an order that depends on the source alone.
+
+    Attributes:
+        nouns: words for the ID template.
+        adjectives: words for the adjective template.
+        source: where they come from, for people.
+    """
+
+    nouns: tuple[str, ...]
+    adjectives: tuple[str, ...]
+    source: str
+
+    def __post_init__(self) -> None:
+        if not self.nouns and not self.adjectives:
+            raise ValueError(f"{self.source}: holds no word")
+
+    def __len__(self) -> int:
+        return len(self.nouns) + len(self.adjectives)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all words in order, 16 hex digits."""
+        text = "\n".join([*self.adjectives, "", *self.nouns])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def load_corpus(
+    source: str | os.PathLike[str] = "wordnet",
+    *,
+    wordnet: str | os.PathLike[str] | WordNet | None = None,
+    files: Sequence[str] | None = None,
+    lemmas: str = "first",
+    download: bool = False,
+) -> Corpus:
+    """Candidate words.
+
+    Args:
+        source: ``"wordnet"``, or a text file or folder, see :func:`read_word_lists`.
+        wordnet: the folder or zip file of WordNet, or an open one; None looks in the usual places.
+        files: lexicographer files; None takes adjectives and all nouns but animals and food.
+        lemmas: ``"first"`` takes the first word of each synset (58,514 nouns and 14,006 adjectives
+            of WordNet 3.0, which comes closest to the 58,546 and 13,091 of NegLabel's released
+            lists), ``"all"`` every synonym (101,807 and 21,479).
+        download: let nltk fetch WordNet if it is nowhere; False never touches the network.
+
+    Raises:
+        WordNetMissing: it is nowhere; the message gives the one command.
+        ValueError: no words, or an unknown lexicographer file.
+        OSError: a file cannot be read.
+    """
+    if os.fspath(source) != "wordnet":
+        if files is not None:
+            raise ValueError("lexicographer files are WordNet's; a word list is taken whole")
+        return read_word_lists(source)
+    if not isinstance(wordnet, WordNet):
+        try:
+            wordnet = WordNet(wordnet)
+        except WordNetMissing:
+            if not download or wordnet is not None:
+                raise
+            download_wordnet()
+            wordnet = WordNet()
+    chosen = DEFAULT_FILES if files is None else tuple(files)
+    wrong = [name for name in chosen if not name.startswith(("noun.", "adj."))]
+    if wrong:
+        raise ValueError(
+            f"only noun and adjective files can be mined, because each needs its prompt; "
+            f"got {', '.join(wrong)}"
+        )
+    words = wordnet.words(chosen, lemmas)
+    return Corpus(
+        nouns=_unique(w for name in chosen if name.startswith("noun.") for w in words[name]),
+        adjectives=_unique(w for name in chosen if name.startswith("adj.") for w in words[name]),
+        source=f"WordNet {wordnet.version} ({lemmas} lemmas of {len(chosen)} lexicographer files)",
+    )
+
+
+def read_word_lists(path: str | os.PathLike[str]) -> Corpus:
+    """Words from a text file, or from all ``.txt`` files of a folder in the order of their names.
+
+    One word or name a line; empty lines and lines that start with ``#`` do not count. The released
+    NegLabel lists hold finished prompts ("the nice yellow clintonia", "This is a red photo."):
+    they are recognised and unwrapped, so that no word is wrapped twice. A file called ``adj.*``
+    holds adjectives, any other nouns, unless its lines' prompts say otherwise.
+
+    Raises:
+        ValueError: no words, or not UTF-8.
+        FileNotFoundError: no such file or folder.
+    """
+    place = Path(path)
+    if place.is_dir():
+        files = sorted(place.glob("*.txt"))
+        if not files:
+            raise ValueError(f"{place}: no .txt file of words in this folder")
+    elif place.is_file():
+        files = [place]
+    else:
+        raise FileNotFoundError(f"{place}: no such word list; give a text file, a folder, or wordnet")
+    nouns: list[str] = []
+    adjectives: list[str] = []
+    for file in files:
+        try:
+            lines = file.read_text("utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{file}: a word list must be UTF-8 text, {error}") from error
+        lines = [line.strip() for line in lines]
+        lines = [line for line in lines if line and not line.startswith("#")]
+        default = adjectives if file.name.startswith("adj.") else nouns
+        wrapped = _are_prompts(lines)
+        if wrapped:
+            logger.info("%s: its lines are finished prompts; the words are taken out of them", file)
+        for line in lines:
+            target = default
+            if wrapped:
+                for pattern, kind in ((_NOUN_PROMPT, nouns), (_ADJECTIVE_PROMPT, adjectives)):
+                    match = pattern.match(line)
+                    if match:
+                        line, target = match.group("word"), kind
+                        break
+            target.append(line)
+    return Corpus(_unique(nouns), _unique(adjectives), source=str(place))
+
+
+def _are_prompts(lines: Sequence[str]) -> bool:
+    """Most lines, not all: one stray line must not leave ten thousand words wrapped."""
+    matches = sum(1 for x in lines if _NOUN_PROMPT.match(x) or _ADJECTIVE_PROMPT.match(x))
+    return bool(lines) and matches > len(lines) / 2
+
+
+def _unique(words: Iterable[str]) -> tuple[str, ...]:
+    """Cleaned, the first of each spelling kept, however it was capitalised."""
+    seen: dict[str, str] = {}
+    for word in words:
+        word = clean_word(word)
+        if word:
+            seen.setdefault(word.casefold(), word)
+    return tuple(seen.values())

@@ -1,0 +1,273 @@
+"""WordNet through nltk, offline, from any folder or zip file that holds its database."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import re
+import warnings
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from adaneg_openood.text.words import fold
+
+logger = logging.getLogger(__name__)
+
+ENVIRONMENT = "ADANEG_WORDNET"
+# where Linux distributions' packages put the database
+_SYSTEM = ("/usr/share/wordnet", "/usr/share/wordnet/dict", "/usr/local/WordNet-3.0/dict")
+_NEEDED = ("data.noun", "index.noun", "data.adj", "index.adj")
+_DOWNLOAD = "python -m nltk.downloader wordnet"
+_WNID = re.compile(r"n\d{8}$")
+
+# lexnames(5WN). The names are compiled into WordNet's own library, so packages may leave the file out.
+LEXICOGRAPHER_FILES = (
+    *("adj.all", "adj.pert", "adv.all", "noun.Tops", "noun.act", "noun.animal", "noun.artifact"),
+    *("noun.attribute", "noun.body", "noun.cognition", "noun.communication", "noun.event"),
+    *("noun.feeling", "noun.food", "noun.group", "noun.location", "noun.motive", "noun.object"),
+    *("noun.person", "noun.phenomenon", "noun.plant", "noun.possession", "noun.process"),
+    *("noun.quantity", "noun.relation", "noun.shape", "noun.state", "noun.substance", "noun.time"),
+    *("verb.body", "verb.change", "verb.cognition", "verb.communication", "verb.competition"),
+    *("verb.consumption", "verb.contact", "verb.creation", "verb.emotion", "verb.motion"),
+    *("verb.perception", "verb.possession", "verb.social", "verb.stative", "verb.weather", "adj.ppl"),
+)
+
+
+class WordNetMissing(LookupError):
+    """WordNet's database is nowhere to be found; the message says how to get it."""
+
+    def __str__(self) -> str:  # LookupError shows quotes around a message for KeyError's sake only
+        return str(self.args[0])
+
+
+def find_wordnet(path: str | os.PathLike[str] | None = None) -> str:
+    """Where WordNet's database is.
+
+    Args:
+        path: a folder, or a zip file, that holds ``data.noun`` and the rest at its top or one or
+            two folders down (``dict/``, ``corpora/wordnet/``). None looks at the environment
+            variable ``ADANEG_WORDNET``, nltk's data folders and where Debian's wordnet-base puts it.
+
+    Returns:
+        A folder, or ``file.zip/inner/`` in nltk's notation.
+
+    Raises:
+        WordNetMissing: nothing there; the message gives the one command that fetches it.
+    """
+    import nltk.data
+
+    if path is not None:
+        places: Sequence[str] = [os.fspath(path)]
+    elif os.environ.get(ENVIRONMENT):
+        places = [os.environ[ENVIRONMENT]]
+    else:
+        folders = [os.path.join(folder, "corpora") for folder in nltk.data.path]
+        names = ("wordnet", "wordnet.zip")
+        places = [os.path.join(folder, name) for folder in folders for name in names]
+        places = [*places, *_SYSTEM]
+    for place in places:
+        found = _inside(Path(place).expanduser())
+        if found is not None:
+            return found
+    looked = os.fspath(path) if path is not None else f"{len(places)} places (nltk's and the system's)"
+    raise WordNetMissing(
+        f"WordNet was not found in {looked}: no folder or zip file with {', '.join(_NEEDED)}. "
+        f"Get it with\n    {_DOWNLOAD}\nor, on Debian and Ubuntu, apt-get install wordnet-base; "
+        "or name the folder that holds it"
+    )
+
+
+def download_wordnet() -> None:
+    """Let nltk fetch WordNet into its data folder; called only when a user asked for it.
+
+    Raises:
+        OSError: it could not be fetched.
+    """
+    import nltk
+
+    logger.info("fetching WordNet through nltk")
+    if not nltk.download("wordnet", quiet=True):
+        raise OSError(f"nltk could not fetch WordNet; try {_DOWNLOAD}, or name a folder that holds it")
+
+
+class WordNet:
+    """WordNet's database.
+
+    Args:
+        path: see :func:`find_wordnet`.
+
+    Raises:
+        WordNetMissing: no database there.
+        ValueError: a damaged database.
+
+    Source: Princeton WordNet 3.0, wndb(5WN); read by nltk.corpus.reader.wordnet.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+        self.path = find_wordnet(path)
+        with self._reading():
+            self._reader = _open_reader(self.path)
+            self.version: str = self._reader.get_version() or "unknown"
+
+    def words(self, files: Iterable[str], lemmas: str = "first") -> dict[str, list[str]]:
+        """The words of lexicographer files.
+
+        Args:
+            files: names such as ``"noun.plant"``.
+            lemmas: ``"first"`` takes each synset's first word, ``"all"`` every synonym.
+
+        Returns:
+            file -> unique words as WordNet spells them (underscores, case), in database order.
+
+        Raises:
+            ValueError: unknown file or unknown ``lemmas``.
+        """
+        wanted = list(dict.fromkeys(files))
+        unknown = sorted(set(wanted) - set(LEXICOGRAPHER_FILES))
+        if unknown:
+            raise ValueError(
+                f"unknown lexicographer file(s) {', '.join(unknown)}; they are called like "
+                f"noun.plant or adj.all: {', '.join(LEXICOGRAPHER_FILES)}"
+            )
+        if lemmas not in ("first", "all"):
+            raise ValueError(f"lemmas must be 'first' or 'all', got {lemmas!r}")
+        found: dict[str, dict[str, None]] = {name: {} for name in wanted}
+        letters = {"noun": "n", "adj": "a", "adv": "r", "verb": "v"}
+        # nltk keeps every synset it has met, 250 MB in the end; each is needed once here
+        cache = getattr(self._reader, "_synset_offset_cache", {})
+        for pos in dict.fromkeys(letters[name.partition(".")[0]] for name in wanted):
+            with self._reading():
+                for synset in self._reader.all_synsets(pos):
+                    words = found.get(synset.lexname())
+                    if words is not None:
+                        names = synset.lemma_names()
+                        words.update(dict.fromkeys(names[:1] if lemmas == "first" else names))
+                    cache.get(pos, {}).clear()
+        return {name: list(words) for name, words in found.items()}
+
+    def related(self, classes: Iterable[str]) -> set[str]:
+        """Words that WordNet places at, under or above the given classes.
+
+        Args:
+            classes: wnids such as ``"n02084071"`` (exact), or names: then every noun sense counts,
+                because a name does not say which is meant.
+
+        Returns:
+            Folded words (see :func:`~adaneg_openood.text.words.fold`).
+
+        Raises:
+            ValueError: a wnid that this WordNet lacks; ImageNet's are WordNet 3.0's.
+        """
+        related: set[Any] = set()
+        for name in classes:
+            if _WNID.match(name):
+                synsets = [self._synset(name)]
+            else:
+                synsets = self._reader.synsets(name.strip().replace(" ", "_"), "n")
+                if len(synsets) > 1:
+                    logger.debug("%s has %d noun senses, all count", name, len(synsets))
+                if not synsets:
+                    logger.info("%r is no noun of WordNet; nothing is related to it", name)
+            for synset in synsets:
+                related.add(synset)
+                for step in (_below, _above):
+                    related.update(synset.closure(step))
+        return {fold(word) for synset in related for word in synset.lemma_names()}
+
+    def name(self, wnid: str) -> str:
+        """A wnid's first word, with spaces. Raises ValueError for one that is not there."""
+        return str(self._synset(wnid).lemma_names()[0]).replace("_", " ")
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # nltk checks little: StopIteration, KeyError, any may come
+            raise ValueError(f"{self.path}: not a readable WordNet database, {error!r}") from error
+
+    def _synset(self, wnid: str) -> Any:
+        if not _WNID.match(wnid):
+            raise ValueError(f"{wnid!r} is not a wnid, which is n and eight digits")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the error below says it better
+            synset: Any = None
+            cause: Exception | None = None
+            try:
+                synset = self._reader.synset_from_pos_and_offset("n", int(wnid[1:]))
+            except Exception as error:  # an offset amid a line: nltk raises what the parsing raises
+                cause = error
+        if synset is None:
+            raise ValueError(
+                f"{wnid} is not in the WordNet at {self.path} (version {self.version}); "
+                "ImageNet's wnids are those of WordNet 3.0"
+            ) from cause
+        return synset
+
+
+def _below(synset: Any) -> list[Any]:
+    return synset.hyponyms() + synset.instance_hyponyms()
+
+
+def _above(synset: Any) -> list[Any]:
+    return synset.hypernyms() + synset.instance_hypernyms()
+
+
+def _inside(place: Path) -> str | None:
+    if place.is_dir():
+        for folder in (place, place / "dict", place / "wordnet", place / "corpora" / "wordnet"):
+            if all((folder / name).is_file() for name in _NEEDED):
+                return str(folder.resolve())
+        for file in (place / "wordnet.zip", place / "corpora" / "wordnet.zip"):
+            if file.is_file():
+                return _inside(file)
+    elif place.is_file() and zipfile.is_zipfile(place):
+        with zipfile.ZipFile(place) as archive:
+            names = set(archive.namelist())
+        for name in sorted(names):
+            folder_in_zip = name[: -len("data.noun")]
+            if name.endswith("data.noun") and all(folder_in_zip + n in names for n in _NEEDED):
+                return f"{place.resolve()}/{folder_in_zip}"
+    return None
+
+
+def _open_reader(path: str) -> Any:
+    import nltk.data
+    from nltk.corpus.reader.wordnet import WordNetCorpusReader
+
+    class Reader(WordNetCorpusReader):  # type: ignore[misc]
+        """The English database alone; packages without ``lexnames`` (Debian's) work too."""
+
+        def map_wn(self, version: str = "wordnet") -> None:
+            return None  # only for other languages, and it would need a second copy of WordNet
+
+        def open(self, file: str) -> Any:
+            try:
+                return super().open(file)
+            except (OSError, KeyError):
+                if file.endswith(".exc"):
+                    return io.StringIO("")  # irregular plurals, which are not asked for here
+                if file != "lexnames":
+                    raise
+                kinds = {"noun": 1, "verb": 2, "adj": 3, "adv": 4}
+                return io.StringIO(
+                    "".join(
+                        f"{i:02d}\t{name}\t{kinds[name.partition('.')[0]]}\n"
+                        for i, name in enumerate(LEXICOGRAPHER_FILES)
+                    )
+                )
+
+    root: Any = path
+    zipped = re.match(r"(.*\.zip)/(.*)$", path)
+    place = zipped.group(1) if zipped else path
+    # nltk opens files only under its data path; a folder the user named is meant to be read
+    if place not in nltk.data.path:
+        nltk.data.path.append(place)
+    if zipped:
+        root = nltk.data.ZipFilePathPointer(place, zipped.group(2))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The multilingual functions")
+        return Reader(root, None)

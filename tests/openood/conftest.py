@@ -1,0 +1,59 @@
+"""The folder needs the real OpenOOD; without it everything here is skipped, with the reason."""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import adaneg_openood  # noqa: F401 - registers, and makes OpenOOD importable
+
+sys.path.insert(0, str(Path(__file__).parent))  # openood_tiny, also for worker processes
+
+HAVE_OPENOOD = importlib.util.find_spec("openood") is not None
+NEEDS_OPENOOD = pytest.mark.skip(reason="OpenOOD is not installed: see the README, section OpenOOD")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in Path(item.fspath).parents and not HAVE_OPENOOD:
+            item.add_marker(NEEDS_OPENOOD)
+
+
+@pytest.fixture(autouse=True)
+def _no_network_and_own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A download that is tried fails the test; nothing is left in the user's cache."""
+    from openood_tiny import refuse_network
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError(f"a network connection was tried: {args}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse_network(socket.socket.connect))
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setenv("ADANEG_CACHE", str(tmp_path / "cache"))
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root that holds fake cifar10 and imagenet benchmarks."""
+    from openood_tiny import build_benchmark
+
+    root = tmp_path_factory.mktemp("data")
+    build_benchmark(root, "cifar10")
+    build_benchmark(root, "imagenet", n_id=50, n_ood=30)
+    return root
+
+
+@pytest.fixture
+def negatives_file(tmp_path: Path) -> Path:
+    from openood_tiny import NEGATIVES
+
+    path = tmp_path / "negatives.txt"
+    path.write_text("\n".join(NEGATIVES) + "\n", encoding="utf-8")
+    return path

@@ -1,0 +1,150 @@
+"""This package's Evaluator: several streams, raw scores, resume, OpenOOD's methods without CUDA."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("openood", reason="OpenOOD is not installed")
+
+from openood_direct import direct_metrics
+from openood_tiny import TinyModel, names_of
+
+from adaneg_openood import AdaNeg, NegLabel
+from adaneg_openood.openood import (
+    AdaNegPostprocessor,
+    CLIPNetwork,
+    Evaluator,
+    NegLabelPostprocessor,
+)
+
+METRICS = ("FPR@95", "FPR@95 (ID positive)", "AUROC", "AUPR_IN", "AUPR_OUT", "ACC")
+
+
+def make(root: Path, post: Any, net: CLIPNetwork | None = None, **kwargs: Any) -> Evaluator:
+    net = CLIPNetwork(TinyModel(), names_of("cifar10")) if net is None else net
+    return Evaluator(
+        net, "cifar10", str(root), postprocessor=post, batch_size=9, num_workers=0, **kwargs
+    )
+
+
+def test_streams_equal_direct_ones_and_are_resumed(
+    benchmarks: Path, negatives_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    post = AdaNegPostprocessor(negatives=str(negatives_file), batch_size=16)
+    run = make(benchmarks, post)
+    assert run.preprocessor is not None
+    results = run.eval_streams(seeds=(0, 4), save_dir=tmp_path / "scores", progress=False)
+    for seed in (0, 4):
+        direct = direct_metrics(
+            benchmarks,
+            "cifar10",
+            lambda text, n: AdaNeg(text, n, logit_scale=40.0),
+            transform=TinyModel().preprocess,
+            batch_size=16,
+            seed=seed,
+        )
+        rows = results.records[results.records["seed"] == seed].set_index("dataset")
+        for name, expected in direct.items():
+            for metric in METRICS:
+                assert rows.loc[name, metric] == pytest.approx(expected[metric], abs=1e-12, rel=0)
+    assert results.spread("adaneg").loc["farood", "AUROC"] > 0
+    # the evaluator's own table is the stream of the configured seed
+    table = run.eval_ood(progress=False)
+    rows = results.records[results.records["seed"] == 0].set_index("dataset")
+    assert table.loc["tin", "AUROC"] == pytest.approx(rows.loc["tin", "AUROC"], abs=1e-12)
+    assert set(run.net.model.seen.values()) == {1}
+
+    file = tmp_path / "scores" / "near" / "tin-seed4.npz"
+    with np.load(file, allow_pickle=False) as saved:
+        assert saved["conf"].shape == saved["pred"].shape == saved["label"].shape == (100,)
+        assert saved["label"][0] == -1
+    (tmp_path / "scores" / "far" / "svhn-seed0.npz").write_bytes(b"damaged")
+    calls = []
+    from adaneg_openood.openood import stream_results
+
+    original = stream_results.run_stream
+    monkeypatch.setattr(
+        stream_results, "run_stream", lambda *args: calls.append(1) or original(*args)
+    )
+    again = run.eval_streams(seeds=(0, 4), save_dir=tmp_path / "scores", progress=False)
+    assert len(calls) == 1, "only the damaged one"
+    np.testing.assert_array_equal(again.records[list(METRICS)], results.records[list(METRICS)])
+    post.settings["gap"] = 0.9  # other settings: nothing saved is taken
+    run.eval_streams(seeds=(0, 4), save_dir=tmp_path / "scores", progress=False)
+    assert len(calls) == 1 + len(results.records)
+
+
+def test_methods_without_memory_run_one_stream(benchmarks: Path, negatives_file: Path, tmp_path: Path) -> None:
+    run = make(benchmarks, NegLabelPostprocessor(negatives=str(negatives_file)))
+    results = run.eval_streams(seeds=(0, 1, 2), fsood=True, save_dir=tmp_path, progress=False)
+    assert len(list(tmp_path.glob("*/*.npz"))) == 6
+    assert (results.spread("neglabel") == 0).all().all()
+    direct = direct_metrics(
+        benchmarks,
+        "cifar10",
+        lambda text, n: NegLabel(text, n, logit_scale=40.0),
+        transform=TinyModel().preprocess,
+        csid=True,
+    )
+    assert results.table("neglabel").loc["mnist", "AUROC"] == pytest.approx(direct["mnist"]["AUROC"], abs=1e-12)
+
+
+def test_encoded_images_are_kept(benchmarks: Path, negatives_file: Path, tmp_path: Path) -> None:
+    tables, counts = [], []
+    for _ in range(2):
+        net = CLIPNetwork(TinyModel(), names_of("cifar10"))
+        run = make(
+            benchmarks,
+            AdaNegPostprocessor(negatives=str(negatives_file)),
+            net,
+            feature_dir=tmp_path / "features",
+        )
+        tables.append(run.eval_ood(progress=False))
+        counts.append(len(net.model.seen))
+    assert counts[0] > 0
+    assert counts[1] == 0
+    np.testing.assert_array_equal(*tables)
+
+
+@pytest.mark.parametrize("name", ["msp", "mls", "ebo"])
+def test_openoods_own_methods_run_without_cuda(benchmarks: Path, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "postprocessors"
+    folder.mkdir()
+    (folder / f"{name}.yml").write_text(
+        f"postprocessor:\n  name: {name}\n  APS_mode: False\n  postprocessor_args:\n    temperature: 1\n"
+    )
+    net = CLIPNetwork(TinyModel(), names_of("cifar10"))
+    run = Evaluator(
+        net, "cifar10", str(benchmarks), str(tmp_path), postprocessor_name=name, num_workers=0
+    )
+    table = run.eval_ood(progress=False)
+    assert table.loc["farood", "AUROC"] > 50
+    with pytest.raises(TypeError, match="streams are for"):
+        run.eval_streams()
+
+
+def test_network_contract() -> None:
+    import torch
+
+    net = CLIPNetwork(TinyModel(), names_of("cifar10"))
+    pixels = torch.rand(3, 3, 8, 8)
+    logits, feature = net(pixels, return_feature=True)
+    assert logits.shape == (3, 10) and feature.shape == (3, 16)
+    torch.testing.assert_close(logits, 40.0 * feature @ net.id_features.T)
+    assert net(pixels).equal(logits)
+    _, (only,) = net(pixels, return_feature_list=True)
+    assert only.shape == (3, 16, 1, 1)
+    weight, bias = net.get_fc()
+    np.testing.assert_allclose(feature.numpy() @ weight.T + bias, logits.numpy(), rtol=1e-5, atol=1e-5)
+    assert net.get_fc_layer() is net.fc
+    high = net.forward_threshold(pixels, 1e9)
+    assert high.equal(logits)
+    assert not net.forward_threshold(pixels, 0.0).equal(logits)
+    assert net.intermediate_forward(pixels).shape == (3, 16)
+    with pytest.raises(NotImplementedError, match="no ResNet stages"):
+        net.intermediate_forward(pixels, layer_index=3)
+    assert not any(parameter.requires_grad for parameter in net.parameters())

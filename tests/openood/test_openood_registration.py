@@ -1,0 +1,118 @@
+"""Names are known to OpenOOD whichever is imported first; nothing else changes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("openood", reason="OpenOOD is not installed")
+
+ROOT = Path(__file__).parents[2]
+CHECK = """
+from openood.evaluation_api.postprocessor import postprocessors
+import openood.pipelines.test_ood_pipeline as pipeline, openood.postprocessors, openood.networks
+import openood.evaluators, openood.evaluation_api.evaluator as api
+from openood.preprocessors.transform import normalization_dict, interpolation_modes
+assert {"adaneg", "neglabel", "mcm", "msp"} <= set(postprocessors)
+assert pipeline.get_postprocessor is openood.postprocessors.get_postprocessor
+assert pipeline.get_network is openood.networks.get_network
+assert pipeline.get_evaluator is openood.evaluators.get_evaluator
+for function in (pipeline.get_postprocessor, pipeline.get_network, pipeline.get_evaluator,
+                 api.get_postprocessor, api.Evaluator._classifier_inference):
+    assert not hasattr(function._adaneg_original, "_adaneg_original"), function
+from openood.utils import Config
+post = pipeline.get_postprocessor(Config(postprocessor=dict(name="mcm", postprocessor_args=dict(tau=2))))
+assert post.settings["tau"] == 2.0
+assert type(pipeline.get_postprocessor(Config(postprocessor=dict(name="msp")))).__name__ == "BasePostprocessor"
+assert pipeline.get_evaluator(Config(evaluator=dict(name="adaneg"))).__class__.__name__ == "ClassicEvaluator"
+assert pipeline.get_evaluator(Config(evaluator=dict(name="ood"))).__class__.__name__ == "OODEvaluator"
+assert "clip" in normalization_dict and "bicubic" in interpolation_modes
+for name in ("adaneg", "neglabel", "mcm"):
+    assert api.get_postprocessor("no/such/folder", name, "cifar10").method == name
+import os
+assert not os.path.exists("no")
+"""
+
+
+def python(code: str, cwd: Path) -> str:
+    env = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=cwd, env=env, text=True, capture_output=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import adaneg_openood",
+        "import adaneg_openood; import openood.pipelines, openood.evaluation_api",
+        # OpenOOD alone may lack packages: what its modules want is made to be there
+        "import adaneg_openood.openood.compat as c, sys; from contextlib import ExitStack; s = ExitStack()\n"
+        "[s.enter_context(c.placeholders(n)) for n in c.NEEDS.values()]\n"
+        "from adaneg_openood.openood import registration as r\n"
+        "r._hooks.uninstall(); r._hooks = None\n"
+        "import openood.pipelines, openood.evaluation_api\n"
+        "assert 'adaneg' not in openood.evaluation_api.postprocessor.postprocessors\n"
+        "r.register(); r.register()",
+    ],
+)
+def test_registered_in_either_order(tmp_path: Path, first: str) -> None:
+    python(first + "\n" + CHECK, tmp_path)
+
+
+def test_import_alone_imports_nothing_of_openood(tmp_path: Path) -> None:
+    code = "import adaneg_openood, json, sys; print(json.dumps([m for m in sys.modules]))"
+    modules = json.loads(python(code, tmp_path))
+    heavy = {"openood", "torchvision", "open_clip", "pandas", "sklearn", "adaneg_openood.openood.settings"}
+    assert not heavy & {name.split(".")[0] for name in modules} | heavy & set(modules)
+
+
+def test_without_openood_nothing_happens(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['openood'] = None\n"
+        "import adaneg_openood\n"
+        "try:\n    import openood.evaluation_api\n"
+        "except ImportError as error:\n    print('refused')\n"
+    )
+    assert python(code, tmp_path).strip() == "refused"
+
+
+def test_users_yaml_comes_first(tmp_path: Path) -> None:
+    from openood.evaluation_api.evaluator import get_postprocessor
+
+    folder = tmp_path / "postprocessors"
+    folder.mkdir()
+    (folder / "mcm.yml").write_text(
+        "postprocessor:\n  name: mcm\n  APS_mode: False\n  postprocessor_args:\n    tau: 1\n"
+        "  postprocessor_sweep:\n    tau_list: [0.01, 1, 10]\n"
+    )
+    post = get_postprocessor(str(tmp_path), "mcm", "cifar10")
+    assert post.config_path == str((folder / "mcm.yml").resolve())
+    assert post.args_dict == {"tau": [0.01, 1.0, 10.0]}
+    (folder / "adaneg.yml").write_text("postprocessor:\n  name: adaneg\n  postprocessor_args:\n    gamme: 1\n")
+    with pytest.raises(ValueError, match=r"adaneg.yml: unknown setting 'gamme', did you mean 'gamma'"):
+        get_postprocessor(str(tmp_path), "adaneg", "cifar10")
+
+
+def test_packaged_yamls_hold_every_setting_with_its_default() -> None:
+    import yaml
+
+    from adaneg_openood.openood.registration import METHODS, packaged_config
+    from adaneg_openood.openood.settings import defaults
+
+    for method in METHODS:
+        section = yaml.safe_load(packaged_config("postprocessors", method).read_text())["postprocessor"]
+        given = section["postprocessor_args"]
+        expected = defaults(method)
+        assert {name: expected[name] for name in given} == given
+        if method != "mcm":
+            assert set(given) == set(expected)
+        # command lines take a default's type from the YAML
+        assert all(type(given[name]) is type(expected[name]) for name in given)

@@ -1,0 +1,395 @@
+from __future__ import annotations
+
+import json
+import warnings
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from tiny_models import open_clip_model, picture
+
+from adaneg_openood import encoding
+from adaneg_openood.encoding import (
+    encode_images,
+    encode_to_file,
+    image_source,
+    load_image,
+    read_feature_header,
+    to_eight_bit,
+)
+from adaneg_openood.evaluation import load_features
+from adaneg_openood.vlm import OpenClip
+from adaneg_openood.vlm.preprocessing import paper_preprocess
+
+MODES = ["RGB", "RGBA", "L", "P", "CMYK", "1", "LA"]
+
+
+class Counted(OpenClip):
+    """Counts forward passes, and can be interrupted."""
+
+    passes = 0
+    stop_at = 10**9
+
+    def _encode_pixels(self, pixels):
+        self.passes += 1
+        if self.passes > self.stop_at:
+            raise KeyboardInterrupt
+        return super()._encode_pixels(pixels)
+
+
+def model_of(seed=0, size=32, **options):
+    transform, described = paper_preprocess(size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    return Counted(
+        open_clip_model(seed),
+        open_clip.SimpleTokenizer(context_length=77),
+        transform,
+        "tiny",
+        preprocessing=described,
+        **options,
+    )
+
+
+@pytest.fixture
+def images(tmp_path):
+    """19 images of many modes and formats in two class folders."""
+    root = tmp_path / "images"
+    for number in range(19):
+        folder = root / ("cat", "sea lion")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        mode = MODES[number % len(MODES)]
+        suffix = ".tif" if mode == "CMYK" else ".png"
+        picture(mode, (33 + number, 40), number).save(folder / f"{number:02d} x{suffix}")
+    return root
+
+
+def expected_of(model, root, names):
+    """Image by image, straight through Pillow and open_clip."""
+    rows = []
+    for name in names:
+        with Image.open(root / name) as image:
+            pixels = model.transform(image.convert("RGB"))
+        with torch.no_grad():
+            rows.append(model.model.encode_image(pixels[None], normalize=True)[0])
+    return torch.stack(rows)
+
+
+def test_folder_with_labels(images, tmp_path):
+    model = model_of()
+    source = image_source(images, labelled=True)
+    output = tmp_path / "out" / "id.safetensors"
+    assert encode_images(model, source, output, batch_size=4, workers=0) == output
+    saved = load_file(output)
+    header = read_feature_header(output)
+    assert header["names"] == list(source.names) and header["names"][0] == "cat/00 x.png"
+    assert saved["labels"].tolist() == [0] * 10 + [1] * 9
+    torch.testing.assert_close(
+        saved["features"], expected_of(model, images, source.names), atol=1e-6, rtol=0
+    )
+    assert header["model"] == "tiny" and header["weights"] == model.weights
+    assert header["preprocessing"].startswith("paper: resize 37") and header["skipped"] == {}
+    assert not list(tmp_path.glob("out/*.parts"))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_nothing(images, tmp_path, workers):
+    one, many = tmp_path / "one" / "a.safetensors", tmp_path / "many" / "a.safetensors"
+    before = torch.get_rng_state()
+    encode_images(model_of(), image_source(images), one, batch_size=4, workers=0)
+    encode_images(model_of(), image_source(images), many, batch_size=4, workers=workers)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert one.read_bytes() == many.read_bytes()
+    assert "labels" not in load_file(one)
+
+
+def test_resumes_after_interruption(images, tmp_path):
+    whole = tmp_path / "whole" / "a.safetensors"
+    encode_images(model_of(), image_source(images), whole, batch_size=2, part_size=5, workers=0)
+    output = tmp_path / "b" / "a.safetensors"
+    broken = model_of()
+    broken.stop_at = 7  # parts are of three batches, so two are done
+    with pytest.raises(KeyboardInterrupt):
+        encode_images(broken, image_source(images), output, batch_size=2, part_size=5, workers=0)
+    assert not output.exists()
+    parts = output.with_name("a.safetensors.parts")
+    assert len(list(parts.glob("*.safetensors"))) == 2
+    again = model_of()
+    encode_images(again, image_source(images), output, batch_size=2, part_size=5, workers=0)
+    assert again.passes == 10 - 6
+    assert output.read_bytes() == whole.read_bytes() and not parts.exists()
+
+
+def test_resuming_with_another_model_is_refused(images, tmp_path):
+    output = tmp_path / "a.safetensors"
+    broken = model_of()
+    broken.stop_at = 3
+    with pytest.raises(KeyboardInterrupt):
+        encode_images(broken, image_source(images), output, batch_size=2, part_size=2, workers=0)
+    with pytest.raises(ValueError, match="its weights would be .* features of different models"):
+        encode_images(model_of(1), image_source(images), output, batch_size=2, workers=0)
+    with pytest.raises(ValueError, match="its precision would be 'bf16'"):
+        encode_images(model_of(precision="bf16"), image_source(images), output, workers=0)
+
+
+def test_resuming_with_other_images_begins_again(images, tmp_path, caplog):
+    output = tmp_path / "a.safetensors"
+    broken = model_of()
+    broken.stop_at = 3
+    with pytest.raises(KeyboardInterrupt):
+        encode_images(broken, image_source(images), output, batch_size=2, part_size=2, workers=0)
+    source = image_source(images, limit=6)
+    encode_images(model_of(), source, output, batch_size=2, part_size=2, workers=0)
+    assert "begins again" in caplog.text and len(load_file(output)["features"]) == 6
+    torch.testing.assert_close(
+        load_file(output)["features"], expected_of(model_of(), images, source.names)
+    )
+
+
+def test_finished_files_are_kept_or_refused(images, tmp_path):
+    output = tmp_path / "a.safetensors"
+    source = image_source(images, limit=4)
+    encode_images(model_of(), source, output, workers=0)
+    content = output.read_bytes()
+    again = model_of()
+    encode_images(again, source, output, workers=0)
+    assert again.passes == 0 and output.read_bytes() == content
+    with pytest.raises(ValueError, match="is there already, with other images"):
+        encode_images(model_of(), image_source(images, limit=5), output, workers=0)
+    with pytest.raises(ValueError, match="its weights would be"):
+        encode_images(model_of(1), source, output, workers=0)
+    assert output.read_bytes() == content
+    encode_images(model_of(1), source, output, workers=0, overwrite=True)
+    assert read_feature_header(output)["weights"] == model_of(1).weights
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (lambda: model_of(1), "its weights would be"),
+        (lambda: model_of(size=16), "its preprocessing would be"),
+        (lambda: model_of(precision="fp16"), "its precision would be"),
+    ],
+)
+def test_one_benchmark_folder_holds_one_backbone(images, tmp_path, other, message):
+    source = image_source(images, limit=2)
+    encode_images(model_of(), source, tmp_path / "far" / "dtd.safetensors", workers=0)
+    for place in ("id.safetensors", "near/ssb.safetensors", "far/sun.safetensors"):
+        model = other()
+        with pytest.raises(ValueError, match=message):
+            encode_images(model, source, tmp_path / place, workers=0)
+        assert model.passes == 0 and not (tmp_path / place).exists()
+    encode_images(model_of(), source, tmp_path / "near" / "ssb.safetensors", workers=0)
+
+
+def test_text_features_of_another_model_are_refused(images, tmp_path):
+    (tmp_path / "text.json").write_text(json.dumps({"model": "tiny", "weights": "another"}))
+    with pytest.raises(ValueError, match=r"its weights would be .*text\.json"):
+        encode_images(model_of(), image_source(images, limit=2), tmp_path / "id.safetensors", workers=0)
+
+
+def break_images(root):
+    (root / "cat" / "00 x.png").write_bytes(b"")
+    (root / "cat" / "02 x.png").write_bytes(b"<html>404</html>")
+    whole = (root / "cat" / "08 x.png").read_bytes()
+    (root / "cat" / "08 x.png").write_bytes(whole[: len(whole) // 2])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_broken_images_are_named(images, tmp_path, workers):
+    break_images(images)
+    output = tmp_path / "a.safetensors"
+    with pytest.raises(ValueError, match="3 broken image") as caught:
+        encode_images(model_of(), image_source(images), output, workers=workers)
+    message = str(caught.value)
+    for name in ("cat/00 x.png", "0 bytes", "cat/02 x.png", "cat/08 x.png"):
+        assert name in message
+    assert not output.exists()
+
+
+def test_broken_images_can_be_left_out(images, tmp_path, caplog):
+    break_images(images)
+    output = tmp_path / "a.safetensors"
+    source = image_source(images, labelled=True)
+    encode_images(model_of(), source, output, batch_size=5, workers=0, on_error="skip")
+    header, saved = read_feature_header(output), load_file(output)
+    assert len(saved["features"]) == len(saved["labels"]) == len(header["names"]) == 16
+    assert set(header["skipped"]) == {"cat/00 x.png", "cat/02 x.png", "cat/08 x.png"}
+    assert "cat/02 x.png" in caplog.text
+    torch.testing.assert_close(saved["features"], expected_of(model_of(), images, header["names"]))
+
+
+def test_everything_broken(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="every image is broken"):
+        encode_images(
+            model_of(), image_source(tmp_path / "in"), tmp_path / "a.safetensors", workers=0,
+            on_error="skip",
+        )  # fmt: skip
+
+
+def test_imglist(images, tmp_path):
+    file = tmp_path / "lists" / "test.txt"
+    file.parent.mkdir()
+    file.write_bytes(b"cat/00 x.png 1\r\nsea lion/01 x.png -1\r\n")
+    source = image_source(file, root=images)
+    assert list(source.labels) == [1, -1]
+    encode_images(model_of(), source, tmp_path / "a.safetensors", workers=0)
+    assert load_file(tmp_path / "a.safetensors")["labels"].tolist() == [1, -1]
+    assert list(image_source(file, root=images, labelled=False).labels) == [-1, -1]
+    file.write_text("nosuch.png 0\n")
+    with pytest.raises(ValueError, match=r"nosuch\.png \(FileNotFoundError"):
+        encode_images(model_of(), image_source(file), tmp_path / "b.safetensors", workers=0)
+
+
+class Cifar:
+    """As torchvision's datasets are: PIL images, a list of targets, no files."""
+
+    targets = (3, 1, 2)
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return picture("RGB", (32, 32), index), self.targets[index]
+
+
+class Rows:
+    """As Hugging Face's datasets are: dicts by row, columns by name."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, key):
+        if key == "label":
+            return [5, 6]
+        return {"image": picture("L", (32, 32), key), "label": 5 + key}
+
+
+class Bare:
+    """Neither targets nor labels."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return picture("RGB", (32, 32), index), index + 7
+
+
+@pytest.mark.parametrize(
+    ("dataset", "labels"), [(Cifar(), [3, 1, 2]), (Rows(), [5, 6]), (Bare(), [7, 8])]
+)
+def test_datasets(tmp_path, dataset, labels):
+    source = image_source(dataset)
+    encode_images(model_of(), source, tmp_path / "a.safetensors", workers=1)
+    saved = load_file(tmp_path / "a.safetensors")
+    assert saved["labels"].tolist() == labels
+    mode = "L" if isinstance(dataset, Rows) else "RGB"
+    model = model_of()
+    pixels = torch.stack([model.preprocess(picture(mode, (32, 32), i)) for i in range(len(labels))])
+    torch.testing.assert_close(saved["features"], model.encode_image(pixels), atol=1e-6, rtol=0)
+    assert list(image_source(dataset, labelled=False, limit=2).labels) == [-1, -1]
+
+
+def test_torchvision_image_folder(images, tmp_path):
+    from torchvision.datasets import ImageFolder
+
+    source = image_source(ImageFolder(images))
+    assert list(source.labels) == [0] * 10 + [1] * 9 and source.names[0].endswith("cat/00 x.png")
+    with pytest.raises(TypeError, match="no transform set"):
+        image_source(ImageFolder(images, transform=np.asarray))
+    with pytest.raises(TypeError, match="must be a folder, an imglist, or a map-style dataset"):
+        image_source(iter([]))
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path):
+    values = np.array([[0, 256, 32768, 65535]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "x.png")
+    got = np.asarray(load_image(tmp_path / "x.png"))
+    assert got.shape == (1, 4, 3) and got[0, :, 0].tolist() == [0, 1, 128, 255]
+    eight = Image.fromarray(np.array([[0, 7, 255]], dtype=np.int32))
+    assert np.asarray(to_eight_bit(eight))[0, :, 0].tolist() == [0, 7, 255]
+
+
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "RGB"])
+def test_other_modes_are_as_pillow_converts_them(mode):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        image = picture(mode)
+        assert to_eight_bit(image).tobytes() == image.convert("RGB").tobytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size"),
+        ({"part_size": 0}, "part_size"),
+        ({"workers": -1}, "workers"),
+        ({"on_error": "ignore"}, "on_error must be 'raise' or 'skip'"),
+    ],
+)
+def test_bad_arguments(images, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        encode_images(model_of(), image_source(images), tmp_path / "a.safetensors", **options)
+    with pytest.raises(ValueError, match=r"must end in it"):
+        encode_images(model_of(), image_source(images), tmp_path / "a.npz")
+    with pytest.raises(FileNotFoundError, match="no such folder of images or imglist"):
+        image_source(tmp_path / "nosuch")
+    with pytest.raises(ValueError, match="limit"):
+        image_source(images, limit=0)
+
+
+def test_what_others_wrote_has_no_header(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"features": torch.ones(1, 2)}, tmp_path / "a.safetensors")
+    assert read_feature_header(tmp_path / "a.safetensors") == {}
+    (tmp_path / "b.safetensors").write_bytes(b"no")
+    with pytest.raises(ValueError, match=r"b\.safetensors: cannot be read"):
+        read_feature_header(tmp_path / "b.safetensors")
+
+
+def test_from_images_and_words_to_a_table(images, tmp_path, capsys):
+    """mine, encode and eval chained: what they leave in a folder is what load_features reads."""
+    from adaneg_openood import NegLabel
+    from adaneg_openood.evaluation import evaluate
+    from adaneg_openood.text import IDClasses
+    from adaneg_openood.text.workflow import labels_to_folder, mine_to_file
+
+    model = model_of()
+    names, words = tmp_path / "names.txt", tmp_path / "words.txt"
+    names.write_text("cat\nsea lion\n")
+    words.write_text("\n".join(f"word {number}" for number in range(30)) + "\ncat\n")
+    folder = tmp_path / "benchmark"
+    mined = mine_to_file(
+        tmp_path / "negatives.txt", id_source=str(names), model=model, corpus=str(words),
+        cache=tmp_path / "cache", progress=False,
+    )  # fmt: skip
+    assert len(mined) == 30
+    labels_to_folder(
+        folder, id_source=str(names), negatives=tmp_path / "negatives.txt", model=model,
+        cache=False, progress=False,
+    )  # fmt: skip
+    encode_to_file(images, folder / "id.safetensors", model=model, labelled=True, workers=0)
+    encode_to_file(images, folder / "near" / "same.safetensors", model=model, workers=0, limit=7)
+    assert "image" in capsys.readouterr().err
+    data = load_features(folder)
+    assert data.n_id == 2 and len(data.text_features) == 32 and data.logit_scale == model.logit_scale
+    assert data.names[:2] == ("cat", "sea lion") and IDClasses("", data.names)
+    torch.testing.assert_close(data.near["same"], data.id_features[:7])
+    results = evaluate({"n": NegLabel(data.text_features, 2, logit_scale=10.0)}, data, seeds=(0,))
+    assert results.methods == ["n"] or tuple(results.methods) == ("n",)
+    with pytest.raises(ValueError, match="its weights would be"):
+        labels_to_folder(
+            folder, id_source=str(names), negatives=mined, model=model_of(1), cache=False,
+            progress=False,
+        )  # fmt: skip
+
+
+def test_a_wrong_path_does_not_wait_for_a_model(tmp_path, monkeypatch):
+    monkeypatch.setattr("adaneg_openood.vlm.load_model", lambda *a, **k: pytest.fail("loaded"))
+    with pytest.raises(FileNotFoundError):
+        encode_to_file(tmp_path / "nosuch", tmp_path / "a.safetensors")
+    assert encoding.ON_ERROR == ("raise", "skip")
