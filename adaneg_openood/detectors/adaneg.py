@@ -8,6 +8,7 @@ from torch import Tensor
 from adaneg_openood.detectors.adagap import RunningIdShare, thresholds
 from adaneg_openood.detectors.bank import FeatureBank
 from adaneg_openood.detectors.base import GroupedDetector, Scores
+from adaneg_openood.detectors.calibration import SideEvidence, StreamMean, log_size_odds
 from adaneg_openood.detectors.config import AdaNegConfig
 from adaneg_openood.detectors.proxies import sample_adaptive_cosines, task_adaptive_cosines
 from adaneg_openood.detectors.scoring import SideSums, entropy, id_probabilities, replaced_sums
@@ -49,6 +50,13 @@ class AdaNeg(GroupedDetector):
         self.bank = FeatureBank(n_rows, dim, config.memory_length - 1, config.replacement)
         self.bank.to(self.text_features.device)
         self.id_share = RunningIdShare().to(self.text_features.device)
+        self.centre: StreamMean | None = None
+        self.evidence: SideEvidence | None = None
+        self._log_odds = 0.0
+        if config.calibration == "centered":
+            self.centre = StreamMean(dim).to(self.text_features.device)
+            self.evidence = SideEvidence().to(self.text_features.device)
+            self._log_odds = log_size_odds(n_id, self.n_negatives, config.groups)
         place = torch.empty_like(self.negative_order)
         place[self.negative_order] = torch.arange(self.n_negatives, device=place.device)
         # derived from the settings: not saved
@@ -60,6 +68,9 @@ class AdaNeg(GroupedDetector):
         """Forget the stream: the bank is emptied, and AdaGap's window starts again."""
         self.bank.reset()
         self.id_share.reset()
+        if self.centre is not None and self.evidence is not None:
+            self.centre.reset()
+            self.evidence.reset()
 
     @torch.no_grad()
     def score(self, features: Tensor) -> Scores:
@@ -77,11 +88,13 @@ class AdaNeg(GroupedDetector):
             empty = logits.new_empty(0, dtype=torch.float32)
             return Scores(logits.new_empty(0, dtype=torch.long), empty, empty, empty)
         text = self._sums(logits)
-        self._cache(features, logits, text)
+        s_nl = text.score()
+        mean = None if self.centre is None else self.centre.observe(features)
+        self._cache(features, logits, text, text.score(self._log_odds) if self._log_odds else s_nl)
         probabilities = id_probabilities(text)
-        adaptive = self._adapted(features, logits, text) if self.bank.n_cached else text
+        adaptive = self._adapted(features, logits, text, mean) if self.bank.n_cached else text
         probabilities.add_(id_probabilities(adaptive), alpha=self.config.lam)
-        s_nl, s_ada = text.s.float(), adaptive.s.float()
+        s_nl, s_ada = s_nl.float(), adaptive.score().float()
         return Scores(probabilities.argmax(dim=1), self._combine(s_nl, s_ada), s_nl, s_ada)
 
     def _combine(self, s_nl: Tensor, s_ada: Tensor) -> Tensor:
@@ -91,14 +104,18 @@ class AdaNeg(GroupedDetector):
             return s_ada * s_nl
         return s_ada if self.config.score == "adaptive" else s_nl
 
-    def _cache(self, features: Tensor, logits: Tensor, text: SideSums) -> None:
+    def _cache(self, features: Tensor, logits: Tensor, text: SideSums, confidence: Tensor) -> None:
         """Write confident images to the row of their nearest label, each on its own side."""
         upper, lower = thresholds(self.config.gamma, self.config.gap)
         if self.config.adagap:
-            share = self.id_share.observe(int((text.s > upper).sum()), int((text.s < lower).sum()))
+            share = self.id_share.observe(
+                int((confidence > upper).sum()), int((confidence < lower).sum())
+            )
             upper, lower = thresholds(self.config.gamma, self.config.gap, share)
-        as_id = (text.s > upper).nonzero().squeeze(1)
-        as_neg = (text.s < lower).nonzero().squeeze(1)
+        is_id, is_negative = confidence > upper, confidence < lower
+        if self.evidence is not None:
+            self.evidence.observe(is_id, is_negative)
+        as_id, as_neg = is_id.nonzero().squeeze(1), is_negative.nonzero().squeeze(1)
         places = torch.cat(
             [
                 logits[as_id, : self.n_id].argmax(dim=1),
@@ -109,21 +126,37 @@ class AdaNeg(GroupedDetector):
         if self.config.replacement == "entropy":
             entropies = torch.cat([entropy(text.exp_id[as_id]), entropy(text.exp_neg[as_neg])])
         else:
-            entropies = text.s.new_zeros(len(images))
+            entropies = confidence.new_zeros(len(images))
         self.bank.add(self._rows_at(places), features[images], entropies, self.text_features[places])
 
-    def _adapted(self, features: Tensor, logits: Tensor, text: SideSums) -> SideSums:
+    def _adapted(
+        self, features: Tensor, logits: Tensor, text: SideSums, mean: Tensor | None
+    ) -> SideSums:
         """Sums with proxies in place of the text features of rows that hold images."""
         places = self._places_of(self.bank.active_rows[: self.bank.n_active])
-        if self.config.proxy == "task":
+        if self.config.proxy == "task" and mean is None:
             cosines = task_adaptive_cosines(features, self.bank)
         else:
             text_cosines = logits.index_select(1, places).T.div(self.logit_scale).contiguous()
-            cosines = sample_adaptive_cosines(
-                features, self.text_features[places], text_cosines, self.bank, self.config.beta
-            )
+            cosines = self._other_cosines(features, self.text_features[places], text_cosines, mean)
         changed = cosines.to(logits.dtype).mul_(self.logit_scale)
         return replaced_sums(text, logits[:, : self.n_id], places, changed, self.groups)
+
+    def _other_cosines(
+        self, features: Tensor, text: Tensor, text_cosines: Tensor, mean: Tensor | None
+    ) -> Tensor:
+        """(A, B) cosines with sample-adaptive proxies, centred proxies, or both."""
+        if self.config.proxy == "task":
+            assert mean is not None
+            proxies = task_adaptive_cosines(features - mean, self.bank)
+        else:
+            proxies = sample_adaptive_cosines(
+                features, text, text_cosines, self.bank, self.config.beta, mean
+            )
+        if mean is None or self.evidence is None:
+            return proxies
+        lift = proxies - (text_cosines - (text @ mean)[:, None])
+        return text_cosines + lift * (self.config.gain * self.evidence.balance)
 
     # The bank speaks of rows in the caller's order; logits stand in group order.
 

@@ -11,6 +11,7 @@ _CHOICES = {
     "proxy": ("task", "sample"),
     "score": ("combine", "adaptive", "neglabel", "multiply"),
     "replacement": ("entropy", "first"),
+    "calibration": ("none", "centered"),
 }
 
 
@@ -32,6 +33,10 @@ class AdaNegConfig:
         replacement: ``"entropy"`` (as described) or ``"first"`` (what the released code does in half
             precision, and so what the published numbers come from).
         adagap: thresholds follow the running share of ID images.
+        calibration: ``"none"`` is the published method; ``"centered"`` makes rows with and without
+            images comparable, see :mod:`adaneg_openood.detectors.calibration`.
+        gain: weight of what an image adds to its row under ``"centered"``; finite, at least 0. At 0 the
+            ranking is NegLabel's.
 
     Raises:
         ValueError, TypeError: a setting is not allowed; the message names it, its value and what is.
@@ -48,13 +53,15 @@ class AdaNegConfig:
     score: str = "combine"
     replacement: str = "entropy"
     adagap: bool = False
+    calibration: str = "none"
+    gain: float = 0.35
 
     def __post_init__(self) -> None:
         for name in ("gamma", "gap"):
             value = _number(name, getattr(self, name))
             if not 0.0 <= value <= 1.0:
                 raise ValueError(f"{name} must be in [0, 1], got {value}")
-        for name in ("lam", "beta"):
+        for name in ("lam", "beta", "gain"):
             value = _number(name, getattr(self, name))
             if not (math.isfinite(value) and value >= 0.0):
                 raise ValueError(f"{name} must be finite and at least 0, got {value}")
@@ -65,6 +72,14 @@ class AdaNegConfig:
                 raise TypeError(f"{name} must be true or false, got {getattr(self, name)!r}")
         for name, allowed in _CHOICES.items():
             check_choice(name, getattr(self, name), allowed)
+
+    @classmethod
+    def safe(cls, **changed: Any) -> AdaNegConfig:
+        """A calibrated AdaNeg, made to be no worse than NegLabel on any stream.
+
+        Not the published method, and not the default: its scores equal no table of the paper.
+        """
+        return cls(**{"calibration": "centered", "lam": 1.0, **changed})
 
     @classmethod
     def released(cls, **changed: Any) -> AdaNegConfig:

@@ -36,5 +36,5 @@ class NegLabel(GroupedDetector):
     def score(self, features: Tensor) -> Scores:
         """Score (B, D) image features; ``pred`` is the zero-shot class."""
         logits = self._logits(self._checked(features))
-        s = self._sums(logits).s.float() if len(logits) else logits.new_empty(0)
+        s = self._sums(logits).score().float() if len(logits) else logits.new_empty(0)
         return Scores(logits[:, : self.n_id].argmax(dim=1), s, s_neglabel=s)

@@ -27,7 +27,12 @@ def task_adaptive_cosines(features: Tensor, bank: FeatureBank) -> Tensor:
 
 
 def sample_adaptive_cosines(
-    features: Tensor, text: Tensor, text_cosines: Tensor, bank: FeatureBank, beta: float
+    features: Tensor,
+    text: Tensor,
+    text_cosines: Tensor,
+    bank: FeatureBank,
+    beta: float,
+    centre: Tensor | None = None,
 ) -> Tensor:
     """(A, B) cosines with proxies weighted by similarity to the image itself (AdaNeg, eq. 8).
 
@@ -41,7 +46,11 @@ def sample_adaptive_cosines(
         text_cosines: (A, B) their cosines with the images.
         bank: its A active rows, in the order of ``bank.active_rows``.
         beta: sharpness, at least 0.
+        centre: (D,) m: the result is ``(v - m).proxy_k(v)`` instead, with the weights as they were.
     """
+    text_offsets, image_offsets = (
+        (None, None) if centre is None else (text @ centre, bank.features @ centre)
+    )
     result = torch.empty_like(text_cosines)
     slots = bank.slot_of_row[bank.rows[: bank.n_cached]]
     by_slot = torch.argsort(slots, stable=True)
@@ -53,7 +62,8 @@ def sample_adaptive_cosines(
         span = torch.arange(count, device=slots.device)
         size = max(1, _CHUNK_ELEMENTS // max(1, max(len(features), count) * (count + 1)))
         for chunk in members.split(size):
-            images = bank.features[by_slot[starts[chunk, None] + span]]
+            places = by_slot[starts[chunk, None] + span]
+            images = bank.features[places]
             memory = torch.cat([text[chunk, None], images], dim=1)
             sims = text_cosines.new_empty(len(chunk), count + 1, len(features))
             sims[:, 0] = text_cosines[chunk]
@@ -61,6 +71,9 @@ def sample_adaptive_cosines(
             weights = (sims * beta).sub_(beta).exp_()
             gram = memory @ memory.mT
             square = torch.bmm(gram, weights).mul_(weights).sum(dim=1)
+            if text_offsets is not None and image_offsets is not None:
+                sims[:, 0] -= text_offsets[chunk, None]
+                sims[:, 1:] -= image_offsets[places][:, :, None]
             cosines = sims.mul_(weights).sum(dim=1)
             result[chunk] = cosines.div_(square.clamp_min_(1e-24).sqrt_())
     return result

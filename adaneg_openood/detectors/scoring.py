@@ -27,8 +27,16 @@ class SideSums(NamedTuple):
     """(B,) logsumexp of the ID logits."""
     lse_neg: Tensor
     """(B,) logsumexp of all negative logits, grouped or not."""
-    s: Tensor
-    """(B,) the grouped ID score, in [0, 1]."""
+    lse_groups: Tensor
+    """(B, G) logsumexp of each group's logits."""
+
+    def score(self, log_odds: float = 0.0) -> Tensor:
+        """(B,) grouped ID score in [0, 1]: the mean of ``sigmoid(lse_id - lse_group + log_odds)``.
+
+        Args:
+            log_odds: 0 gives NegLabel's score.
+        """
+        return torch.sigmoid(self.lse_id[:, None] - self.lse_groups + log_odds).mean(dim=1)
 
 
 def group_order(n_neg: int, groups: int, permute: bool) -> Tensor:
@@ -49,7 +57,7 @@ def group_order(n_neg: int, groups: int, permute: bool) -> Tensor:
 
 
 def side_sums(logits: Tensor, n_id: int, groups: int) -> SideSums:
-    """Grouped ID score (NegLabel, ICLR 2024, eq. 5 averaged over groups) with its by-products.
+    """Sums that the grouped ID score (NegLabel, ICLR 2024, eq. 5 averaged over groups) is made of.
 
     ``S_g = sigmoid(logsumexp(ID) - logsumexp(group g))``. Each side is shifted by its own maximum, so
     nothing overflows and a hopeless image keeps a score above zero.
@@ -122,10 +130,9 @@ def _group_sums(exp_neg: Tensor, groups: int) -> Tensor:
 def _scored(
     exp_id: Tensor, exp_neg: Tensor, max_id: Tensor, max_neg: Tensor, lse_id: Tensor, parts: Tensor
 ) -> SideSums:
-    lse_group = max_neg[:, None] + parts[:, :-1].log()
-    s = torch.sigmoid(lse_id[:, None] - lse_group).mean(dim=1)
+    lse_groups = max_neg[:, None] + parts[:, :-1].log()
     lse_neg = max_neg + parts.sum(dim=1).log_()
-    return SideSums(exp_id, exp_neg, max_id, max_neg, lse_id, lse_neg, s)
+    return SideSums(exp_id, exp_neg, max_id, max_neg, lse_id, lse_neg, lse_groups)
 
 
 def id_probabilities(sums: SideSums) -> Tensor:
