@@ -29,7 +29,9 @@ logger = logging.getLogger(__name__)
 ON_ERROR = ("raise", "skip")
 _NAMED = 8  # broken images an error lists
 # of describe(): what must agree before two feature files may be used together
-_IDENTITY = ("model", "weights", "dim", "precision", "preprocessing")
+_IDENTITY = ("model", "weights", "dim", "preprocessing")
+# of one file's rows; between files precision may differ, as text on a CPU and images on a GPU do
+_ONE_FILE = (*_IDENTITY, "precision")
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,8 +265,8 @@ def encode_images(
 
     Raises:
         ValueError: broken images; a finished or half-finished file, or another file of the same
-            benchmark folder, made with another backbone, weights, precision or preprocessing;
-            a bad argument.
+            benchmark folder, made with another backbone, weights or preprocessing (or the file
+            itself in another precision); a bad argument.
     """
     target = Path(output)
     if target.suffix != ".safetensors":
@@ -366,7 +368,8 @@ def refuse_mixing(target: Path, provenance: dict[str, Any]) -> None:
     same folder.
 
     Raises:
-        ValueError: one was made with another backbone, weights, precision or preprocessing.
+        ValueError: one was made with another backbone, weights or preprocessing; another precision
+            is only warned of.
     """
     root = target.parent.parent if target.parent.name in ("near", "far") else target.parent
     others = sorted(
@@ -376,7 +379,13 @@ def refuse_mixing(target: Path, provenance: dict[str, Any]) -> None:
         if file != target and not file.name.startswith(".")
     )
     for other in others:
-        _refuse_other(target, provenance, other, read_feature_header(other), _IDENTITY)
+        header = read_feature_header(other)
+        _refuse_other(target, provenance, other, header, _IDENTITY)
+        if header.get("precision", provenance.get("precision")) != provenance.get("precision"):
+            logger.warning(
+                "%s: encoded in %s, but %s in %s; scores differ a little from a run in one precision",
+                *(target, provenance.get("precision"), other, header["precision"]),
+            )
     about = root / "text.json"
     if about.is_file() and target.name != "text.npz":
         known = json.loads(about.read_text("utf-8"))
@@ -392,7 +401,10 @@ def _refuse_other(
     known: dict[str, Any],
     identity: Sequence[str],
 ) -> None:
+    same_weights = "weights" in known and known["weights"] == provenance.get("weights")
     for key in identity:
+        if key == "model" and same_weights:
+            continue  # the same checkpoint under another path
         if key in known and key in provenance and known[key] != provenance[key]:
             raise ValueError(
                 f"{target}: its {key} would be {provenance[key]!r}, but {other} was made with "
@@ -403,7 +415,7 @@ def _refuse_other(
 
 def _check_same_work(target: Path, header: dict[str, Any]) -> None:
     known = read_feature_header(target)
-    _refuse_other(target, header, target, known, _IDENTITY)
+    _refuse_other(target, header, target, known, _ONE_FILE)
     if known.get("images_sha256") != header["images_sha256"]:
         raise ValueError(
             f"{target}: is there already, with other images (from {known.get('source')}); "
@@ -440,8 +452,8 @@ def _encode_parts(
     plan_file = folder / "plan.json"
     if plan_file.exists():
         known = json.loads(plan_file.read_text("utf-8"))
-        _refuse_other(target, plan, plan_file, known, _IDENTITY)
-        if known != plan:
+        _refuse_other(target, plan, plan_file, known, _ONE_FILE)
+        if {**known, "model": plan.get("model")} != plan:
             logger.warning("%s: was begun with other images or sizes, so it begins again", target)
             shutil.rmtree(folder)
             folder.mkdir()

@@ -58,15 +58,26 @@ class Evaluator(OpenOODEvaluator):  # type: ignore[misc]
             net = net.to(device)
         if preprocessor is None:
             preprocessor = getattr(net, "preprocess", None)
-        if kwargs.get("postprocessor") is None and kwargs.get("postprocessor_name") is not None:
-            from openood.evaluation_api.postprocessor import get_postprocessor
-
-            name = kwargs["postprocessor_name"]
-            kwargs["postprocessor"] = get_postprocessor(config_root, name, id_name)
-        if feature_dir is not None and hasattr(kwargs.get("postprocessor"), "feature_dir"):
-            kwargs["postprocessor"].feature_dir = os.fspath(feature_dir)
+        if feature_dir is not None:
+            self._keep_features(os.fspath(feature_dir), str(config_root), id_name, kwargs)
         with compat.cuda_calls_go_to(device_of(net)):
             super().__init__(net, id_name, str(data_root), str(config_root), preprocessor, **kwargs)
+
+    @staticmethod
+    def _keep_features(folder: str, config_root: str, id_name: str, kwargs: dict[str, Any]) -> None:
+        """Tell the postprocessor where encoded images are kept, before OpenOOD sets it up."""
+        from openood.evaluation_api.postprocessor import get_postprocessor
+
+        from adaneg_openood.openood.postprocessors import POSTPROCESSORS, TextPostprocessor
+
+        name = kwargs.get("postprocessor_name")
+        if kwargs.get("postprocessor") is None and name in POSTPROCESSORS:
+            kwargs["postprocessor"] = get_postprocessor(config_root, name, id_name)
+        if not isinstance(kwargs.get("postprocessor"), TextPostprocessor):
+            raise TypeError(
+                "feature_dir is for adaneg, neglabel and mcm; OpenOOD's methods encode themselves"
+            )
+        kwargs["postprocessor"].feature_dir = folder
 
     def eval_acc(self, data_name: str = "id") -> float:
         """As OpenOOD's, on any device."""
@@ -77,6 +88,14 @@ class Evaluator(OpenOODEvaluator):  # type: ignore[misc]
         """As OpenOOD's, on any device."""
         with compat.cuda_calls_go_to(device_of(self.net)):
             return super().eval_ood(fsood, progress)
+
+    def accuracies(self, results: Results) -> dict[str, float]:
+        """ID accuracy in percent: by the network's zero-shot prediction, and by the detector's own.
+
+        Args:
+            results: of :meth:`eval_streams`; the detector's is their mean over sets and streams.
+        """
+        return {"zero_shot": self.eval_acc(), "detector": float(results.records["ACC"].mean())}
 
     def eval_streams(
         self,

@@ -87,7 +87,9 @@ class CLIPNetwork(nn.Module):
         self.class_names = None if class_names is None else tuple(class_names)
         self.template = template
         self.logit_scale = float(getattr(model, "logit_scale", 100.0))
-        unit = nn.functional.normalize(id_features.detach().float(), dim=-1)
+        # names may have been encoded elsewhere; the network is where its towers are
+        device = getattr(model, "device", None) or id_features.device
+        unit = nn.functional.normalize(id_features.detach().to(device, torch.float32), dim=-1)
         self.register_buffer("id_features", unit)
         self.register_buffer(
             "negative_features",
@@ -220,7 +222,7 @@ def network_from_config(config: Mapping[str, Any]) -> CLIPNetwork:
     if odd:
         raise ValueError(f"network: {'; '.join(unknown_message(key, NETWORK_KEYS) for key in odd)}")
     given = {**NETWORK_KEYS, **{key: value for key, value in config.items() if value not in (None, "")}}
-    gpus = given["num_gpus"] or 0
+    gpus = 1 if given["num_gpus"] is None else given["num_gpus"]
     if gpus > 1:
         raise ValueError(f"network: num_gpus is {gpus}; a stream cannot be split, run with --num_gpus 1")
     if not given["class_names"]:

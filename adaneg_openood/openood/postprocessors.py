@@ -22,6 +22,7 @@ from adaneg_openood.openood.roles import TEST, VAL, Role, Roles
 from adaneg_openood.openood.settings import (
     PROTOCOLS,
     adaneg_config,
+    convert,
     fingerprint,
     read_settings,
     read_sweep,
@@ -84,7 +85,7 @@ class TextPostprocessor(BasePostprocessor):  # type: ignore[misc]
         given = {**dict(section.get("postprocessor_args") or {}), **self._overrides}
         self.settings = read_settings(self.method, given, where)
         self.args_dict = read_sweep(self.method, section.get("postprocessor_sweep"), where)
-        self.APS_mode = bool(section.get("APS_mode") or False)
+        self.APS_mode = convert("APS_mode", section.get("APS_mode") or False, False, where)
         if self.APS_mode and not self.args_dict:
             raise ValueError(
                 f"{where}: APS_mode is on, but postprocessor_sweep names nothing to search over; "
@@ -96,6 +97,7 @@ class TextPostprocessor(BasePostprocessor):  # type: ignore[misc]
         self._towers: Towers | None = None
         self._labels: Labels | None = None
         self._n_classes: int | None = None
+        self._progress = True
         self._roles = Roles(None, None)
         self._encoded: dict[int, EncodedSet] = {}
         self._by_content: dict[Any, EncodedSet] = {}
@@ -156,6 +158,7 @@ class TextPostprocessor(BasePostprocessor):  # type: ignore[misc]
             RuntimeError: before :meth:`setup`.
             ValueError: an image that cannot be read, or a label that is no class of the network.
         """
+        self._progress = progress
         encoded = self._encode(net, data_loader, progress)
         pred, conf = self._score(net, encoded, self._role(data_loader, encoded))
         return pred, conf, encoded.labels.copy()
@@ -430,7 +433,7 @@ class AdaNegPostprocessor(TextPostprocessor):
         return stream_array(pred[n_id:], origin["pred"]), stream_array(aligned, origin["conf"])
 
     def _id_set(self, net: Any, split: str) -> EncodedSet:
-        return self._encode(net, self._roles.id_role(split).loader, progress=True)
+        return self._encode(net, self._roles.id_role(split).loader, self._progress)
 
     def _token(self) -> int:
         return id(self._labels)

@@ -36,8 +36,10 @@ def register() -> None:
         _hooks = ImportHooks(
             around,
             {
+                "openood.evaluation_api.datasets": _extend_datasets,
                 "openood.evaluation_api.evaluator": _extend_evaluator_class,
                 "openood.evaluation_api.postprocessor": _extend_api_postprocessors,
+                "openood.evaluation_api.preprocessor": _extend_preprocessing,
                 "openood.evaluators.utils": _extend_get_evaluator,
                 "openood.networks.utils": _extend_get_network,
                 "openood.postprocessors.utils": _extend_get_postprocessor,
@@ -177,6 +179,20 @@ def _extend_evaluator_class(module: ModuleType) -> None:
     evaluator._classifier_inference = _classifier_inference
 
 
+def _extend_datasets(module: ModuleType) -> None:
+    """The drawn benchmark of :mod:`~adaneg_openood.openood.trial`; its folders are never downloaded."""
+    from adaneg_openood.openood.trial import INFO, NAME
+
+    module.DATA_INFO.setdefault(NAME, INFO)
+    module.benchmarks_dict.setdefault(NAME, [])
+
+
+def _extend_preprocessing(module: ModuleType) -> None:
+    from adaneg_openood.openood.trial import NAME, PREPROCESSING
+
+    module.default_preprocessing_dict.setdefault(NAME, PREPROCESSING)
+
+
 def _extend_transforms(module: ModuleType) -> None:
     """CLIP's interpolation and normalisation, by name, for the classic pipeline's preprocessor."""
     from torchvision.transforms import InterpolationMode
@@ -185,6 +201,7 @@ def _extend_transforms(module: ModuleType) -> None:
     module.normalization_dict.setdefault(
         "clip", [[0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]]
     )
+    module.normalization_dict.setdefault("demo", [[0.5, 0.5, 0.5], [0.25, 0.25, 0.25]])  # see trial.py
 
 
 def _guard_launch(module: ModuleType) -> None:

@@ -44,14 +44,14 @@ class StreamArray(np.ndarray):
         self._origin = None  # a slice or a result of arithmetic stands for nothing
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        if func is np.concatenate and len(args) == 1 and not kwargs:
+        if func is np.concatenate and len(args) == 1 and kwargs in ({}, {"axis": 0}):
             joined = _joined(list(args[0]))
             if joined is not None:
                 return joined
         return func(*_plain(args), **_plain(kwargs))
 
-    def __reduce__(self) -> Any:
-        return np.asarray(self).__reduce__()
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.view(np.ndarray).__reduce_ex__(protocol)  # a saved array remembers nothing
 
 
 def stream_array(values: np.ndarray, origin: Origin) -> np.ndarray:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adaneg_openood.openood.compat import refuse
+
 _TEXTS = 512  # texts encoded at a time
 
 
@@ -58,7 +60,7 @@ def towers_of(net: Any) -> Towers:
             getattr(net, "id_features", None),
             getattr(net, "negative_features", None),
             None if names is None else tuple(names),
-            None if scale is None else float(scale),
+            _scale(scale),
             device,
             str(getattr(net, "name", type(net).__name__)),
         )
@@ -79,6 +81,13 @@ def towers_of(net: Any) -> Towers:
         f"the network is a {type(net).__name__}, which has no encode_image; use the network "
         "'adaneg_clip', OpenOOD's CLIPZeroshot, or an object with encode_image and encode_text"
     )
+
+
+def _scale(value: Any) -> float | None:
+    """s: a number is s itself, a tensor is CLIP's parameter, which is its logarithm."""
+    if isinstance(value, Tensor):
+        return float(value.detach().exp())
+    return None if value is None else float(value)
 
 
 def device_of(net: Any) -> torch.device:
@@ -112,8 +121,10 @@ def _zeroshot(net: Any, device: torch.device) -> Towers:
         return features / features.norm(dim=-1, keepdim=True)
 
     def encode_text(texts: Sequence[str]) -> Tensor:
-        import clip
-
+        try:
+            import clip
+        except ModuleNotFoundError:
+            refuse("clip", "clip is not installed")
         parts = []
         for start in range(0, len(texts), _TEXTS):
             tokens = clip.tokenize(list(texts[start : start + _TEXTS]), truncate=True).to(device)
@@ -130,7 +141,7 @@ def _zeroshot(net: Any, device: torch.device) -> Towers:
         net.zeroshot_weights.T,
         None,
         None,
-        None if scale is None else float(torch.as_tensor(scale).detach().exp()),
+        _scale(scale),
         device,
         f"CLIPZeroshot:{type(visual).__name__}{size}",
     )

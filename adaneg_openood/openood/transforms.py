@@ -40,7 +40,9 @@ class ModelTransform(Compose):  # type: ignore[misc]
         transform = getattr(model, "_preprocess", None) or model.preprocess
         mean, std = _statistics(transform)
         super().__init__([transform, Normalization(mean, std)])
-        about = getattr(model, "preprocessing", None) or getattr(transform, "__qualname__", repr(transform))
+        about = getattr(model, "preprocessing", None) or getattr(
+            transform, "__qualname__", repr(transform)
+        )
         # what tells it from other models' preprocessing, also in another process
         self.key = f"{getattr(model, 'name', type(model).__name__)}: {about}"
 

@@ -186,8 +186,8 @@ class LearnedPrompts:
 
     Attributes:
         id_context: (n, width) shared by all classes, or (C, n, width), one a class.
-        negative_context: None; or (K, n, width), K negative prompts for every ID class (NegPrompt);
-            or (C, K, n, width).
+        negative_context: None; or (n, width), the context of mined negative labels (LAPT); or
+            (K, n, width), K negative prompts for every ID class (NegPrompt); or (C, K, n, width).
 
     Source: CoOp (Zhou et al., IJCV 2022), NegPrompt (Li et al., CVPR 2024), LAPT (Zhang et al.,
     ECCV 2024).
@@ -203,9 +203,9 @@ class LearnedPrompts:
             )
         negative = self.negative_context
         if negative is not None:
-            if negative.ndim not in (3, 4) or negative.shape[-1] != self.id_context.shape[-1]:
+            if negative.ndim not in (2, 3, 4) or negative.shape[-1] != self.id_context.shape[-1]:
                 raise ValueError(
-                    f"negative_context must be (K, n, width) or (C, K, n, width) with width "
+                    "negative_context must be (n, width), (K, n, width) or (C, K, n, width) with width "
                     f"{self.id_context.shape[-1]}, got {tuple(negative.shape)}"
                 )
 
@@ -282,8 +282,9 @@ def learned_features(
     """The text rows from learned prompts.
 
     ID rows are "[V1]...[Vn] name." with the learned vectors; then the learned negative rows, if
-    there are any (K a class, class by class); then mined negative labels, if given, in the ID
-    context where it is shared by all classes (LAPT), else in their templates.
+    there are any (K a class, class by class); then mined negative labels, if given: in the negative
+    context if that is one for all of them, else in the ID context if all classes share it, else in
+    their templates.
 
     Args:
         model: an open_clip or OpenAI CLIP whose text tower is that of the prompts.
@@ -308,7 +309,10 @@ def learned_features(
     parts = [encode_with_context(model, classes.names, prompts.id_context)]
     names = list(classes.names)
     negative = prompts.negative_context
-    if negative is not None:
+    of_mined = prompts.id_context if shared else None
+    if negative is not None and negative.ndim == 2:
+        of_mined = negative
+    elif negative is not None:
         if negative.ndim == 3:
             negative = negative.expand(n_id, *negative.shape)
         if len(negative) != n_id:
@@ -321,8 +325,8 @@ def learned_features(
         parts.append(encode_with_context(model, repeated, negative.flatten(0, 1)))
         names += [f"not {name} ({k})" for name in classes.names for k in range(per_class)]
     if negatives is not None and len(negatives):
-        if shared:
-            parts.append(encode_with_context(model, negatives.words, prompts.id_context))
+        if of_mined is not None:
+            parts.append(encode_with_context(model, negatives.words, of_mined))
         else:
             for kind, template in (("adj", "adjective"), ("noun", prompt)):
                 parts.append(encode_names(model, negatives.of_kind(kind), template, cache=cache))

@@ -37,11 +37,8 @@ LEXICOGRAPHER_FILES = (
 )
 
 
-class WordNetMissing(LookupError):
+class WordNetMissing(FileNotFoundError):
     """WordNet's database is nowhere to be found; the message says how to get it."""
-
-    def __str__(self) -> str:  # LookupError shows quotes around a message for KeyError's sake only
-        return str(self.args[0])
 
 
 def find_wordnet(path: str | os.PathLike[str] | None = None) -> str:

@@ -14,6 +14,7 @@ from adaneg_openood.text.prompt_features import (
     LabelFeatures,
     label_features,
     learned_features,
+    load_label_features,
     load_prompts,
 )
 from adaneg_openood.text.wordnet import WordNet
@@ -52,7 +53,7 @@ def mine_to_file(
         progress: show bars.
 
     Raises:
-        ValueError, OSError, LookupError, ImportError: with a message for people.
+        ValueError, OSError, ImportError: with a message for people.
     """
     config = MiningConfig() if config is None else config
     # names and words first: a typing error should not wait for a model to load
@@ -86,6 +87,7 @@ def labels_to_folder(
     model: str | VisionLanguageModel = DEFAULT_MODEL,
     prompt: str = "nice",
     prompts: str | os.PathLike[str] | None = None,
+    features: str | os.PathLike[str] | None = None,
     device: str = "cpu",
     precision: str = "auto",
     cache: str | os.PathLike[str] | bool = True,
@@ -101,6 +103,9 @@ def labels_to_folder(
         model, device, precision, cache, progress: as in :func:`mine_to_file`.
         prompt: template of ID names and nouns.
         prompts: a checkpoint of learned prompts (CoOp, NegPrompt, LAPT), instead of templates.
+        features: a file of text features of the user's own, see
+            :func:`~adaneg_openood.text.prompt_features.load_label_features`; taken as they are, so
+            neither model nor negatives are used.
 
     Raises:
         ValueError: also where image features of another model lie in the folder.
@@ -110,6 +115,10 @@ def labels_to_folder(
     from adaneg_openood.vlm import describe
 
     classes = id_classes(id_source)
+    if features is not None:
+        given = load_label_features(features, n_id=len(classes))
+        given.save(folder)
+        return given
     if isinstance(negatives, (str, os.PathLike)):
         negatives = NegativeLabels.load(negatives)
     towers = _model(model, device, precision)

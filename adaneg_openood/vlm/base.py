@@ -100,9 +100,7 @@ class TwoTowerModel(ABC):
         precision: str = "auto",
         preprocessing: str = "custom",
     ) -> None:
-        if precision not in PRECISIONS:
-            allowed = ", ".join(map(repr, PRECISIONS))
-            raise ValueError(f"precision must be one of {allowed}, got {precision!r}")
+        check_precision(precision)
         self.model = model.eval()
         self.name = name
         self.dim = dim
@@ -151,7 +149,7 @@ class TwoTowerModel(ABC):
         if pixels.ndim != 4:
             raise ValueError(f"pixels must be (B, 3, H, W), got shape {tuple(pixels.shape)}")
         with self._autocast():
-            features = self._encode_pixels(pixels.to(self.device))
+            features = self._encode_pixels(pixels.to(self.device, non_blocking=True))
         return normalize(features.float(), dim=-1)
 
     @torch.no_grad()
@@ -236,6 +234,13 @@ class TwoTowerModel(ABC):
                 self.context_length,
                 listed,
             )
+
+
+def check_precision(precision: str) -> None:
+    """Raises ValueError for a name that is not in :data:`PRECISIONS`."""
+    if precision not in PRECISIONS:
+        allowed = ", ".join(map(repr, PRECISIONS))
+        raise ValueError(f"precision must be one of {allowed}, got {precision!r}")
 
 
 def describe(model: VisionLanguageModel) -> dict[str, Any]:

@@ -106,6 +106,14 @@ class OpenClip(TwoTowerModel):
         if is_file:
             assert weights is not None
             check_checkpoint(weights)
+        downloads = None if cache_dir is None else os.fspath(cache_dir)
+        try:
+            tokenizer = open_clip.get_tokenizer(architecture, cache_dir=downloads)
+        except ImportError as error:
+            raise ImportError(
+                f"the tokenizer of {architecture} comes from transformers ({error}): "
+                "pip install 'adaneg_openood[hf]'"
+            ) from error
         options: dict[str, Any] = {}
         activation = _activation(architecture, weights, quick_gelu)
         if activation is not None:
@@ -121,7 +129,7 @@ class OpenClip(TwoTowerModel):
                     device=device,
                     require_pretrained=True,
                     weights_only=True,
-                    cache_dir=None if cache_dir is None else os.fspath(cache_dir),
+                    cache_dir=downloads,
                     **options,
                 )
         except RuntimeError as error:
@@ -138,7 +146,7 @@ class OpenClip(TwoTowerModel):
         )
         return cls(
             model,
-            open_clip.get_tokenizer(architecture),
+            tokenizer,
             transform,
             name=f"open_clip:{architecture}" + (f"/{weights}" if weights else ""),
             precision=precision,

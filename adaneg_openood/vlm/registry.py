@@ -31,8 +31,8 @@ def load_model(name: str, **options: Any) -> VisionLanguageModel:
         name: ``"open_clip:ViT-B-16/openai"`` (architecture/tag),
             ``"open_clip:ViT-B-16//data/model.safetensors"`` (architecture/file),
             ``"open_clip:local-dir:/folder"``, ``"hf:openai/clip-vit-base-patch16"`` or
-            ``"hf:/folder"`` (transformers), ``"clip:ViT-B/16"`` (OpenAI's package).
-            Without a prefix, open_clip.
+            ``"hf:/folder"`` (transformers), ``"clip:ViT-B/16"`` (OpenAI's package), or ``"demo"``,
+            the tiny model that comes with this package. Without a prefix, open_clip.
         options: ``device``, ``precision`` and ``preprocessing`` for all; each loader's own.
 
     Raises:
@@ -43,10 +43,12 @@ def load_model(name: str, **options: Any) -> VisionLanguageModel:
         >>> load_model("resnet:50")
         Traceback (most recent call last):
         ...
-        ValueError: unknown kind of model 'resnet' in 'resnet:50'; known are clip, hf, open_clip
+        ValueError: unknown kind of model 'resnet' in 'resnet:50'; known are clip, demo, hf, open_clip
     """
     prefix, colon, rest = name.partition(":")
-    if not colon or prefix in ("local-dir", "hf-hub"):
+    if name == "demo":
+        rest = name
+    elif not colon or prefix in ("local-dir", "hf-hub"):
         prefix, rest = "open_clip", name
     if prefix not in _LOADERS:
         raise ValueError(
@@ -65,6 +67,21 @@ def _open_clip(name: str, **options: Any) -> VisionLanguageModel:
         return OpenClip.load(name, **options)
     architecture, slash, weights = name.partition("/")
     return OpenClip.load(architecture, os.path.expanduser(weights) if slash else None, **options)
+
+
+@register("demo")
+def _demo(
+    name: str, *, device: str = "cpu", precision: str = "auto", preprocessing: str = "model"
+) -> VisionLanguageModel:
+    from adaneg_openood.demo.model import load_demo_model
+    from adaneg_openood.vlm.base import check_precision
+
+    if preprocessing != "model":
+        raise ValueError(f"the demo's model has its own preprocessing only, got {preprocessing!r}")
+    check_precision(precision)
+    model = load_demo_model()
+    model.precision = precision
+    return model.to(device)
 
 
 @register("clip")

@@ -121,8 +121,11 @@ def test_text_features_from_a_file_need_no_text_tower(root: Path, tmp_path: Path
     table = plain(root, net, AdaNegPostprocessor(text_features=str(tmp_path / "text.pt"))).eval_ood(
         progress=False
     )
-    again = plain(root, CLIPNetwork(ImageTower(), id_features=text[:10], negative_features=text[10:]),
-                  AdaNegPostprocessor()).eval_ood(progress=False)
+    again = plain(
+        root,
+        CLIPNetwork(ImageTower(), id_features=text[:10], negative_features=text[10:]),
+        AdaNegPostprocessor(),
+    ).eval_ood(progress=False)
     np.testing.assert_array_equal(table, again)
     with pytest.raises(ValueError, match="no negative label is left"):
         torch.save(text[:10], tmp_path / "short.pt")
@@ -214,7 +217,9 @@ def test_broken_images_are_skipped_when_told_and_every_count_agrees(
 
 def test_odd_files(root: Path, negatives_file: Path) -> None:
     """RGBA, grey and CMYK images, names with spaces, CRLF lists and blank lines change no number."""
-    before = plain(root, network(), AdaNegPostprocessor(negatives=str(negatives_file))).eval_ood(progress=False)
+    before = plain(root, network(), AdaNegPostprocessor(negatives=str(negatives_file))).eval_ood(
+        progress=False
+    )
     lines = (root / TEST_LIST).read_text().splitlines()
     renamed = []
     for index, line in enumerate(lines):
@@ -226,7 +231,9 @@ def test_odd_files(root: Path, negatives_file: Path) -> None:
             file = root / "images_classic" / new
             Image.open(file).convert("RGBA").save(file)
     (root / TEST_LIST).write_bytes(("\r\n".join(renamed) + "\r\n\r\n").encode())
-    after = plain(root, network(), AdaNegPostprocessor(negatives=str(negatives_file))).eval_ood(progress=False)
+    after = plain(root, network(), AdaNegPostprocessor(negatives=str(negatives_file))).eval_ood(
+        progress=False
+    )
     np.testing.assert_array_equal(before, after)
 
     for line, mode in enumerate(("L", "CMYK", "P", "LA", "1")):

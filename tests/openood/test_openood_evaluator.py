@@ -181,7 +181,8 @@ def test_saved_scores_alone_give_the_same_metrics(benchmarks: Path, negatives_fi
     post = AdaNegPostprocessor(negatives=str(negatives_file), batch_size=16)
     run = evaluator(benchmarks, "cifar10", network("cifar10", 10.0), postprocessor=post)
     run.eval_ood(progress=False)
-    scores = pickle.loads(pickle.dumps(run.scores))
+    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+        scores = pickle.loads(pickle.dumps(run.scores, protocol))
     assert type(scores["id"]["test"][1]) is np.ndarray
     direct = direct_metrics(
         benchmarks,

@@ -57,6 +57,9 @@ def test_streams_equal_direct_ones_and_are_resumed(
     rows = results.records[results.records["seed"] == 0].set_index("dataset")
     assert table.loc["tin", "AUROC"] == pytest.approx(rows.loc["tin", "AUROC"], abs=1e-12)
     assert set(run.net.model.seen.values()) == {1}
+    accuracies = run.accuracies(results)
+    assert accuracies["zero_shot"] == pytest.approx(direct["tin"]["zero_shot"])
+    assert accuracies["detector"] == pytest.approx(results.records["ACC"].mean())
 
     file = tmp_path / "scores" / "near" / "tin-seed4.npz"
     with np.load(file, allow_pickle=False) as saved:
@@ -67,9 +70,7 @@ def test_streams_equal_direct_ones_and_are_resumed(
     from adaneg_openood.openood import stream_results
 
     original = stream_results.run_stream
-    monkeypatch.setattr(
-        stream_results, "run_stream", lambda *args: calls.append(1) or original(*args)
-    )
+    monkeypatch.setattr(stream_results, "run_stream", lambda *args: calls.append(1) or original(*args))
     again = run.eval_streams(seeds=(0, 4), save_dir=tmp_path / "scores", progress=False)
     assert len(calls) == 1, "only the damaged one"
     np.testing.assert_array_equal(again.records[list(METRICS)], results.records[list(METRICS)])
@@ -78,7 +79,9 @@ def test_streams_equal_direct_ones_and_are_resumed(
     assert len(calls) == 1 + len(results.records)
 
 
-def test_methods_without_memory_run_one_stream(benchmarks: Path, negatives_file: Path, tmp_path: Path) -> None:
+def test_methods_without_memory_run_one_stream(
+    benchmarks: Path, negatives_file: Path, tmp_path: Path
+) -> None:
     run = make(benchmarks, NegLabelPostprocessor(negatives=str(negatives_file)))
     results = run.eval_streams(seeds=(0, 1, 2), fsood=True, save_dir=tmp_path, progress=False)
     assert len(list(tmp_path.glob("*/*.npz"))) == 6
@@ -90,7 +93,9 @@ def test_methods_without_memory_run_one_stream(benchmarks: Path, negatives_file:
         transform=TinyModel().preprocess,
         csid=True,
     )
-    assert results.table("neglabel").loc["mnist", "AUROC"] == pytest.approx(direct["mnist"]["AUROC"], abs=1e-12)
+    assert results.table("neglabel").loc["mnist", "AUROC"] == pytest.approx(
+        direct["mnist"]["AUROC"], abs=1e-12
+    )
 
 
 def test_encoded_images_are_kept(benchmarks: Path, negatives_file: Path, tmp_path: Path) -> None:
@@ -108,6 +113,23 @@ def test_encoded_images_are_kept(benchmarks: Path, negatives_file: Path, tmp_pat
     assert counts[0] > 0
     assert counts[1] == 0
     np.testing.assert_array_equal(*tables)
+
+
+def test_models_own_preprocessing_on_imagenet(benchmarks: Path, negatives_file: Path) -> None:
+    """OpenOOD takes a Compose that ends in a normalisation there."""
+    net = CLIPNetwork(TinyModel(), names_of("imagenet"))
+    post = AdaNegPostprocessor(negatives=str(negatives_file), batch_size=16)
+    run = Evaluator(net, "imagenet", str(benchmarks), postprocessor=post, num_workers=0)
+    table = run.eval_ood(progress=False)
+    direct = direct_metrics(
+        benchmarks,
+        "imagenet",
+        lambda text, n: AdaNeg(text, n, logit_scale=40.0),
+        transform=TinyModel().preprocess,
+        batch_size=16,
+    )
+    for name, expected in direct.items():
+        assert table.loc[name, "AUPR_IN"] == pytest.approx(expected["AUPR_IN"], abs=1e-12, rel=0)
 
 
 @pytest.mark.parametrize("name", ["msp", "mls", "ebo"])

@@ -130,7 +130,7 @@ def read_csv(path: Path) -> dict[str, dict[str, str]]:
 
 
 @needs_checkout
-@pytest.mark.parametrize(("evaluator", "scheme"), [("ood", "ood"), ("ood", "fsood"), ("adaneg", "ood")])
+@pytest.mark.parametrize(("evaluator", "scheme"), [("ood", "fsood"), ("adaneg", "ood")])
 def test_classic_main(
     benchmarks: Path, negatives_file: Path, tmp_path: Path, evaluator: str, scheme: str
 ) -> None:
@@ -168,14 +168,21 @@ def test_classic_main(
         assert len(list(streams.glob("*/*.npz"))) == 2 * len(direct)
 
 
-@needs_checkout
-def test_many_gpus_are_refused(benchmarks: Path, negatives_file: Path, tmp_path: Path) -> None:
-    main = str(checkout() / "main.py")  # type: ignore[operator]
-    configs = classic_configs(tmp_path, benchmarks, negatives_file)
-    done = run([main, "--config", *configs, "--num_gpus", "2"], tmp_path, check=False)
-    assert done.returncode != 0
-    assert "num_gpus is 2" in done.stderr
-    assert "--num_gpus 1" in done.stderr
+@pytest.mark.parametrize("section", ["postprocessor", "network", "evaluator"])
+def test_many_gpus_are_refused_before_processes_start(section: str) -> None:
+    from openood.utils import Config, launch
+
+    names = {"postprocessor": "neglabel", "network": "adaneg_clip", "evaluator": "adaneg"}
+    config = Config(**{section: {"name": names[section]}, "num_gpus": 2, "num_machines": 1})
+    with pytest.raises(ValueError, match=r"num_gpus is 2 .* --num_gpus 1"):
+        launch(print, 2, num_machines=1, machine_rank=0, dist_url="auto", args=(config,))
+    with pytest.raises(ValueError, match="num_gpus is 2"):
+        from openood.networks import get_network
+
+        get_network(Config(name="adaneg_clip", num_gpus=2))
+    calls: list[object] = []
+    launch(calls.append, 1, args=(Config(**{section: {"name": names[section]}, "num_gpus": 1}),))
+    assert len(calls) == 1
 
 
 @needs_checkout

@@ -17,7 +17,7 @@ from openood_tiny import NEGATIVES
 
 ROOT = Path(__file__).parents[2]
 
-# a folder with the unpacked wheel stands in for an empty environment: site-packages of this one follow it
+# the unpacked wheel comes first on the path; for its requirements, this environment has to do
 USE = """
 import sys, adaneg_openood
 from pathlib import Path
@@ -44,7 +44,9 @@ def test_wheel_holds_all_it_needs(benchmarks: Path, tmp_path: Path, negatives_fi
     # built from a copy, so that no build folder is left in the checkout
     names = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, text=True, capture_output=True,
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
     ).stdout.splitlines()
     if not names:
         pytest.skip("no git checkout to build from")
@@ -54,9 +56,22 @@ def test_wheel_holds_all_it_needs(benchmarks: Path, tmp_path: Path, negatives_fi
                 (source / name).parent.mkdir(parents=True, exist_ok=True)
                 (source / name).write_bytes((ROOT / name).read_bytes())
     subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet",
-         "--disable-pip-version-check", "--no-index", "--wheel-dir", str(tmp_path), str(source)],
-        check=True, timeout=120,
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "--no-deps",
+            "--no-build-isolation",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-index",
+            "--wheel-dir",
+            str(tmp_path),
+            str(source),
+        ],
+        check=True,
+        timeout=120,
     )
     (wheel,) = tmp_path.glob("*.whl")
     unpacked = tmp_path / "unpacked"
@@ -70,9 +85,20 @@ def test_wheel_holds_all_it_needs(benchmarks: Path, tmp_path: Path, negatives_fi
         assert packed == {path.name for path in (ROOT / "configs" / kind).glob("*.yml")}
     env = dict(os.environ, PYTHONPATH=str(unpacked), OMP_NUM_THREADS="1")
     done = subprocess.run(
-        [sys.executable, "-c", USE, str(unpacked), str(benchmarks), str(negatives_file),
-         str(Path(__file__).parent)],
-        cwd=tmp_path, env=env, text=True, capture_output=True, timeout=120,
+        [
+            sys.executable,
+            "-c",
+            USE,
+            str(unpacked),
+            str(benchmarks),
+            str(negatives_file),
+            str(Path(__file__).parent),
+        ],
+        cwd=tmp_path,
+        env=env,
+        text=True,
+        capture_output=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.splitlines()[-1]) > 50

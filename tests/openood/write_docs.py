@@ -1,4 +1,4 @@
-"""Writes docs/openood_postprocessors.md: which of OpenOOD's postprocessors run on an image-text model."""
+"""Writes docs/openood_postprocessors.md: which of OpenOOD's postprocessors run on CLIP."""
 
 from __future__ import annotations
 

@@ -99,6 +99,15 @@ def test_coop_style_checkpoint_with_class_contexts(model, tmp_path):
         learned_features(model, CLASSES, wide, NEGATIVES)
 
 
+def test_lapt_style_checkpoint_with_a_context_for_mined_labels(model, tmp_path):
+    state = {"ctx": words(model, "a photo of a"), "ctx_neg": words(model, "not one of these")}
+    torch.save(state, tmp_path / "lapt.pt")
+    made = learned_features(model, CLASSES, load_prompts(tmp_path / "lapt.pt"), NEGATIVES)
+    texts = [f"a photo of a {name}." for name in CLASSES.names]
+    texts += [f"not one of these {word}." for word in NEGATIVES.words]
+    torch.testing.assert_close(made.features, model.encode_text(texts), atol=1e-6, rtol=0)
+
+
 def test_bad_prompt_files(tmp_path):
     torch.save({"weights": torch.zeros(2)}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match=r"no context vectors called .*ctx; it holds weights"):

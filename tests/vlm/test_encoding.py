@@ -169,7 +169,6 @@ def test_finished_files_are_kept_or_refused(images, tmp_path):
     [
         (lambda: model_of(1), "its weights would be"),
         (lambda: model_of(size=16), "its preprocessing would be"),
-        (lambda: model_of(precision="fp16"), "its precision would be"),
     ],
 )
 def test_one_benchmark_folder_holds_one_backbone(images, tmp_path, other, message):
@@ -181,6 +180,19 @@ def test_one_benchmark_folder_holds_one_backbone(images, tmp_path, other, messag
             encode_images(model, source, tmp_path / place, workers=0)
         assert model.passes == 0 and not (tmp_path / place).exists()
     encode_images(model_of(), source, tmp_path / "near" / "ssb.safetensors", workers=0)
+
+
+def test_other_precision_is_warned_of_and_other_path_is_nothing(images, tmp_path, caplog):
+    source = image_source(images, limit=2)
+    encode_images(model_of(), source, tmp_path / "id.safetensors", workers=0)
+    moved = model_of()
+    moved.name = "the same weights at another path"
+    encode_images(moved, source, tmp_path / "near" / "a.safetensors", workers=0)
+    assert caplog.text == ""
+    encode_images(model_of(precision="bf16"), source, tmp_path / "far" / "b.safetensors", workers=0)
+    assert "encoded in bf16" in caplog.text and "id.safetensors" in caplog.text
+    with pytest.raises(ValueError, match="its precision would be 'bf16'"):
+        encode_images(model_of(precision="bf16"), source, tmp_path / "id.safetensors", workers=0)
 
 
 def test_text_features_of_another_model_are_refused(images, tmp_path):

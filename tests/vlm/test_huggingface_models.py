@@ -147,6 +147,45 @@ def test_paper_preprocessing_takes_the_processors_normalisation(saved):
     assert f"mean {processor.image_mean[0]:.6g}" in loaded.preprocessing
 
 
+def test_open_clip_folder_with_a_transformers_tokenizer(tmp_path, caplog):
+    """SigLIP's way in open_clip: custom text tower, Hugging Face tokenizer, bias."""
+    import open_clip
+    from safetensors.torch import save_file
+    from tiny_models import VISION
+
+    words = tokenizer(tmp_path, 10)
+    text = {
+        "context_length": 10, "vocab_size": 13, "width": 32, "heads": 2, "layers": 1,
+        "hf_tokenizer_name": "somewhere/on-the-hub", "no_causal_mask": True, "pool_type": "last",
+    }  # fmt: skip
+    config = {
+        "embed_dim": 24, "vision_cfg": VISION, "text_cfg": text, "custom_text": True,
+        "init_logit_bias": -4.0, "init_logit_scale": 2.0,
+    }  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        towers = open_clip.model.CustomTextCLIP(
+            **{key: value for key, value in config.items() if key != "custom_text"}
+        ).eval()
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    save_file(
+        {key: value.contiguous() for key, value in towers.state_dict().items()},
+        tmp_path / "open_clip_model.safetensors",
+    )
+    loaded = load_model(f"open_clip:local-dir:{tmp_path}")
+    tokens = words(
+        [*TEXTS, "word " * 30], padding="max_length", truncation=True, max_length=10,
+        return_tensors="pt",
+    )["input_ids"]  # fmt: skip
+    with torch.no_grad():
+        expected = towers.encode_text(tokens, normalize=True)
+    got = loaded.encode_text([*TEXTS, "word " * 30])
+    torch.testing.assert_close(got, expected, atol=1e-6, rtol=0)
+    assert loaded.logit_bias == -4.0 and loaded.logit_scale == pytest.approx(7.389056, rel=1e-6)
+    assert loaded.token_count("the nice dog") == 5
+    assert "1 text(s) longer than the model's 10 tokens" in caplog.text
+
+
 def test_errors(saved, tmp_path):
     _, _, words, processor, folder = saved
     (folder / "config.json").write_text(json.dumps({"model_type": "nosuch"}))

@@ -1,0 +1,44 @@
+"""What commands share: options, errors for people, tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from adaneg_openood.evaluation import Results
+
+SEED = typer.Option(0, min=0, help="First seed of the stream orders.")
+ORDERS = typer.Option(3, min=1, help="Stream orders to average.")
+DEVICE = typer.Option("cpu", help="cpu, cuda, cuda:1, mps ...")
+JSON = typer.Option(None, "--json", help="Write all results here.")
+CSV = typer.Option(None, "--csv", help="Write one row a run here.")
+
+
+def show_results(results: Results, json_file: Path | None, csv_file: Path | None) -> None:
+    """Print every table, and write the files that were asked for."""
+    for method in results.methods:
+        typer.echo(f"\n{results.format_table(method)}")
+    summary = results.summary().round(2).rename_axis(None)
+    typer.echo(f"\nMeans over sets and orders, in percent:\n{summary.T.to_string()}")
+    occupancy = results.format_occupancy()
+    if occupancy:
+        typer.echo(f"\n{occupancy}")
+    if json_file is not None:
+        results.to_json(json_file)
+    if csv_file is not None:
+        results.to_csv(csv_file)
+
+
+@contextmanager
+def readable_errors() -> Iterator[None]:
+    """Errors made for people end as one line; all others keep their traceback."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None

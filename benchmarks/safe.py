@@ -1,0 +1,137 @@
+"""The calibrated mode against NegLabel: ``python -m benchmarks.safe choose`` and ``... report``.
+
+``choose`` runs the settings it could have on the selection streams and the demo, leaving one task out in
+turn. ``report`` writes ``docs/safe_table.md``: the demo, and synthetic streams that nothing was chosen on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from adaneg_openood import AdaNeg, AdaNegConfig, NegLabel
+from adaneg_openood.evaluation import ood_metrics, run_stream, stream_order
+from benchmarks.worlds import LOGIT_SCALE, report_worlds, selection_worlds
+
+GAINS = (0.0, 0.125, 0.25, 0.35, 0.5, 0.7, 1.0)
+ALLOWED_LOSS = 0.15  # AUROC points a selection task may lose against NegLabel
+_METRICS = ("FPR@95", "AUROC", "ACC")
+Task = tuple[str, Tensor, int, float, Tensor, Tensor, Tensor]
+
+
+def synthetic_tasks(worlds: Iterable) -> Iterable[Task]:  # type: ignore[type-arg]
+    for world in worlds:
+        text, id_images, labels, ood_images = world.features()
+        name = f"{world.kind}, C {world.n_classes}, M {world.n_negatives}, {world.n_id}:{world.n_ood}"
+        yield name, text, world.n_classes, LOGIT_SCALE, id_images, labels, ood_images
+
+
+def demo_tasks() -> Iterable[Task]:
+    from adaneg_openood.demo.run import demo_features
+
+    data = demo_features(progress=False)
+    for name, images in {**data.near, **data.far}.items():
+        yield (
+            f"demo {name}",
+            data.text_features,
+            data.n_id,
+            data.logit_scale,
+            data.id_features,
+            data.id_labels,
+            images,
+        )
+
+
+def measure(task: Task, make: Callable[..., object], seeds: Iterable[int]) -> np.ndarray:
+    """(3,) mean FPR@95 (OOD positive), AUROC and ACC over the stream orders, in percent."""
+    _, text, n_id, scale, id_images, labels, ood_images = task
+    features = torch.cat([ood_images, id_images])
+    truth = np.concatenate([np.full(len(ood_images), -1), labels.numpy()])
+    batch = 64 if len(features) < 4000 else 256
+    rows = []
+    for seed in seeds:
+        order = stream_order(len(ood_images), len(id_images), seed)
+        scores = run_stream(make(text, n_id, scale), features, order, batch)  # type: ignore[arg-type]
+        metrics = ood_metrics(scores.conf, truth, scores.pred)
+        rows.append([metrics[name] for name in _METRICS])
+    return np.mean(rows, axis=0)
+
+
+def _neglabel(text: Tensor, n_id: int, scale: float) -> NegLabel:
+    return NegLabel(text, n_id, logit_scale=scale)
+
+
+def _adaneg(config: AdaNegConfig) -> Callable[[Tensor, int, float], AdaNeg]:
+    return lambda text, n_id, scale: AdaNeg(text, n_id, scale, config)
+
+
+def choose() -> None:
+    tasks = [*synthetic_tasks(selection_worlds()), *demo_tasks()]
+    base = np.array([measure(task, _neglabel, (0,)) for task in tasks])
+    change = np.array(
+        [
+            [measure(task, _adaneg(AdaNegConfig.safe(gain=gain)), range(3)) for task in tasks]
+            for gain in GAINS
+        ]
+    )
+    change -= base
+    for gain, rows in zip(GAINS, change):
+        print(
+            f"gain {gain}: AUROC {rows[:, 1].mean():+.2f} (worst {rows[:, 1].min():+.2f}), "
+            f"FPR@95 {rows[:, 0].mean():+.2f} (worst {rows[:, 0].max():+.2f}), "
+            f"ACC {rows[:, 2].mean():+.2f} (worst {rows[:, 2].min():+.2f})"
+        )
+    left_out = []
+    for task in range(len(tasks)):
+        rest = np.delete(change, task, axis=1)
+        harmless = rest[:, :, 1].min(axis=1) >= -ALLOWED_LOSS
+        best = max(np.flatnonzero(harmless), key=lambda i: rest[i, :, 1].mean())
+        left_out.append((GAINS[best], change[best, task, 1]))
+    gains, losses = zip(*left_out)
+    print(f"chosen with one task left out: {dict(zip(*np.unique(gains, return_counts=True)))}")
+    print(f"AUROC change on the task left out: mean {np.mean(losses):+.2f}, worst {np.min(losses):+.2f}")
+
+
+def report(path: Path) -> None:
+    lines = [
+        "| task | FPR@95 NegLabel | AdaNeg | safe | AUROC NegLabel | AdaNeg | safe "
+        "| ACC NegLabel | AdaNeg | safe |",
+        "|---|" + "--:|" * 9,
+    ]
+    methods = (_neglabel, _adaneg(AdaNegConfig()), _adaneg(AdaNegConfig.safe()))
+    rows = []
+    for task in [*demo_tasks(), *synthetic_tasks(report_worlds())]:
+        values = np.array(
+            [measure(task, make, (0,) if make is _neglabel else range(5)) for make in methods]
+        )
+        rows.append(values)
+        cells = " | ".join(f"{value:.2f}" for value in values.T.ravel())
+        lines.append(f"| {task[0]} | {cells} |")
+        print(lines[-1])
+    mean = np.mean(rows, axis=0)
+    lines.append("| **mean** | " + " | ".join(f"**{value:.2f}**" for value in mean.T.ravel()) + " |")
+    print(lines[-1])
+    path.write_text(
+        "<!-- written by python -m benchmarks.safe report -->\n" + "\n".join(lines) + "\n", "utf-8"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("choose", "report"))
+    parser.add_argument("--out", type=Path, default=Path("docs/safe_table.md"))
+    args = parser.parse_args()
+    if args.what == "choose":
+        choose()
+    else:
+        report(args.out)
+
+
+if __name__ == "__main__":
+    main()

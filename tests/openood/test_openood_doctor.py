@@ -1,0 +1,108 @@
+"""doctor and leaderboard."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("openood", reason="OpenOOD is not installed")
+
+from openood.evaluation_api.datasets import DATA_INFO
+from openood_tiny import TinyModel, build_benchmark, names_of
+
+from adaneg_openood.evaluation import Results
+from adaneg_openood.openood import CLIPNetwork, Evaluator, MCMPostprocessor
+from adaneg_openood.openood.doctor import diagnose, to_dict, to_text
+from adaneg_openood.openood.leaderboard import COLUMNS, leaderboard_row, to_csv, write_files
+
+
+def test_doctor_names_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build_benchmark(tmp_path / "data", "cifar10", n_id=10, n_ood=5)
+    monkeypatch.setenv("ADANEG_WORDNET", str(tmp_path / "none"))
+    checks = {check.name.strip(): check for check in diagnose(tmp_path / "data")}
+    assert checks["OpenOOD"].ok
+    assert checks["data cifar10"].ok
+    assert "data imagenet" not in checks
+    assert checks["WordNet"].ok is False
+    assert checks["WordNet"].mend == "python -m nltk.downloader wordnet"
+
+    entry = DATA_INFO["cifar10"]["ood"]["near"]["tin"]
+    name = (tmp_path / "data" / entry["imglist_path"]).read_text().splitlines()[0].split(" ")[0]
+    (tmp_path / "data" / entry["data_dir"] / name).unlink()
+    found = diagnose(tmp_path / "data", "cifar10")
+    check = {check.name: check for check in found}["data cifar10"]
+    assert "1 of 5 images of near tin" in check.found
+    text = to_text(found, width=100)
+    assert "1 of 5 images of near tin" in text and "to mend: bash scripts/download" in text
+    assert len(text.splitlines()) <= 40, "one screen"
+    json.dumps(to_dict(found))
+    nothing = {check.name: check for check in diagnose(tmp_path / "nowhere")}
+    assert "there is no folder" in nothing["data"].found
+
+
+def test_doctor_without_openood(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import importlib.util
+
+    original = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name.startswith(("openood", "clip")) else original(name, *rest),
+    )
+    checks = {check.name: check for check in diagnose(tmp_path)}
+    assert checks["OpenOOD"].ok is False
+    assert "git+https://github.com/Jingkang50/OpenOOD" in checks["OpenOOD"].mend
+    assert checks["data"].ok is None
+    assert sys.modules["openood"]
+
+
+def results(benchmarks: Path) -> Results:
+    run = Evaluator(
+        CLIPNetwork(TinyModel(), names_of("cifar10")),
+        "cifar10",
+        str(benchmarks),
+        postprocessor=MCMPostprocessor(),
+        num_workers=0,
+    )
+    return run.eval_streams(seeds=(0, 1), progress=False)
+
+
+def test_leaderboard_row(benchmarks: Path, tmp_path: Path) -> None:
+    found = results(benchmarks)
+    row = leaderboard_row(found, "cifar10", method="mcm", arch="tiny", id_accuracy=91.5)
+    assert tuple(row) == COLUMNS
+    assert row["Near-OOD_AUROC"] == f"{found.table('mcm').loc['nearood', 'AUROC']:.2f}"
+    assert row["ID_Accuracy"] == "91.50"
+    assert (
+        "shuffled" in row["Additional_Description"] and "2 stream order" in row["Additional_Description"]
+    )
+    row_path, table_path = write_files(found, tmp_path, "cifar10", method="mcm", arch="tiny")
+    assert row_path.read_text().splitlines()[0] == ",".join(COLUMNS)
+    assert len(to_csv([row, row], header=False).splitlines()) == 2
+    lines = table_path.read_text().splitlines()
+    assert lines[0] == ",FPR@95,AUROC,AUPR_IN,AUPR_OUT,ACC"
+    assert [line.split(",")[0] for line in lines[1:]] == [
+        *("cifar100", "tin", "nearood", "mnist", "svhn", "texture", "places365", "farood")
+    ]
+
+
+def test_incomplete_results_are_refused(benchmarks: Path, tmp_path: Path) -> None:
+    found = results(benchmarks)
+    part = Results(found.records[found.records["dataset"] != "svhn"], found.order, found.seeds, 256)
+    with pytest.raises(ValueError, match="far-OOD lacks svhn"):
+        write_files(part, tmp_path, "cifar10", method="mcm", arch="tiny")
+    assert not list(tmp_path.glob("*.csv"))
+    with pytest.raises(ValueError, match="near-OOD lacks ninco, ssb_hard"):
+        leaderboard_row(found, "imagenet", method="mcm", arch="tiny")
+    one = found.records.drop(found.records.index[0])
+    with pytest.raises(ValueError, match="every seed"):
+        leaderboard_row(
+            Results(one, found.order, found.seeds, 256), "cifar10", method="mcm", arch="tiny"
+        )
+    with pytest.raises(ValueError, match="no method 'adaneg'"):
+        leaderboard_row(found, "cifar10", arch="tiny")
+    with pytest.raises(ValueError, match="arch is empty"):
+        leaderboard_row(found, "cifar10", method="mcm", arch=" ")

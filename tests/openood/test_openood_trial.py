@@ -1,0 +1,68 @@
+"""The drawn benchmark, as the README runs it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("openood", reason="OpenOOD is not installed")
+
+from openood.evaluation_api import Evaluator
+from openood_checkout import checkout, needs_checkout
+
+from adaneg_openood.openood.trial import main, trial_network, write_trial
+
+
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trial")
+    write_trial(folder)
+    return folder
+
+
+def test_openoods_evaluator_knows_it(trial: Path) -> None:
+    tables = {}
+    for method in ("adaneg", "mcm"):
+        net = trial_network()
+        run = Evaluator(
+            net,
+            id_name="demo",
+            data_root=str(trial),
+            config_root=str(trial / "configs"),
+            preprocessor=net.preprocess,
+            postprocessor_name=method,
+            num_workers=0,
+        )
+        tables[method] = run.eval_ood(progress=False)
+    assert list(tables["mcm"].index) == [
+        *("creatures", "tools", "nearood", "textures", "scenes", "digits", "farood")
+    ]
+    assert tables["adaneg"].loc["farood", "AUROC"] > tables["mcm"].loc["farood", "AUROC"]
+    assert tables["adaneg"].loc["farood", "AUROC"] > 90
+
+
+@needs_checkout
+def test_classic_pipeline_runs_it(trial: Path, tmp_path: Path) -> None:
+    script = str(checkout() / "main.py")  # type: ignore[operator]
+    configs = [str(trial / f"{name}.yml") for name in ("dataset", "ood", "run")]
+    configs.append(str(trial / "configs" / "postprocessors" / "adaneg.yml"))
+    done = subprocess.run(
+        [sys.executable, "-m", "adaneg_openood", script, "--config", *configs, "--num_gpus", "0"],
+        cwd=tmp_path,
+        env=dict(os.environ, OMP_NUM_THREADS="1"),
+        text=True,
+        capture_output=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Completed!" in done.stdout
+    assert "FPR@95 (ID positive)" in (trial / "results" / "demo_adaneg" / "streams.csv").read_text()
+
+
+def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="usage"):
+        main([])

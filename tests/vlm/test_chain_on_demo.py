@@ -1,0 +1,64 @@
+"""mine, encode and eval on the demo's images give the demo's table."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+import torch
+
+from adaneg_openood.demo import world
+from adaneg_openood.demo.run import _SETS, BATCH_SIZE, N_NEGATIVES, demo_features
+from adaneg_openood.encoding import encode_to_file
+from adaneg_openood.evaluation import evaluate, load_features, standard_detectors
+from adaneg_openood.text import MiningConfig
+from adaneg_openood.text.workflow import labels_to_folder, mine_to_file
+from adaneg_openood.vlm import load_model
+
+
+def test_chained_commands_give_the_demos_table(tmp_path):
+    world.write_benchmark(tmp_path)
+    words = tmp_path / "words"
+    words.mkdir()
+    (words / "adj.all.txt").write_text("\n".join(world.ADJECTIVES))
+    (words / "noun.all.txt").write_text("\n".join(world.NOUNS))
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(world.ID_NAMES))
+    negatives, folder = tmp_path / "negatives.txt", tmp_path / "features"
+
+    mine_to_file(
+        negatives, id_source=str(names), model="demo", corpus=str(words), cache=False,
+        config=MiningConfig(n_negatives=N_NEGATIVES), progress=False,
+    )  # fmt: skip
+    labels_to_folder(
+        folder, id_source=str(names), negatives=negatives, model="demo", cache=False, progress=False
+    )
+    lists = tmp_path / "benchmark_imglist" / "demo"
+    outputs = {"demo": folder / "id.safetensors"}
+    for split, sets in _SETS.items():
+        outputs.update({name: folder / split / f"{name}.safetensors" for name in sets})
+    for name, output in outputs.items():
+        encode_to_file(
+            lists / f"test_{name}.txt", output, model="demo", root=tmp_path / "images",
+            batch_size=64, workers=0, progress=False,
+        )  # fmt: skip
+
+    got, expected = load_features(folder), demo_features(progress=False)
+    assert got.names == expected.names and got.n_id == expected.n_id
+    assert got.logit_scale == pytest.approx(expected.logit_scale, rel=1e-12)
+    torch.testing.assert_close(got.text_features, expected.text_features, atol=1e-6, rtol=0)
+    torch.testing.assert_close(got.id_features, expected.id_features, atol=1e-6, rtol=0)
+    assert torch.equal(got.id_labels, expected.id_labels)
+    tables = [
+        evaluate(standard_detectors(data), data, seeds=(0,), batch_size=BATCH_SIZE).records
+        for data in (got, expected)
+    ]
+    # a folder's sets come in alphabetical order, the demo's in its own
+    one, other = (table.sort_values(["method", "dataset"]).reset_index(drop=True) for table in tables)
+    pd.testing.assert_frame_equal(one, other, atol=1e-6)
+
+
+def test_the_demos_model_by_name():
+    assert load_model("demo", precision="bf16").precision == "bf16"
+    for options in ({"preprocessing": "paper"}, {"precision": "fp8"}):
+        with pytest.raises(ValueError, match="got"):
+            load_model("demo", **options)
