@@ -1,7 +1,7 @@
 """The calibrated mode against NegLabel: ``python -m benchmarks.safe choose`` and ``... report``.
 
-``choose`` runs the settings it could have on the selection streams and the demo, leaving one task out in
-turn. ``report`` writes ``docs/safe_table.md``: the demo, and synthetic streams that nothing was chosen on.
+``choose`` runs the gains it could have on the selection streams and the demo, leaving one task out in turn.
+``report`` writes ``docs/safe_table.md``: the demo, and synthetic streams that nothing was chosen on.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from adaneg_openood import AdaNeg, AdaNegConfig, NegLabel
 from adaneg_openood.evaluation import ood_metrics, run_stream, stream_order
 from benchmarks.worlds import LOGIT_SCALE, report_worlds, selection_worlds
 
-GAINS = (0.0, 0.125, 0.25, 0.35, 0.5, 0.7, 1.0)
+GAINS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 ALLOWED_LOSS = 0.15  # AUROC points a selection task may lose against NegLabel
 _METRICS = ("FPR@95", "AUROC", "ACC")
 Task = tuple[str, Tensor, int, float, Tensor, Tensor, Tensor]

@@ -1,11 +1,11 @@
 """Synthetic streams with the geometry of CLIP features.
 
-Images and texts live in two cones (the modality gap). A concept moves an image in a direction that agrees
-with the one it moves its text in only in part (``alignment``). Images of a concept differ by style, a few
-directions that all concepts share, and by noise. Near-OOD concepts come from the same superclasses as the
-ID classes, far-OOD concepts from others; some OOD names are among the negatives. With the defaults,
-image-image cosines are about 0.80 within a class and 0.68 between classes, image-text cosines about 0.23
-and 0.13.
+Images and texts live in two cones (the modality gap). A concept moves an image in a direction that
+agrees with the one it moves its text in only in part (``alignment``). Images of a concept differ by
+style, a few directions that all concepts share, and by noise. Near-OOD concepts come from the same
+superclasses as the ID classes, far-OOD concepts from others; some OOD names are among the negatives.
+With the defaults, image-image cosines are about 0.80 within a class and 0.68 between classes,
+image-text cosines about 0.23 and 0.13.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ class World:
 
         def concepts(n: int, superclasses: Tensor) -> Tensor:
             own = superclasses[torch.randint(len(superclasses), (n,), generator=generator)]
-            return normalize(math.sqrt(1 - 0.75**2) * own + 0.75 * normalize(random(n, _DIM), dim=1), dim=1)
+            return normalize(
+                math.sqrt(1 - 0.75**2) * own + 0.75 * normalize(random(n, _DIM), dim=1), dim=1
+            )
 
         image_cone, other = normalize(random(2, _DIM), dim=1)
         other = normalize(other - (other @ image_cone) * image_cone, dim=0)

@@ -54,7 +54,7 @@ class AdaNegConfig:
     replacement: str = "entropy"
     adagap: bool = False
     calibration: str = "none"
-    gain: float = 0.35
+    gain: float = 0.2
 
     def __post_init__(self) -> None:
         for name in ("gamma", "gap"):
@@ -79,7 +79,7 @@ class AdaNegConfig:
 
         Not the published method, and not the default: its scores equal no table of the paper.
         """
-        return cls(**{"calibration": "centered", "lam": 1.0, **changed})
+        return cls(**{"calibration": "centered", **changed})
 
     @classmethod
     def released(cls, **changed: Any) -> AdaNegConfig:
