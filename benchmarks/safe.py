@@ -1,6 +1,6 @@
 """The calibrated mode against NegLabel: ``python -m benchmarks.safe choose`` and ``... report``.
 
-``choose`` runs the gains it could have on the selection streams and the demo, leaving one task out in turn.
+``choose`` runs the gains it could have on the selection streams and the demo, one task left out in turn.
 ``report`` writes ``docs/safe_table.md``: the demo, and synthetic streams that nothing was chosen on.
 """
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from adaneg_openood.openood.network import CLIPNetwork, encode_with_gradients
+from adaneg_openood.openood.network import CLIPNetwork, as_network, encode_with_gradients
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,7 +155,8 @@ def compare(
     """Run postprocessors one after the other; one that fails does not stop the others.
 
     Args:
-        net: a :class:`~adaneg_openood.openood.CLIPNetwork`. Images are encoded once for all.
+        net: a :class:`~adaneg_openood.openood.CLIPNetwork`, or a bare model of the vision-language
+            protocol. Images are encoded once for all.
         id_name: benchmark, see OpenOOD.
         postprocessors: names; None tries every one there is.
         data_root: OpenOOD's data folder.
@@ -180,7 +181,7 @@ def compare(
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(f"unknown postprocessor(s) {', '.join(unknown)}; known are {', '.join(known)}")
-    memo = _with_memo(net)
+    memo = _with_memo(as_network(net, id_name))
     details: dict[str, pd.DataFrame] = {}
     rows: dict[str, dict[str, float]] = {}
     failed: dict[str, str] = {}

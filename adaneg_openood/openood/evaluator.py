@@ -11,6 +11,7 @@ from openood.evaluation_api import Evaluator as OpenOODEvaluator
 
 from adaneg_openood.openood import compat
 from adaneg_openood.openood.benchmark_files import refuse_missing
+from adaneg_openood.openood.network import as_network
 from adaneg_openood.openood.text_tower import device_of
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ class Evaluator(OpenOODEvaluator):  # type: ignore[misc]
     :meth:`eval_streams` adds what one evaluation cannot tell.
 
     Args:
-        net: the network; :class:`~adaneg_openood.openood.CLIPNetwork` brings its preprocessing.
+        net: the network. :class:`~adaneg_openood.openood.CLIPNetwork` brings its preprocessing; a bare
+            model of the vision-language protocol is made into one, with the benchmark's class names.
         id_name: of the benchmark, see OpenOOD.
         device: where the network is moved to; None leaves it where it is.
         feature_dir: folder where encoded images are kept, so that an interrupted evaluation, or the next
@@ -41,7 +43,7 @@ class Evaluator(OpenOODEvaluator):  # type: ignore[misc]
 
     def __init__(
         self,
-        net: torch.nn.Module,
+        net: Any,
         id_name: str,
         data_root: str = "./data",
         config_root: str = "./configs",
@@ -54,6 +56,7 @@ class Evaluator(OpenOODEvaluator):  # type: ignore[misc]
     ) -> None:
         if not download:
             refuse_missing(data_root, id_name)
+        net = as_network(net, id_name)
         if device is not None:
             net = net.to(device)
         if preprocessor is None:

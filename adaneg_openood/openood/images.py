@@ -28,7 +28,7 @@ class EncodedSet:
 
     Attributes:
         name: for messages.
-        features: (N, D) on the network's device.
+        features: (N, D), where they are scored.
         labels: (N,) int64, -1 for OOD.
         skipped: images that could not be read and were left out, by path.
     """
@@ -155,6 +155,7 @@ def encode(
     encode_image: Callable[[Tensor], Tensor],
     device: torch.device,
     *,
+    keep_on: torch.device | None = None,
     skip_broken: bool = False,
     progress: bool = True,
 ) -> EncodedSet:
@@ -166,6 +167,7 @@ def encode(
         name: of the set, for messages.
         encode_image: (B, 3, H, W) -> (B, D).
         device: where pixels are moved to.
+        keep_on: where features are kept; None leaves them where they are made.
         skip_broken: leave out images that cannot be read.
         progress: show a bar on stderr.
 
@@ -207,7 +209,7 @@ def encode(
                 f"{name}: the network gave features of shape {tuple(encoded.shape)} for {len(pixels)} "
                 "images; one row an image is needed"
             )
-        features.append(encoded.detach())
+        features.append(encoded.detach() if keep_on is None else encoded.detach().to(keep_on))
         labels.append(label.cpu().long())
         if index is not None:
             indices.append(torch.as_tensor(index).cpu().long())

@@ -29,7 +29,7 @@ class Labels(NamedTuple):
     """Text features and what a detector must know about them.
 
     Attributes:
-        features: (C + M, D) float32 on the network's device, ID rows first; M = 0 for MCM.
+        features: (C + M, D) float32 where images are scored, ID rows first; M = 0 for MCM.
         n_id: C.
         logit_scale: s.
     """
@@ -267,4 +267,4 @@ def _refuse_length(what: str, values: Any, n_classes: int | None) -> None:
 
 
 def _on(features: Tensor, towers: Towers) -> Tensor:
-    return features.detach().to(towers.device, torch.float32)
+    return features.detach().to(towers.scoring_device, torch.float32)

@@ -41,6 +41,14 @@ def run_script(script: str, arguments: Sequence[str]) -> None:
     try:
         with compat.cuda_calls_go_to("cpu"), _clip_stays_on_cpu():
             runpy.run_path(script, run_name="__main__")
+    except ModuleNotFoundError as error:
+        top = (error.name or "").partition(".")[0]
+        if top not in compat.PACKAGES or "pip install" in str(error):
+            raise
+        what, command = compat.PACKAGES[top]
+        raise ModuleNotFoundError(
+            f"{error}; it is needed for {what}. To have it: {command}", name=error.name
+        ) from error
     finally:
         sys.argv, sys.path[0] = argv, first
 

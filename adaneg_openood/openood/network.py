@@ -194,6 +194,17 @@ class CLIPNetwork(nn.Module):
         return clone
 
 
+def as_network(net: Any, id_name: str) -> Any:
+    """``net`` itself, or a bare image-text model with the class names of a benchmark around it.
+
+    Raises:
+        ValueError: a bare model, and the benchmark's class names are not known.
+    """
+    if isinstance(net, nn.Module) or not callable(getattr(net, "encode_text", None)):
+        return net
+    return CLIPNetwork(net, id_classes(id_name).names)
+
+
 def encode_with_gradients(model: Any, pixels: Tensor) -> Tensor:
     """``model.encode_image(pixels)``; where gradients are wanted, past the model's ``no_grad``."""
     encode = model.encode_image

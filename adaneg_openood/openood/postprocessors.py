@@ -267,6 +267,7 @@ class TextPostprocessor(BasePostprocessor):  # type: ignore[misc]
                 role.name if role is not None else str(getattr(loader.dataset, "name", "images")),
                 towers.encode_image,
                 towers.device,
+                keep_on=towers.scoring_device,
                 skip_broken=self.settings["skip_broken"],
                 progress=progress,
             )
@@ -274,7 +275,11 @@ class TextPostprocessor(BasePostprocessor):  # type: ignore[misc]
                 encoded = load_or_encode(self.feature_dir, content, towers, run)
             else:
                 encoded = run()
-        if encoded.labels.max(initial=-1) >= labels.n_id:
+        role = self._roles.of(loader)
+        if role is None:
+            role = self._roles.learn(loader, "ood" if (encoded.labels < 0).all() else "csid")
+        # OpenOOD sets the labels of OOD sets to -1 whatever their lists say
+        if role.kind != "ood" and encoded.labels.max(initial=-1) >= labels.n_id:
             raise ValueError(
                 f"{encoded.name}: label {encoded.labels.max()} in the image list, but the network has "
                 f"{labels.n_id} classes"
@@ -282,8 +287,6 @@ class TextPostprocessor(BasePostprocessor):  # type: ignore[misc]
         self._encoded[id(loader)] = encoded
         if content is not None:
             self._by_content[content] = encoded
-        if self._roles.of(loader) is None:
-            self._roles.learn(loader, "ood" if (encoded.labels < 0).all() else "csid")
         return encoded
 
     def _role(self, loader: Any, encoded: EncodedSet) -> Role:

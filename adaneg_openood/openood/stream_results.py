@@ -139,7 +139,7 @@ def load_or_encode(folder: str | os.PathLike[str], key: Any, towers: Towers, enc
                 about = json.loads((file.metadata() or {})["about"])
                 return EncodedSet(
                     about["name"],
-                    file.get_tensor("features").to(towers.device),
+                    file.get_tensor("features").to(towers.scoring_device),
                     file.get_tensor("labels").numpy().astype(np.int64),
                     tuple(about["skipped"]),
                 )

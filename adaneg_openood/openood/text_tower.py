@@ -38,6 +38,11 @@ class Towers:
     device: torch.device
     name: str
 
+    @property
+    def scoring_device(self) -> torch.device:
+        """Where features are kept and scored: where they are made, but MPS lacks float64."""
+        return torch.device("cpu") if self.device.type == "mps" else self.device
+
 
 def towers_of(net: Any) -> Towers:
     """Find the towers of a network.

@@ -20,7 +20,7 @@ def distinct(values: list[float]) -> np.ndarray:
     return np.array(sorted(set(values)))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.lists(st.one_of(COARSE, FINE), min_size=1, max_size=30, unique=True),
     OOD,
@@ -47,7 +47,7 @@ def test_keeps_every_comparison(
     assert aligned == pytest.approx(direct, abs=1e-12)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(COARSE, min_size=1, max_size=30), OOD)
 def test_ties_of_the_reference_are_kept_where_they_agree(
     id_scores: list[float], ood: list[float]
@@ -61,7 +61,7 @@ def test_ties_of_the_reference_are_kept_where_they_agree(
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(COARSE, min_size=1, max_size=30), OOD)
 def test_ties_the_reference_does_not_have_keep_the_auroc(
     id_scores: list[float], ood: list[float]
@@ -75,7 +75,7 @@ def test_ties_the_reference_does_not_have_keep_the_auroc(
     assert aligned["AUROC"] == pytest.approx(direct["AUROC"], abs=1e-9)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.one_of(COARSE, FINE), min_size=1, max_size=40))
 def test_reference_scale_keeps_order_and_parts_ties(scores: list[float]) -> None:
     values = np.array(scores, dtype=np.float64)
@@ -87,7 +87,7 @@ def test_reference_scale_keeps_order_and_parts_ties(scores: list[float]) -> None
     assert np.abs(scale - values).max() <= 1e-5 * len(values)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(COARSE, min_size=1, max_size=20), st.lists(COARSE, min_size=1, max_size=20))
 def test_extended_scale_orders_all_scores(known: list[float], more: list[float]) -> None:
     old, new = np.array(known), np.array(more)

@@ -257,6 +257,12 @@ def test_empty_list_and_label_out_of_range(root: Path, negatives_file: Path) -> 
     run = plain(root, network(), AdaNegPostprocessor(negatives=str(negatives_file)))
     with pytest.raises(ValueError, match="label 10 in the image list, but the network has 10 classes"):
         run.eval_ood(progress=False)
+    (root / TEST_LIST).write_text(text)
+    (root / TIN_LIST).write_text((root / TIN_LIST).read_text().replace(" -1\n", " 150\n"))
+    table = plain(root, network(), AdaNegPostprocessor(negatives=str(negatives_file))).eval_ood(
+        progress=False
+    )
+    assert not table.isna().any().any(), "OOD lists may carry the labels of another data set"
     (root / TEST_LIST).write_text("")
     with pytest.raises(ValueError, match="without a single image: id test"):
         plain(root, network(), AdaNegPostprocessor(negatives=str(negatives_file)))

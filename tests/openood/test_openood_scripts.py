@@ -224,6 +224,15 @@ def test_launcher_says_that_there_is_no_such_script(tmp_path: Path) -> None:
     assert "there is no script main.py here" in done.stderr
 
 
+def test_launcher_tells_how_to_get_what_a_script_lacks(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(
+        "raise ModuleNotFoundError(\"No module named 'clip'\", name='clip')"
+    )
+    done = run(["script.py"], tmp_path, check=False)
+    assert done.returncode != 0
+    assert "pip install clip-anytorch" in done.stderr
+
+
 def test_launcher_is_the_command_line_otherwise(tmp_path: Path) -> None:
     assert "Usage" in run(["--help"], tmp_path).stdout
 
