@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -477,6 +477,28 @@ def _encode_parts(
             bar.close()
 
 
+def decoded_batches(
+    model: VisionLanguageModel, source: ImageSource, rows: range, batch_size: int, workers: int
+) -> Iterable[tuple[list[int], Tensor | None, list[tuple[int, str]]]]:
+    """Images of a source, decoded and preprocessed by worker processes, in order.
+
+    Yields:
+        Indices of the good images; their pixels (b, 3, H, W), None if there are none; and
+        (index, error) of those that cannot be read.
+    """
+    # the transform alone goes to the workers, never the towers
+    transform = getattr(model, "transform", model.preprocess)
+    return DataLoader(
+        _Pixels(source, transform, rows.start, rows.stop),
+        batch_size=batch_size,
+        num_workers=min(workers, max(1, len(rows) // 8)) if workers else 0,
+        collate_fn=_collate,
+        pin_memory=model.device.type == "cuda",
+        # a generator of its own, because the loader draws a seed from the global one otherwise
+        generator=torch.Generator(),
+    )
+
+
 def _encode_part(
     model: VisionLanguageModel,
     source: ImageSource,
@@ -488,17 +510,7 @@ def _encode_part(
 ) -> None:
     from safetensors.torch import save_file
 
-    # the transform alone goes to the workers, never the towers
-    transform = getattr(model, "transform", model.preprocess)
-    loader = DataLoader(
-        _Pixels(source, transform, rows.start, rows.stop),
-        batch_size=int(header["batch_size"]),
-        num_workers=min(workers, max(1, len(rows) // 8)) if workers else 0,
-        collate_fn=_collate,
-        pin_memory=model.device.type == "cuda",
-        # a generator of its own, because the loader draws a seed from the global one otherwise
-        generator=torch.Generator(),
-    )
+    loader = decoded_batches(model, source, rows, int(header["batch_size"]), workers)
     features, kept, broken = [], [], []
     for indices, pixels, bad in _progressed(loader, bar):
         broken += bad

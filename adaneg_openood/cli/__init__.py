@@ -6,7 +6,7 @@ import logging
 
 import typer
 
-from adaneg_openood.cli import evaluate, labels
+from adaneg_openood.cli import evaluate, labels, predict
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,3 +26,5 @@ app.command()(evaluate.demo)
 app.command("eval")(evaluate.evaluate_features)
 app.command()(labels.mine)
 app.command()(labels.encode)
+app.command()(predict.build)
+app.command()(predict.predict)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from adaneg_openood.detectors.config import check_positive_int
+from adaneg_openood.detectors.decision import Threshold, find_threshold
 from adaneg_openood.detectors.scoring import SideSums, group_order, side_sums
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class TextDetector(nn.Module):
     """A detector that compares image features with text features."""
 
     stateless = True  # whether a score depends on the image alone, and not on the stream
+    threshold: Threshold | None = None  # see calibrate
     text_features: Tensor
 
     def __init__(self, text_features: Tensor, n_id: int) -> None:
@@ -63,6 +65,24 @@ class TextDetector(nn.Module):
 
     def reset(self) -> None:
         """Forget the stream; nothing to forget here."""
+
+    def calibrate(self, conf: Tensor, tpr: float = 0.95, source: str = "id") -> Threshold:
+        """Set the threshold of :meth:`predict` from (N,) confidences; see :func:`find_threshold`."""
+        self.threshold = find_threshold(conf, tpr, source)
+        return self.threshold
+
+    def predict(self, features: Tensor) -> Tensor:
+        """(B,) int64: the ID class, or -1 for OOD, of (B, D) image features.
+
+        Raises:
+            RuntimeError: before :meth:`calibrate`.
+        """
+        if self.threshold is None:
+            raise RuntimeError(
+                "predict needs a threshold: call calibrate with scores of ID images first"
+            )
+        scores = self.score(features)
+        return torch.where(scores.conf >= self.threshold.value, scores.pred, -1)
 
     def _checked(self, features: Tensor) -> Tensor:
         """(B, D) unit-length features on this detector's device and dtype, or an error."""
@@ -128,6 +148,17 @@ class GroupedDetector(TextDetector):
         if logits.dtype in (torch.float16, torch.bfloat16):
             logits = logits.float()
         return logits.mul_(self.logit_scale)
+
+    def nearest_negatives(self, features: Tensor, k: int = 3) -> tuple[Tensor, Tensor]:
+        """The k negative labels whose text is nearest to each image.
+
+        Returns:
+            (B, k) int64 rows of the caller's text features, nearest first, and their (B, k) cosines.
+        """
+        features = self._checked(features)
+        cosines = features @ self.text_features[self.n_id :].T
+        top = cosines.topk(min(k, self.n_negatives), dim=1)
+        return self.negative_order[top.indices] + self.n_id, top.values.float()
 
     def _sums(self, logits: Tensor) -> SideSums:
         return side_sums(logits, self.n_id, self.groups)

@@ -114,28 +114,55 @@ def labels_to_folder(
     from adaneg_openood.encoding import refuse_mixing
     from adaneg_openood.vlm import describe
 
+    id_classes(id_source)  # a typing error should not wait for a model to load
+    towers: str | VisionLanguageModel = model
+    if features is None:
+        towers = _model(model, device, precision)
+        about = describe(towers)
+        about.pop("preprocessing", None)
+        refuse_mixing(Path(folder) / "text.npz", about)
+    made = make_labels(
+        id_source=id_source,
+        negatives=negatives,
+        model=towers,
+        prompt=prompt,
+        prompts=prompts,
+        features=features,
+        cache=cache,
+        progress=progress,
+    )
+    made.save(folder)
+    return made
+
+
+def make_labels(
+    *,
+    id_source: str,
+    negatives: str | os.PathLike[str] | NegativeLabels | None,
+    model: str | VisionLanguageModel = DEFAULT_MODEL,
+    prompt: str = "nice",
+    prompts: str | os.PathLike[str] | None = None,
+    features: str | os.PathLike[str] | None = None,
+    device: str = "cpu",
+    precision: str = "auto",
+    cache: str | os.PathLike[str] | bool = True,
+    progress: bool = True,
+) -> LabelFeatures:
+    """Text features of ID names and negative labels; arguments as in :func:`labels_to_folder`."""
     classes = id_classes(id_source)
     if features is not None:
-        given = load_label_features(features, n_id=len(classes))
-        given.save(folder)
-        return given
+        return load_label_features(features, n_id=len(classes))
     if isinstance(negatives, (str, os.PathLike)):
         negatives = NegativeLabels.load(negatives)
     towers = _model(model, device, precision)
-    about = describe(towers)
-    about.pop("preprocessing", None)
-    refuse_mixing(Path(folder) / "text.npz", about)
     kept = _cache(cache)
     if prompts is not None:
         if not isinstance(towers, TwoTowerModel):
             raise ValueError(f"{towers.name}: learned prompts need an open_clip or OpenAI CLIP")
-        made = learned_features(towers, classes, load_prompts(prompts), negatives, prompt, cache=kept)
-    elif negatives is None:
+        return learned_features(towers, classes, load_prompts(prompts), negatives, prompt, cache=kept)
+    if negatives is None:
         raise ValueError("negatives are needed; mine them first: adaneg-openood mine")
-    else:
-        made = label_features(towers, classes, negatives, prompt, cache=kept, progress=progress)
-    made.save(folder)
-    return made
+    return label_features(towers, classes, negatives, prompt, cache=kept, progress=progress)
 
 
 def _model(model: str | VisionLanguageModel, device: str, precision: str) -> VisionLanguageModel:

@@ -1,0 +1,102 @@
+"""``build`` and ``predict``: a detector in use."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Optional
+
+import typer
+
+from adaneg_openood.cli.common import DEVICE, readable_errors
+from adaneg_openood.cli.labels import ID, MODEL, PRECISION
+
+BATCH = typer.Option(64, min=1, help="Images scored at a time.")
+WORKERS = typer.Option(4, min=0, help="Decoding processes.")
+
+
+def build(
+    id_source: str = ID,
+    negatives: Optional[Path] = typer.Option(None, help="Mined list, or any word list."),
+    validation: Path = typer.Option(..., help="ID images for the threshold: a folder or an imglist."),
+    out: Path = typer.Option(..., help="Folder of the run."),
+    tpr: float = typer.Option(0.95, help="Share of ID images to keep."),
+    stream: bool = typer.Option(False, help="The validation images may be OOD too: a lower threshold."),
+    published: bool = typer.Option(False, help="Published AdaNeg in place of the calibrated mode."),
+    text_features: Optional[Path] = typer.Option(None, help="Text features of your own."),
+    model: str = MODEL,
+    prompt: str = typer.Option("nice", help="nice, simple, or a template with {}."),
+    batch_size: int = BATCH,
+    workers: int = WORKERS,
+    device: str = DEVICE,
+    precision: str = PRECISION,
+) -> None:
+    """Make a run folder: labels, a calibrated detector, its threshold and its memory."""
+    with readable_errors():
+        from adaneg_openood.detectors import AdaNegConfig
+        from adaneg_openood.encoding import image_source
+        from adaneg_openood.predictor import Predictor
+        from adaneg_openood.text.workflow import make_labels
+        from adaneg_openood.vlm import load_model
+
+        images = image_source(validation, labelled=False)
+        towers = load_model(model, device=device, precision=precision)
+        labels = make_labels(
+            id_source=id_source, negatives=negatives, model=towers, prompt=prompt, features=text_features
+        )
+        config = AdaNegConfig() if published else AdaNegConfig.safe()
+        predictor = Predictor(towers, labels, config)
+        threshold = predictor.calibrate(
+            images, tpr, of_id=not stream, batch_size=batch_size, workers=workers, progress=True
+        )
+        predictor.save(out)
+        typer.echo(f"{out}: {labels.n_id} ID names, {len(labels.names) - labels.n_id} negatives")
+        typer.echo(f"threshold {threshold}")
+
+
+def predict(
+    images: Path = typer.Argument(..., help="An image, a folder of images, or an imglist."),
+    run: Path = typer.Option(..., "--model", help="Run folder, see build."),
+    csv_file: Optional[Path] = typer.Option(None, "--csv", help="Write a row an image here."),
+    keep: bool = typer.Option(False, help="Save what the detector learns from these images."),
+    batch_size: int = BATCH,
+    workers: int = WORKERS,
+    device: str = DEVICE,
+) -> None:
+    """Label, confidence and verdict of images, with the negative labels that lie nearest."""
+    with readable_errors():
+        from adaneg_openood.encoding import ImageSource, image_source, load_image
+        from adaneg_openood.evaluation._atomic import atomic_path
+        from adaneg_openood.image_lists import IMAGE_SUFFIXES
+        from adaneg_openood.predictor import OOD, Predictor
+
+        if images.is_file() and images.suffix.lower() in IMAGE_SUFFIXES:
+            source = ImageSource(str(images), [str(images)], [-1], lambda _: load_image(images))
+            workers = 0  # one image, and a lambda cannot be sent to a worker
+        else:
+            source = image_source(images, labelled=False)
+        predictor = Predictor.load(run, device=device)
+        rows, broken = [], 0
+        typer.echo(f"threshold {predictor.threshold}")
+        for made in predictor.predict(source, batch_size=batch_size, workers=workers):
+            rows.append(made)
+            if made.error is not None:
+                broken += 1
+                typer.echo(f"{made.image}: cannot be read ({made.error})")
+                continue
+            verdict = f"{OOD} (nearest ID name: {made.nearest})" if made.label == OOD else made.label
+            near = ", ".join(made.negatives)
+            typer.echo(f"{made.image}: {verdict}, confidence {made.confidence:.4f}; negatives: {near}")
+        if csv_file is not None:
+            import pandas as pd
+
+            frame = pd.DataFrame([dataclasses.asdict(row) for row in rows])
+            frame["negatives"] = frame["negatives"].map("; ".join)
+            with atomic_path(csv_file) as temporary:
+                frame.to_csv(temporary, index=False)
+        if keep:
+            predictor.save(run)
+        if broken:
+            typer.echo(f"{broken} of {len(rows)} image(s) could not be read", err=True)
+        if broken == len(rows):
+            raise ValueError(f"{images}: no image could be read")

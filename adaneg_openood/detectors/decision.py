@@ -1,0 +1,60 @@
+"""From confidences to decisions: a threshold, and where it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_LEAST = 20  # scores below which a tail quantile says little
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Images of a confidence below ``value`` are OOD.
+
+    Attributes:
+        value: on the scale of ``Scores.conf``.
+        tpr: share of ID images meant to be kept, in (0, 1].
+        n: scores it was taken from.
+        source: ``"id"`` (scores of ID validation images) or ``"stream"`` (of a stream whose images
+            may be ID or OOD).
+    """
+
+    value: float
+    tpr: float
+    n: int
+    source: str
+
+    def __str__(self) -> str:
+        of = "ID validation images" if self.source == "id" else "images of a stream, ID or not"
+        return f"{self.value:.4f}: keeps {100 * self.tpr:g} % of {self.n} {of}"
+
+
+def find_threshold(conf: Tensor, tpr: float = 0.95, source: str = "id") -> Threshold:
+    """The largest threshold that keeps a share ``tpr`` of the scores.
+
+    With ``source="stream"`` it is conservative: as OOD images tend to score lower, the stream's
+    quantile lies below that of its ID images, so at least ``tpr`` of these are kept.
+
+    Args:
+        conf: (N,) confidences.
+        tpr: in (0, 1].
+        source: ``"id"`` or ``"stream"``.
+
+    Raises:
+        ValueError: too few scores, scores that are not finite, or an argument out of range.
+    """
+    conf = torch.as_tensor(conf).detach().double().reshape(-1)
+    if not 0.0 < tpr <= 1.0:
+        raise ValueError(f"tpr must be in (0, 1], got {tpr}")
+    if source not in ("id", "stream"):
+        raise ValueError(f"source must be 'id' or 'stream', got {source!r}")
+    if len(conf) < _LEAST:
+        raise ValueError(f"a threshold needs at least {_LEAST} scores, got {len(conf)}")
+    if not bool(torch.isfinite(conf).all()):
+        raise ValueError("conf holds values that are NaN or infinite")
+    below = int((1.0 - tpr) * len(conf) + 1e-9)  # how many may fall below
+    value = torch.sort(conf).values[below].item()
+    return Threshold(value, tpr, len(conf), source)

@@ -1,0 +1,123 @@
+"""Negative labels through the postprocessor: mined, cached, and never mixed up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("openood", reason="OpenOOD is not installed")
+
+from openood_tiny import CIFAR, NEGATIVES, TinyModel
+
+from adaneg_openood.openood import (
+    AdaNegPostprocessor,
+    CLIPNetwork,
+    MCMPostprocessor,
+    NegLabelPostprocessor,
+)
+from adaneg_openood.text import IDClasses, MiningConfig, load_corpus, mine
+
+
+class Weighted(TinyModel):
+    """Another checkpoint of the same name."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self._weight = torch.randn(48, 16, generator=generator, dtype=torch.float64)
+
+
+@pytest.fixture
+def candidates(tmp_path: Path) -> Path:
+    folder = tmp_path / "candidates"
+    folder.mkdir()
+    (folder / "noun.txt").write_text("\n".join([*NEGATIVES, "Cat", "ship"]) + "\n")
+    (folder / "adj.txt").write_text("\n".join(["red", "blue", "green", "tiny"]) + "\n")
+    return folder
+
+
+def features(net: Any, **settings: Any) -> torch.Tensor:
+    post = NegLabelPostprocessor({"dataset": {"name": "cifar10"}, "postprocessor": {}}, **settings)
+    post.setup(net, {}, {})
+    assert post._labels is not None
+    return post._labels.features
+
+
+def test_mined_as_the_library_mines(candidates: Path) -> None:
+    found = features(CLIPNetwork(TinyModel(), CIFAR), candidates=str(candidates), n_negatives=30)
+    model = TinyModel()
+    config = MiningConfig(n_negatives=30, prompt="The nice {}.", adjective_prompt="This is a {} photo.")
+    labels = mine(model, IDClasses("cifar10", tuple(CIFAR)), load_corpus(candidates), config)
+    assert "Cat" not in labels.words
+    prompts = [f"The nice {name}." for name in CIFAR]
+    prompts += [f"This is a {word} photo." for word in labels.of_kind("adj")]
+    prompts += [f"The nice {word}." for word in labels.of_kind("noun")]
+    torch.testing.assert_close(found, model.encode_text(prompts), rtol=0, atol=1e-6)
+
+
+def test_a_network_without_names_takes_the_data_sets_to_drop_candidates(candidates: Path) -> None:
+    text = TinyModel().encode_text([f"The nice {name}." for name in CIFAR])
+    named = features(CLIPNetwork(TinyModel(), CIFAR), candidates=str(candidates), n_negatives=30)
+    unnamed = features(
+        CLIPNetwork(TinyModel(), id_features=text), candidates=str(candidates), n_negatives=30
+    )
+    torch.testing.assert_close(named, unnamed, rtol=0, atol=1e-6)
+
+
+def test_text_is_encoded_once_and_kept_on_disk(candidates: Path) -> None:
+    first = CLIPNetwork(TinyModel(), CIFAR)
+    settings = {"candidates": str(candidates), "n_negatives": 30}
+    expected = features(first, **settings)
+    second = CLIPNetwork(TinyModel(), CIFAR)
+    before = second.model.texts
+    assert features(second, **settings).equal(expected)
+    assert second.model.texts - before <= 3, "probes that tell networks apart, and nothing else"
+
+
+def test_other_weights_and_settings_never_take_what_was_kept(candidates: Path) -> None:
+    settings = {"candidates": str(candidates), "n_negatives": 30}
+    kept = features(CLIPNetwork(Weighted(1), CIFAR), **settings)
+    other = features(CLIPNetwork(Weighted(2), CIFAR), **settings)
+    assert not torch.allclose(kept, other)
+    assert other.equal(features(CLIPNetwork(Weighted(2), CIFAR), **settings))
+    prompt = features(CLIPNetwork(Weighted(1), CIFAR), template="another {}.", **settings)
+    assert prompt.shape == kept.shape and not prompt.equal(kept)
+    fewer = features(CLIPNetwork(Weighted(1), CIFAR), candidates=str(candidates), n_negatives=7)
+    assert len(fewer) == 17
+
+
+def test_damaged_cache_is_made_again(candidates: Path, tmp_path: Path) -> None:
+    settings = {"candidates": str(candidates), "n_negatives": 30, "cache_dir": str(tmp_path / "own")}
+    expected = features(CLIPNetwork(TinyModel(), CIFAR), **settings)
+    files = list((tmp_path / "own").glob("*"))
+    assert files
+    for file in files:
+        file.write_bytes(b"damaged")
+    assert features(CLIPNetwork(TinyModel(), CIFAR), **settings).equal(expected)
+
+
+def test_both_given_is_refused(candidates: Path, negatives_file: Path) -> None:
+    with pytest.raises(ValueError, match="both set"):
+        features(
+            CLIPNetwork(TinyModel(), CIFAR), candidates=str(candidates), negatives=str(negatives_file)
+        )
+
+
+def test_mcm_needs_no_negatives_and_scale_comes_from_the_settings(negatives_file: Path) -> None:
+    post = MCMPostprocessor()
+    post.setup(CLIPNetwork(TinyModel(), CIFAR), {}, {})
+    assert post._labels is not None and len(post._labels.features) == 10
+    scaled = AdaNegPostprocessor(negatives=str(negatives_file), logit_scale=55.0)
+    scaled.setup(CLIPNetwork(TinyModel(), CIFAR), {}, {})
+    assert scaled._labels is not None and scaled._labels.logit_scale == 55.0
+
+
+def test_one_batch_by_itself(negatives_file: Path) -> None:
+    net = CLIPNetwork(TinyModel(), CIFAR)
+    post = AdaNegPostprocessor(negatives=str(negatives_file))
+    post.setup(net, {}, {})
+    pred, conf = post.postprocess(net, torch.rand(5, 3, 8, 8))
+    assert pred.shape == conf.shape == (5,)
