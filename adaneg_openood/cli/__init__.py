@@ -6,7 +6,7 @@ import logging
 
 import typer
 
-from adaneg_openood.cli import evaluate, labels, predict
+from adaneg_openood.cli import evaluate, labels, openood, predict
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,3 +28,7 @@ app.command()(labels.mine)
 app.command()(labels.encode)
 app.command()(predict.build)
 app.command()(predict.predict)
+app.command()(openood.compare)
+app.command()(openood.leaderboard)
+app.command()(openood.doctor)
+app.command()(openood.trial)

@@ -1,0 +1,171 @@
+"""``compare``, ``leaderboard`` and ``doctor``: what concerns OpenOOD."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional
+
+import typer
+
+from adaneg_openood.cli.common import DEVICE, JSON, ORDERS, SEED, readable_errors, show_results
+from adaneg_openood.cli.labels import MODEL, PRECISION
+
+if TYPE_CHECKING:
+    from adaneg_openood.openood import CLIPNetwork
+
+BENCHMARK = typer.Option(
+    ..., "--benchmark", help="OpenOOD's ID dataset: cifar10, cifar100, imagenet ..."
+)
+DATA = typer.Option(Path("data"), help="OpenOOD's data folder.")
+CONFIGS = typer.Option(Path("configs"), help="OpenOOD's configs folder.")
+SETTINGS = typer.Option(
+    None, "--set", help="A setting of a method of this package, such as adaneg.negatives=list.txt."
+)
+CLASSES = typer.Option(None, "--id", help="Class names, if not the benchmark's own: a name or a file.")
+PREPROCESSING = typer.Option("model", help="model, or paper (resize 256, crop 224).")
+
+
+def compare(
+    benchmark: str = BENCHMARK,
+    postprocessors: Optional[str] = typer.Option(
+        None, help="Names with commas: msp,mls,ebo,knn,vim,mcm,neglabel,adaneg. All if not given."
+    ),
+    data: Path = DATA,
+    configs: Path = CONFIGS,
+    model: str = MODEL,
+    classes: Optional[str] = CLASSES,
+    settings: Optional[list[str]] = SETTINGS,
+    fsood: bool = typer.Option(False, help="Full-spectrum: covariate-shifted ID counts as ID."),
+    batch_size: int = typer.Option(200, min=1),
+    workers: int = typer.Option(4, min=0),
+    preprocessing: str = PREPROCESSING,
+    device: str = DEVICE,
+    precision: str = PRECISION,
+    json_file: Optional[Path] = JSON,
+    markdown: Optional[Path] = typer.Option(None, help="Write the table here as Markdown."),
+) -> None:
+    """OpenOOD's postprocessors and this package's, side by side through OpenOOD's evaluator."""
+    with readable_errors():
+        from adaneg_openood.evaluation._atomic import atomic_path
+        from adaneg_openood.openood.compare import compare as run
+
+        names = None if postprocessors is None else [name.strip() for name in postprocessors.split(",")]
+        result = run(
+            _network(model, classes or benchmark, device, precision, preprocessing),
+            benchmark,
+            names,
+            data_root=data,
+            config_root=configs,
+            settings=_parsed(settings),
+            batch_size=batch_size,
+            num_workers=workers,
+            fsood=fsood,
+        )
+        typer.echo(result.table.round(2).to_string())
+        for name, why in result.failed.items():
+            typer.echo(f"{name}: cannot run, {why}")
+        if json_file is not None:
+            report = {"table": result.table.to_dict("index"), "failed": result.failed}
+            with atomic_path(json_file) as temporary:
+                temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        if markdown is not None:
+            with atomic_path(markdown) as temporary:
+                temporary.write_text(result.to_markdown(), "utf-8")
+
+
+def leaderboard(
+    benchmark: str = BENCHMARK,
+    arch: str = typer.Option(..., help="Architecture as the leaderboard writes it, such as ViT-B/16."),
+    out: Path = typer.Option(Path("leaderboard"), help="Folder for the row and the table."),
+    method: str = typer.Option("adaneg", help="adaneg, neglabel or mcm."),
+    data: Path = DATA,
+    configs: Path = CONFIGS,
+    model: str = MODEL,
+    classes: Optional[str] = CLASSES,
+    settings: Optional[list[str]] = SETTINGS,
+    seed: int = SEED,
+    orders: int = ORDERS,
+    batch_size: int = typer.Option(200, min=1, help="For encoding."),
+    workers: int = typer.Option(4, min=0),
+    preprocessing: str = PREPROCESSING,
+    device: str = DEVICE,
+    precision: str = PRECISION,
+    json_file: Optional[Path] = JSON,
+) -> None:
+    """Evaluate one method and write the row and file that OpenOOD's leaderboard takes."""
+    with readable_errors():
+        from adaneg_openood.openood import Evaluator
+        from adaneg_openood.openood.leaderboard import write_files
+        from adaneg_openood.openood.postprocessors import POSTPROCESSORS
+
+        if method not in POSTPROCESSORS:
+            raise ValueError(f"method must be one of {', '.join(POSTPROCESSORS)}, got {method!r}")
+        own = _parsed(settings).get(method, {})
+        evaluator = Evaluator(
+            _network(model, classes or benchmark, device, precision, preprocessing),
+            benchmark,
+            str(data),
+            str(configs),
+            postprocessor=POSTPROCESSORS[method](**own),
+            batch_size=batch_size,
+            num_workers=workers,
+        )
+        results = evaluator.eval_streams(tuple(range(seed, seed + orders)), save_dir=out / "streams")
+        show_results(results, json_file, None)
+        for path in write_files(
+            results, out, benchmark, arch=arch, method=method, id_accuracy=evaluator.eval_acc()
+        ):
+            typer.echo(f"{path}: written")
+
+
+def doctor(
+    data: Optional[Path] = typer.Option(None, "--data-root", help="OpenOOD's data folder."),
+    benchmark: Optional[str] = typer.Option(None, help="One of OpenOOD's; those found if not given."),
+    full: bool = typer.Option(False, help="Look for the images of training lists too."),
+    json_file: Optional[Path] = JSON,
+) -> None:
+    """What is installed, what is missing, what that disables, and the command that mends it."""
+    with readable_errors():
+        from adaneg_openood.evaluation._atomic import atomic_path
+        from adaneg_openood.openood.doctor import diagnose, to_dict, to_text
+
+        checks = diagnose(data, benchmark, full=full)
+        typer.echo(to_text(checks))
+        if json_file is not None:
+            with atomic_path(json_file) as temporary:
+                temporary.write_text(json.dumps(to_dict(checks), indent=2) + "\n", "utf-8")
+
+
+def trial(folder: Path = typer.Argument(..., help="Where to draw the benchmark.")) -> None:
+    """Draw the demo's benchmark in OpenOOD's layout, with the configurations that evaluate it."""
+    with readable_errors():
+        from adaneg_openood.openood.trial import write_trial
+
+        files = " ".join(map(str, write_trial(folder)))
+        typer.echo(f"{folder}: written. In OpenOOD's checkout, evaluate it with")
+        typer.echo(f"  python -m adaneg_openood main.py --config {files} --num_gpus 0")
+
+
+def _network(model: str, classes: str, device: str, precision: str, preprocessing: str) -> CLIPNetwork:
+    from adaneg_openood.openood import CLIPNetwork
+    from adaneg_openood.text.classnames import id_classes
+    from adaneg_openood.vlm import load_model
+
+    names = id_classes(classes).names  # a typing error should not wait for a model to load
+    towers = load_model(model, device=device, precision=precision, preprocessing=preprocessing)
+    return CLIPNetwork(towers, names)
+
+
+def _parsed(settings: list[str] | None) -> dict[str, dict[str, Any]]:
+    """``["adaneg.gap=0.2"]`` -> ``{"adaneg": {"gap": 0.2}}``; values are read as YAML."""
+    import yaml
+
+    found: dict[str, dict[str, Any]] = {}
+    for text in settings or []:
+        name, equals, value = text.partition("=")
+        method, dot, key = name.partition(".")
+        if not equals or not dot:
+            raise ValueError(f"--set takes METHOD.NAME=VALUE, got {text!r}")
+        found.setdefault(method, {})[key] = yaml.safe_load(value)
+    return found
