@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_GROWTH = 1.125  # spare room is bounded by an eighth of what is cached
-_FIRST_ROOM = 64
+# Spare room: an eighth of what is cached, at most 2,048 images, so that it stays small in memory and
+# growing stays rare.
+_GROWTH, _MOST_SPARE, _FIRST_ROOM = 1.125, 2048, 64
 
 
 class FeatureBank(nn.Module):
@@ -132,7 +133,7 @@ class FeatureBank(nn.Module):
         room = len(getattr(self, names[0]))
         if needed <= room:
             return
-        room = max(needed, int(room * _GROWTH), _FIRST_ROOM)
+        room = max(needed, min(int(room * _GROWTH), room + _MOST_SPARE), _FIRST_ROOM)
         for name in names:
             old = getattr(self, name)
             new = old.new_empty((room, *old.shape[1:]))
