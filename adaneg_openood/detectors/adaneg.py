@@ -118,16 +118,26 @@ class AdaNeg(GroupedDetector):
         as_id, as_neg = is_id.nonzero().squeeze(1), is_negative.nonzero().squeeze(1)
         places = torch.cat(
             [
-                logits[as_id, : self.n_id].argmax(dim=1),
-                logits[as_neg, self.n_id :].argmax(dim=1) + self.n_id,
+                logits[:, : self.n_id].index_select(0, as_id).argmax(dim=1),
+                logits[:, self.n_id :].index_select(0, as_neg).argmax(dim=1) + self.n_id,
             ]
         )
         images = torch.cat([as_id, as_neg])
         if self.config.replacement == "entropy":
-            entropies = torch.cat([entropy(text.exp_id[as_id]), entropy(text.exp_neg[as_neg])])
+            entropies = torch.cat(
+                [
+                    entropy(text.exp_id.index_select(0, as_id)),
+                    entropy(text.exp_neg.index_select(0, as_neg)),
+                ]
+            )
         else:
             entropies = confidence.new_zeros(len(images))
-        self.bank.add(self._rows_at(places), features[images], entropies, self.text_features[places])
+        self.bank.add(
+            self._rows_at(places),
+            features.index_select(0, images),
+            entropies,
+            self.text_features.index_select(0, places),
+        )
 
     def _adapted(
         self, features: Tensor, logits: Tensor, text: SideSums, mean: Tensor | None

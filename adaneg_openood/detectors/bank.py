@@ -107,12 +107,12 @@ class FeatureBank(nn.Module):
         n_after = self.n_cached + len(entering) - len(leaving)
         self._reserve(self._POOL, n_after)
         places = torch.cat([leaving, torch.arange(self.n_cached, n_after, device=rows.device)])
-        self.features[places] = features[entering].to(self.features.dtype)
+        self.features[places] = features.index_select(0, entering).to(self.features.dtype)
         self.entropies[places] = entropies[entering].to(self.entropies.dtype)
         self.rows[places] = rows[entering]
         self.arrivals[places] = arrivals[entering]
         self.n_cached = n_after
-        self._refresh_sums(rows[entering], anchors[entering].to(self.sums.dtype))
+        self._refresh_sums(rows[entering], anchors.index_select(0, entering).to(self.sums.dtype))
 
     def _refresh_sums(self, changed: Tensor, anchors: Tensor) -> None:
         """Recompute the sums of changed rows; adding and subtracting would let errors pile up."""
@@ -127,7 +127,9 @@ class FeatureBank(nn.Module):
         is_changed = torch.zeros(self.n_rows, dtype=torch.bool, device=changed.device)
         is_changed[changed] = True
         members = is_changed[self.rows[: self.n_cached]].nonzero().squeeze(1)
-        self.sums.index_add_(0, self.slot_of_row[self.rows[members]], self.features[members])
+        self.sums.index_add_(
+            0, self.slot_of_row[self.rows[members]], self.features.index_select(0, members)
+        )
 
     def _reserve(self, names: tuple[str, ...], needed: int) -> None:
         room = len(getattr(self, names[0]))

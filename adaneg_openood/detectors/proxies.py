@@ -63,7 +63,7 @@ def sample_adaptive_cosines(
         size = max(1, _CHUNK_ELEMENTS // max(1, max(len(features), count) * (count + 1)))
         for chunk in members.split(size):
             places = by_slot[starts[chunk, None] + span]
-            images = bank.features[places]
+            images = bank.features.index_select(0, places.flatten()).unflatten(0, places.shape)
             memory = torch.cat([text[chunk, None], images], dim=1)
             sims = text_cosines.new_empty(len(chunk), count + 1, len(features))
             sims[:, 0] = text_cosines[chunk]

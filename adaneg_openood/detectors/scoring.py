@@ -98,7 +98,7 @@ def replaced_sums(
     is_id = places < n_id
     of_id, of_neg = is_id.nonzero().squeeze(1), (~is_id).nonzero().squeeze(1)
 
-    id_logits.index_copy_(1, places[of_id], changed[of_id].T)
+    id_logits.index_copy_(1, places[of_id], changed.index_select(0, of_id).T)
     max_id = id_logits.amax(dim=1)
     exp_id = (id_logits - max_id[:, None]).exp_()
     lse_id = max_id + exp_id.sum(dim=1).log_()
@@ -106,7 +106,7 @@ def replaced_sums(
         parts = _group_sums(text.exp_neg, groups)
         return _scored(exp_id, text.exp_neg, max_id, text.max_neg, lse_id, parts)
 
-    columns, new = places[of_neg] - n_id, changed[of_neg]
+    columns, new = places[of_neg] - n_id, changed.index_select(0, of_neg)
     stays = torch.ones(n_neg, dtype=new.dtype, device=new.device).index_fill_(0, columns, 0.0)
     kept = _group_sums(text.exp_neg.mul_(stays), groups)
     # the part behind the last whole group belongs to none, yet to the sum of all
@@ -114,7 +114,7 @@ def replaced_sums(
     member = torch.zeros(groups + 1, len(columns), dtype=new.dtype, device=new.device)
     member[group, torch.arange(len(columns), device=new.device)] = 1.0
     max_neg = torch.maximum(text.max_neg, new.amax(dim=0))
-    added = member @ (new - max_neg).exp_()
+    added = member @ new.sub_(max_neg).exp_()
     parts = kept * (text.max_neg - max_neg).exp_()[:, None] + added.T
     return _scored(exp_id, text.exp_neg, max_id, max_neg, lse_id, parts)
 

@@ -1,0 +1,424 @@
+"""A benchmark: which images, which labels, which model and which methods, read from a YAML file."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from adaneg_openood.detectors import AdaNegConfig
+from adaneg_openood.evaluation._fields import Fields
+from adaneg_openood.evaluation.feature_set import RESERVED_NAMES
+from adaneg_openood.evaluation.method_specs import STANDARD, MethodSpec, read_method
+from adaneg_openood.evaluation.streams import ORDERS
+from adaneg_openood.text import MiningConfig
+from adaneg_openood.text.workflow import DEFAULT_MODEL
+from adaneg_openood.vlm.base import PRECISIONS
+from adaneg_openood.vlm.preprocessing import PREPROCESSINGS
+
+__all__ = ["Benchmark", "ImageSet", "MethodSpec", "Mining", "load_benchmark", "shipped_benchmarks"]
+
+SPLITS = ("csid", "near", "far")
+KINDS = ("imglist", "folder", "features", "torchvision", "huggingface", "demo")
+_MINING = ("n_negatives", "percentile", "adjective_share", "prompt", "match", "exclude_related")
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """One set of images, or of their features.
+
+    Attributes:
+        name: as tables show it.
+        split: ``"id"``, ``"csid"``, ``"near"`` or ``"far"``.
+        kind: one of :data:`KINDS`.
+        location: the list, folder or feature file; the dataset's name of the other kinds.
+        root: what an imglist's paths are relative to, or where torchvision keeps its files.
+        options: arguments of a torchvision or Hugging Face dataset.
+        limit: take the first so many images; None takes all.
+        images: how many images there should be; None where unknown.
+        size: how large the download is, for people.
+        source: where to get it, for people.
+    """
+
+    name: str
+    split: str
+    kind: str
+    location: str
+    root: Path | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    limit: int | None = None
+    images: int | None = None
+    size: str = ""
+    source: str = ""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether its images have ID classes."""
+        return self.split in ("id", "csid")
+
+    @property
+    def title(self) -> str:
+        """``"id"``, ``"near/ssb_hard"`` and so on."""
+        return self.name if self.split == "id" else f"{self.split}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Mining:
+    """Where negative labels are mined from, and how."""
+
+    config: MiningConfig = field(default_factory=MiningConfig)
+    corpus: str = "wordnet"
+    wordnet: str | None = None
+    lemmas: str = "first"
+    download: bool = False
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Everything an evaluation needs; see ``template.yml`` for what each part means.
+
+    Attributes:
+        name: for tables and reports.
+        origin: the YAML file it was read from.
+        description: one line for people.
+        features: a feature file or folder that holds the whole benchmark; then no set, class or
+            model is given.
+        classes: a benchmark's name, a file, or the names themselves; None takes them from the ID set.
+        backbone, preprocessing, precision: of the model, see ``load_model``.
+        prompt: template of ID names and nouns.
+        prompts: a checkpoint of learned prompts.
+        text_features: a file of text features, instead of backbone, prompt and negatives.
+        logit_scale: None takes the model's or the text file's.
+        negatives: a list file, or :class:`Mining`; None where prompts or text_features bring them.
+        sets: ID, csid, near and far sets, in this order.
+        full_spectrum: whether csid images count as ID; otherwise they are left out.
+        methods: what is compared.
+        seeds, batch_size, order: the protocol, see ``evaluate``.
+    """
+
+    name: str
+    origin: str
+    description: str = ""
+    features: Path | None = None
+    classes: str | tuple[str, ...] | None = None
+    backbone: str = DEFAULT_MODEL
+    preprocessing: str = "model"
+    precision: str = "auto"
+    prompt: str = "nice"
+    prompts: Path | None = None
+    text_features: Path | None = None
+    logit_scale: float | None = None
+    negatives: Path | Mining | None = None
+    sets: tuple[ImageSet, ...] = ()
+    full_spectrum: bool = False
+    methods: tuple[MethodSpec, ...] = STANDARD
+    seeds: tuple[int, ...] = (0, 1, 2)
+    batch_size: int = 256
+    order: str = "mixed"
+
+    @property
+    def used_sets(self) -> tuple[ImageSet, ...]:
+        """The sets that are evaluated: without csid unless ``full_spectrum``."""
+        return tuple(s for s in self.sets if self.full_spectrum or s.split != "csid")
+
+    def config_of(self, method: str) -> AdaNegConfig:
+        """The settings of an AdaNeg method.
+
+        Raises:
+            ValueError: no such method, or another detector.
+        """
+        found = {spec.name: spec for spec in self.methods}
+        if method not in found or found[method].config is None:
+            able = [name for name, spec in found.items() if spec.config is not None]
+            raise ValueError(
+                f"{self.origin}: {method!r} is no AdaNeg method here; there are "
+                f"{', '.join(map(repr, able)) or 'none'}"
+            )
+        config = found[method].config
+        assert config is not None
+        return config
+
+
+def shipped_benchmarks() -> dict[str, Path]:
+    """Name -> YAML file of the definitions that come with this package."""
+    package = files("adaneg_openood")
+    # in the wheel the folder lies inside the package, in a checkout beside it
+    for place in (Path(str(package)) / "configs", Path(str(package)).parent / "configs"):
+        found = {path.stem: path for path in sorted((place / "benchmarks").glob("*.yml"))}
+        if found:
+            return found
+    return {}
+
+
+def load_benchmark(
+    source: str | os.PathLike[str],
+    *,
+    data: str | os.PathLike[str] | None = None,
+    full_spectrum: bool | None = None,
+) -> Benchmark:
+    """Read and check a benchmark definition; no image, list or model is opened.
+
+    Args:
+        source: a ``.yml`` file, or the name of a shipped definition.
+        data: root of the image sets' paths, instead of the file's own.
+        full_spectrum: overrides the file's.
+
+    Raises:
+        FileNotFoundError: no such file or name.
+        ValueError: a key that is unknown, missing or of the wrong kind; the message names the place.
+    """
+    path, base = _find(source)
+    top = Fields(_read_yaml(path), str(path))
+    own = top.take("data", str, None)
+    # the user's own argument is relative to where they are, what a file says to the file
+    root = Path(data) if data is not None else base / os.path.expanduser(own or ".")
+    place = _Places(base, root)
+    whole = top.take("features", str, None)
+    sets = _read_sets(top, place)
+    _one_source(top, whole, sets)
+    precision = _choice(top, "precision", PRECISIONS, "auto")
+    spectrum = top.take("full_spectrum", bool, False)
+    names = _read_classes(top, place)
+    made = Benchmark(
+        name=top.take("name", str, path.stem),
+        origin=str(path),
+        description=top.take("description", str, "").strip(),
+        features=None if whole is None else root / os.path.expanduser(whole),
+        classes=names,
+        backbone=top.take("backbone", str, DEFAULT_MODEL),
+        preprocessing=_choice(top, "preprocessing", PREPROCESSINGS, "model"),
+        precision=precision,
+        prompt=top.take("prompt", str, "nice"),
+        prompts=place.beside(top.take("prompts", str, None)),
+        text_features=place.beside(top.take("text_features", str, None)),
+        logit_scale=top.take("logit_scale", float, None),
+        negatives=_read_negatives(top, place),
+        sets=sets,
+        full_spectrum=spectrum if full_spectrum is None else full_spectrum,
+        methods=_read_methods(top),
+        seeds=_read_seeds(top),
+        batch_size=_positive(top, "batch_size", 256),
+        order=_choice(top, "order", tuple(ORDERS), "mixed"),
+    )
+    top.finish()
+    return made
+
+
+@dataclass(frozen=True)
+class _Places:
+    base: Path
+    data: Path
+
+    def beside(self, path: str | None) -> Path | None:
+        """A path relative to the YAML file."""
+        return None if path is None else self.base / os.path.expanduser(path)
+
+    def of_data(self, path: str) -> Path:
+        """A path relative to the data root."""
+        return self.data / os.path.expanduser(path)
+
+
+def _find(source: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """The YAML file, and what its paths are relative to."""
+    path = Path(source)
+    if path.is_file():
+        return path, path.parent
+    shipped = shipped_benchmarks()
+    name = os.fspath(source)
+    if name in shipped:
+        return shipped[name], Path()  # a shipped definition knows no folder of the user's
+    near = difflib.get_close_matches(name, shipped, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise FileNotFoundError(
+        f"{name}: neither a file nor a benchmark of this package ({', '.join(shipped)}){hint}"
+    )
+
+
+def _read_yaml(path: Path) -> Any:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """safe_load that refuses a key given twice, of which YAML silently keeps the last."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            seen: set[Any] = set()
+            for key_node, _ in node.value:
+                key = key_node.value
+                if key_node.tag != "tag:yaml.org,2002:merge" and key in seen:
+                    line = key_node.start_mark.line + 1
+                    raise ValueError(f"{path}, line {line}: key {key!r} is there twice; keep one")
+                seen.add(key)
+            return super().construct_mapping(node, deep)
+
+    try:
+        return yaml.load(path.read_text("utf-8-sig"), Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not YAML, {error}") from error
+
+
+def _one_source(top: Fields, whole: str | None, sets: tuple[ImageSet, ...]) -> None:
+    if whole is not None:
+        # backbone and prompts would be silently useless
+        clash = [
+            key
+            for key in ("id", *SPLITS, "classes", "backbone", "negatives", "text_features", "prompts")
+            if key in top
+        ]
+        if clash:
+            raise ValueError(
+                f"{top.at('features')} holds a whole benchmark, so {', '.join(clash)} must go"
+            )
+        return
+    splits = {s.split for s in sets}
+    if "id" not in splits:
+        raise ValueError(f"{top.where}: no ID set; give id:, or features: with a whole benchmark")
+    if not splits & {"near", "far"}:
+        raise ValueError(f"{top.where}: no OOD set; give at least one under near: or far:")
+    if "text_features" not in top and "negatives" not in top and "prompts" not in top:
+        raise ValueError(
+            f"{top.where}: no negative labels; give negatives: (a list, or mine:), prompts: with "
+            "negative contexts, or text_features:"
+        )
+
+
+def _read_classes(top: Fields, place: _Places) -> str | tuple[str, ...] | None:
+    from adaneg_openood.text.classnames import BENCHMARKS
+
+    value = top.take("classes", None, None)
+    if value is None:
+        return None
+    if isinstance(value, list):
+        # YAML reads the class name "no" as false
+        odd = [name for name in value if not isinstance(name, str)]
+        if odd or not value:
+            raise ValueError(
+                f"{top.at('classes')} must be a list of names, got {odd[0] if odd else value!r}; "
+                "put names such as no, on and 7 in quotes"
+            )
+        return tuple(value)
+    if not isinstance(value, str):
+        raise ValueError(f"{top.at('classes')} must be a name, a file or a list, got {value!r}")
+    if value.lower() in (*BENCHMARKS, "demo"):
+        return value.lower()
+    return str(place.beside(value))
+
+
+def _read_negatives(top: Fields, place: _Places) -> Path | Mining | None:
+    value = top.take("negatives", None, None)
+    if value is None or isinstance(value, str):
+        return place.beside(value)
+    outer = Fields(value, top.at("negatives"))
+    mine = Fields(outer.take("mine", dict), outer.at("mine"))
+    outer.finish()
+    settings = {key: mine.take(key, None, None) for key in _MINING}
+    chosen = {key: value for key, value in settings.items() if value is not None}
+    if chosen.get("n_negatives") == "all":
+        chosen["n_negatives"] = None
+    chosen.setdefault("prompt", top.values.get("prompt") or "nice")
+    corpus = mine.take("corpus", str, "wordnet")
+    folder = place.beside(mine.take("wordnet", str, None))
+    try:
+        config = MiningConfig(**chosen)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{mine.where}: {error}") from error
+    made = Mining(
+        config,
+        corpus if corpus in ("wordnet", "demo") else str(place.beside(corpus)),
+        None if folder is None else str(folder),
+        mine.take("lemmas", str, "first"),
+        mine.take("download", bool, False),
+    )
+    mine.finish()
+    return made
+
+
+def _read_sets(top: Fields, place: _Places) -> tuple[ImageSet, ...]:
+    sets = []
+    alone = top.take("id", dict, None)
+    if alone is not None:
+        sets.append(_read_set(Fields(alone, top.at("id")), "id", "id", place))
+    for split in SPLITS:
+        group = Fields(top.take(split, dict, None) or {}, top.at(split))
+        for name in group.values:
+            if not name.strip() or "/" in name or "\\" in name or name in RESERVED_NAMES:
+                raise ValueError(
+                    f"{group.where}: set name {name!r} must be text without slashes, and none of "
+                    f"{', '.join(RESERVED_NAMES)}, which tables use"
+                )
+            if split == "far" and name in (top.values.get("near") or {}):
+                raise ValueError(f"{group.where}: set {name!r} is in near, too; names must differ")
+            sets.append(_read_set(Fields(group.take(name), group.at(name)), name, split, place))
+    return tuple(sets)
+
+
+def _read_set(own: Fields, name: str, split: str, place: _Places) -> ImageSet:
+    given = [kind for kind in KINDS if kind in own]
+    if len(given) != 1:
+        what = f"{' and '.join(given)} are there" if given else f"there is {', '.join(own.values)}"
+        raise ValueError(f"{own.where}: give exactly one of {', '.join(KINDS)}; {what}")
+    kind = given[0]
+    location = own.take(kind, str)
+    root = own.take("root", str, None) if kind in ("imglist", "torchvision") else None
+    options = own.take("args", dict, {}) if kind in ("torchvision", "huggingface") else {}
+    in_files = kind in ("imglist", "folder", "features")
+    if kind == "huggingface" and place.of_data(location).is_dir():
+        in_files = True  # saved with save_to_disk
+    limit = _positive(own, "limit", None)
+    made = ImageSet(
+        name=name,
+        split=split,
+        kind=kind,
+        location=str(place.of_data(location)) if in_files else location,
+        root=place.of_data(root or ".") if kind in ("imglist", "torchvision") else None,
+        options=options,
+        limit=limit,
+        images=_positive(own, "images", None),
+        size=str(own.take("size", None, "")),
+        source=own.take("source", str, ""),
+    )
+    for other in KINDS:
+        own.take(other, None, None)  # so that a wrong key is compared with all of them
+    own.finish()
+    return made
+
+
+def _read_methods(top: Fields) -> tuple[MethodSpec, ...]:
+    methods = top.take("methods", dict, None)
+    if methods is None:
+        return STANDARD
+    if not methods:
+        raise ValueError(f"{top.at('methods')} is empty; leave it out for the standard ones")
+    group = Fields(methods, top.at("methods"))
+    return tuple(read_method(name, Fields(group.take(name), group.at(name))) for name in group.values)
+
+
+def _read_seeds(top: Fields) -> tuple[int, ...]:
+    value = top.take("seeds", None, [0, 1, 2])
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return tuple(range(value))
+    good = isinstance(value, list) and bool(value) and all(type(seed) is int for seed in value)
+    if not good or min(value) < 0 or len(set(value)) < len(value):
+        raise ValueError(
+            f"{top.at('seeds')} must be a list of distinct whole numbers from 0, or how many, "
+            f"got {value!r}"
+        )
+    return tuple(value)
+
+
+def _positive(fields: Fields, key: str, default: int | None) -> Any:
+    value = fields.take(key, int, default)
+    if value is not None and value < 1:
+        raise ValueError(f"{fields.at(key)} must be at least 1, got {value}")
+    return value
+
+
+def _choice(fields: Fields, key: str, allowed: tuple[str, ...], default: str) -> str:
+    from adaneg_openood.detectors.config import check_choice
+
+    value = fields.take(key, str, default)
+    check_choice(fields.at(key), value, allowed)
+    return str(value)
