@@ -168,13 +168,19 @@ def load_image(path: str | os.PathLike[str]) -> Image:
         OSError, ValueError: it is missing, empty, damaged or no image.
     """
     from PIL import Image as images
+    from PIL import ImageFile
 
     file = Path(path)
     if file.is_file() and file.stat().st_size == 0:
         raise ValueError("the file has 0 bytes")
-    with images.open(file) as image:
-        image.load()
-        return to_eight_bit(image)
+    # OpenOOD makes Pillow fill truncated images with grey, for the whole process
+    lenient, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+    try:
+        with images.open(file) as image:
+            image.load()
+            return to_eight_bit(image)
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = lenient
 
 
 def to_eight_bit(image: Image) -> Image:

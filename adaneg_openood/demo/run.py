@@ -48,7 +48,7 @@ def demo_features(device: torch.device | str = "cpu", progress: bool = True) -> 
     with tempfile.TemporaryDirectory(prefix="adaneg-demo-") as folder:
         root = Path(folder)
         write_benchmark(root)
-        with tqdm(total=1 + sum(map(len, _SETS.values())), desc="encoding", disable=None if progress else True) as bar:
+        with tqdm(total=1 + sum(map(len, _SETS.values())), desc="encoding", disable=not progress) as bar:
 
             def encode(name: str) -> tuple[Tensor, Tensor]:
                 bar.update()

@@ -68,7 +68,7 @@ def evaluate(
     }
     images = sum(n_id + len(ood) for _, _, ood in _ood_sets(data)) * sum(map(len, runs.values()))
     records: list[dict[str, Any]] = []
-    with tqdm(total=images, unit="image", unit_scale=True, disable=None if progress else True) as bar:
+    with tqdm(total=images, unit="image", unit_scale=True, disable=not progress) as bar:
         for split, dataset, ood in _ood_sets(data):
             bar.set_description(dataset)
             features = _joined(ood, data.id_features, device)
