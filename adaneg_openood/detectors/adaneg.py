@@ -7,7 +7,7 @@ from torch import Tensor
 
 from adaneg_openood.detectors.adagap import RunningIdShare, thresholds
 from adaneg_openood.detectors.bank import FeatureBank
-from adaneg_openood.detectors.base import GroupedDetector, Scores
+from adaneg_openood.detectors.base import GroupedDetector, Scores, TextReading
 from adaneg_openood.detectors.calibration import SideEvidence, StreamMean, log_size_odds
 from adaneg_openood.detectors.config import AdaNegConfig
 from adaneg_openood.detectors.proxies import sample_adaptive_cosines, task_adaptive_cosines
@@ -82,27 +82,31 @@ class AdaNeg(GroupedDetector):
         Raises:
             ValueError, TypeError: wrong width, or values that are not finite; the bank stays as it was.
         """
-        features = self._checked(features)
-        logits = self._logits(features)
+        return self.score_reading(self.read(features))
+
+    @torch.no_grad()
+    def score_reading(self, reading: TextReading, keep: bool = False) -> Scores:
+        """:meth:`score` of a batch that was read already, here or by a detector that reads the same.
+
+        Args:
+            reading: see :meth:`~GroupedDetector.read`.
+            keep: leave the reading as it is, for the next detector; otherwise its memory is used up.
+        """
+        features, logits, text = reading
         if len(logits) == 0:
             empty = logits.new_empty(0, dtype=torch.float32)
             return Scores(logits.new_empty(0, dtype=torch.long), empty, empty, empty)
-        text = self._sums(logits)
         s_nl = text.score()
         mean = None if self.centre is None else self.centre.observe(features)
         self._cache(features, logits, text, text.score(self._log_odds) if self._log_odds else s_nl)
         probabilities = id_probabilities(text)
-        adaptive = self._adapted(features, logits, text, mean) if self.bank.n_cached else text
+        adaptive = text
+        if self.bank.n_cached:
+            adaptive = self._adapted(features, logits, _copied(text) if keep else text, mean, keep)
         probabilities.add_(id_probabilities(adaptive), alpha=self.config.lam)
         s_nl, s_ada = s_nl.float(), adaptive.score().float()
-        return Scores(probabilities.argmax(dim=1), self._combine(s_nl, s_ada), s_nl, s_ada)
-
-    def _combine(self, s_nl: Tensor, s_ada: Tensor) -> Tensor:
-        if self.config.score == "combine":
-            return s_ada + self.config.lam * s_nl
-        if self.config.score == "multiply":
-            return s_ada * s_nl
-        return s_ada if self.config.score == "adaptive" else s_nl
+        conf = combined(s_nl, s_ada, self.config)
+        return Scores(probabilities.argmax(dim=1), conf, s_nl, s_ada)
 
     def _cache(self, features: Tensor, logits: Tensor, text: SideSums, confidence: Tensor) -> None:
         """Write confident images to the row of their nearest label, each on its own side."""
@@ -140,7 +144,7 @@ class AdaNeg(GroupedDetector):
         )
 
     def _adapted(
-        self, features: Tensor, logits: Tensor, text: SideSums, mean: Tensor | None
+        self, features: Tensor, logits: Tensor, text: SideSums, mean: Tensor | None, keep: bool
     ) -> SideSums:
         """Sums with proxies in place of the text features of rows that hold images."""
         places = self._places_of(self.bank.active_rows[: self.bank.n_active])
@@ -150,7 +154,10 @@ class AdaNeg(GroupedDetector):
             text_cosines = logits.index_select(1, places).T.div(self.logit_scale).contiguous()
             cosines = self._other_cosines(features, self.text_features[places], text_cosines, mean)
         changed = cosines.to(logits.dtype).mul_(self.logit_scale)
-        return replaced_sums(text, logits[:, : self.n_id], places, changed, self.groups)
+        id_logits = logits[:, : self.n_id]
+        return replaced_sums(
+            text, id_logits.clone() if keep else id_logits, places, changed, self.groups
+        )
 
     def _other_cosines(
         self, features: Tensor, text: Tensor, text_cosines: Tensor, mean: Tensor | None
@@ -177,3 +184,17 @@ class AdaNeg(GroupedDetector):
     def _places_of(self, rows: Tensor) -> Tensor:
         place = self._place_of_negative[(rows - self.n_id).clamp_min(0)] + self.n_id
         return torch.where(rows < self.n_id, rows, place)
+
+
+def combined(s_neglabel: Tensor, s_adaptive: Tensor, config: AdaNegConfig) -> Tensor:
+    """(B,) confidence from the (B,) score with text and the (B,) score with adaptive proxies."""
+    if config.score == "combine":
+        return s_adaptive + config.lam * s_neglabel
+    if config.score == "multiply":
+        return s_adaptive * s_neglabel
+    return s_adaptive if config.score == "adaptive" else s_neglabel
+
+
+def _copied(text: SideSums) -> SideSums:
+    """Sums of which :func:`replaced_sums` may use up what it uses up."""
+    return text._replace(exp_neg=text.exp_neg.clone())

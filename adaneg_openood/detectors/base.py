@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -116,6 +117,20 @@ class TextDetector(nn.Module):
         return torch.where(off[:, None], scaled, unit)
 
 
+class TextReading(NamedTuple):
+    """What the labels' text says of a batch: the part of a score that no stream changes.
+
+    Attributes:
+        features: (B, D) of unit length.
+        logits: (B, C + M), negatives in group order.
+        sums: sums over them.
+    """
+
+    features: Tensor
+    logits: Tensor
+    sums: SideSums
+
+
 class GroupedDetector(TextDetector):
     """A detector with negative labels, held in group order."""
 
@@ -148,6 +163,19 @@ class GroupedDetector(TextDetector):
         if logits.dtype in (torch.float16, torch.bfloat16):
             logits = logits.float()
         return logits.mul_(self.logit_scale)
+
+    def read(self, features: Tensor) -> TextReading:
+        """Compare (B, D) image features with the labels' text; changes nothing.
+
+        Detectors with the same text features, ``groups``, ``permute`` and ``logit_scale`` read the same,
+        so one reading serves all of them: see ``AdaNeg.score_reading``.
+
+        Raises:
+            ValueError, TypeError: wrong width, or values that are not finite.
+        """
+        features = self._checked(features)
+        logits = self._logits(features)
+        return TextReading(features, logits, self._sums(logits))
 
     def nearest_negatives(self, features: Tensor, k: int = 3) -> tuple[Tensor, Tensor]:
         """The k negative labels whose text is nearest to each image.

@@ -142,9 +142,9 @@ def id_probabilities(sums: SideSums) -> Tensor:
 
 
 def entropy(exp_logits: Tensor) -> Tensor:
-    """(B,) ``-sum p log(p + 1e-8)`` of softmax rows given as shifted exponentials (B, N).
+    """(B,) ``-sum p log(p + 1e-8)`` of softmax rows given as shifted exponentials (B, N), used up.
 
     Computed in at least float32, where 1e-8 is not lost and a vanishing p gives 0 and not NaN.
     """
-    p = exp_logits / exp_logits.sum(dim=1, keepdim=True)
-    return -(p * (p + 1e-8).log_()).sum(dim=1)
+    p = exp_logits.div_(exp_logits.sum(dim=1, keepdim=True))
+    return -(p + 1e-8).log_().mul_(p).sum(dim=1)
