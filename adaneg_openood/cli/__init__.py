@@ -6,7 +6,7 @@ import logging
 
 import typer
 
-from adaneg_openood.cli import evaluate, labels, openood, predict
+from adaneg_openood.cli import benchmarks, evaluate, labels, openood, predict, reports, sweeps
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,7 +23,9 @@ def main() -> None:
 
 
 app.command()(evaluate.demo)
-app.command("eval")(evaluate.evaluate_features)
+app.command("eval")(benchmarks.evaluate_benchmark)
+app.command()(benchmarks.benchmarks)
+app.command()(sweeps.sweep)
 app.command()(labels.mine)
 app.command()(labels.encode)
 app.command()(predict.build)
@@ -32,3 +34,6 @@ app.command()(openood.compare)
 app.command()(openood.leaderboard)
 app.command()(openood.doctor)
 app.command()(openood.trial)
+app.command()(reports.reproduce)
+app.command()(reports.report)
+app.add_typer(benchmarks.cache_app, name="cache")

@@ -103,10 +103,17 @@ class AdaNeg(GroupedDetector):
         adaptive = text
         if self.bank.n_cached:
             adaptive = self._adapted(features, logits, _copied(text) if keep else text, mean, keep)
-        probabilities.add_(id_probabilities(adaptive), alpha=self.config.lam)
+        probabilities.add_(id_probabilities(adaptive) * self._prediction_weight())
         s_nl, s_ada = s_nl.float(), adaptive.score().float()
         conf = combined(s_nl, s_ada, self.config)
         return Scores(probabilities.argmax(dim=1), conf, s_nl, s_ada)
+
+    def _prediction_weight(self) -> Tensor | float:
+        """Lambda; in the calibrated mode only as far as ID rows hold images to be compared."""
+        if self.evidence is None:
+            return self.config.lam
+        filled = (self.bank.active_rows[: self.bank.n_active] < self.n_id).sum()
+        return self.config.lam * filled / self.n_id
 
     def _cache(self, features: Tensor, logits: Tensor, text: SideSums, confidence: Tensor) -> None:
         """Write confident images to the row of their nearest label, each on its own side."""

@@ -20,7 +20,15 @@ from adaneg_openood.text.workflow import DEFAULT_MODEL
 from adaneg_openood.vlm.base import PRECISIONS
 from adaneg_openood.vlm.preprocessing import PREPROCESSINGS
 
-__all__ = ["Benchmark", "ImageSet", "MethodSpec", "Mining", "load_benchmark", "shipped_benchmarks"]
+__all__ = [
+    "Benchmark",
+    "ImageSet",
+    "MethodSpec",
+    "Mining",
+    "load_benchmark",
+    "open_benchmark",
+    "shipped_benchmarks",
+]
 
 SPLITS = ("csid", "near", "far")
 KINDS = ("imglist", "folder", "features", "torchvision", "huggingface", "demo")
@@ -154,6 +162,30 @@ def shipped_benchmarks() -> dict[str, Path]:
     return {}
 
 
+def open_benchmark(
+    source: str | os.PathLike[str],
+    *,
+    data: str | os.PathLike[str] | None = None,
+    full_spectrum: bool | None = None,
+) -> Benchmark:
+    """A benchmark from whatever people have: a definition, or a file or folder of features.
+
+    Args:
+        source: a YAML file or the name of a shipped definition, see :func:`load_benchmark`; or what
+            ``load_features`` takes, to which the standard methods belong.
+        data, full_spectrum: of a definition.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`load_benchmark`.
+    """
+    path = Path(source)
+    # a folder of data may be called as a benchmark is; one of features holds its text features
+    of_features = any(path.glob("text*")) or os.fspath(source) not in shipped_benchmarks()
+    if path.suffix == ".npz" or (path.is_dir() and of_features):
+        return Benchmark(name=path.stem, origin=str(path), features=path)
+    return load_benchmark(path, data=data, full_spectrum=full_spectrum)
+
+
 def load_benchmark(
     source: str | os.PathLike[str],
     *,
@@ -172,7 +204,10 @@ def load_benchmark(
         ValueError: a key that is unknown, missing or of the wrong kind; the message names the place.
     """
     path, base = _find(source)
-    top = Fields(_read_yaml(path), str(path))
+    loaded = _read_yaml(path)
+    if isinstance(loaded, dict):  # x-...: nothing of ours; a place for YAML anchors
+        loaded = {k: v for k, v in loaded.items() if not str(k).startswith("x-")}
+    top = Fields(loaded, str(path))
     own = top.take("data", str, None)
     # the user's own argument is relative to where they are, what a file says to the file
     root = Path(data) if data is not None else base / os.path.expanduser(own or ".")

@@ -64,12 +64,9 @@ def adaneg_config(mode: str = "published", **changed: Any) -> AdaNegConfig:
     from adaneg_openood.detectors.config import check_choice
 
     check_choice("mode", mode, _MODES)
-    makers = {
-        "published": AdaNegConfig,
-        "released": AdaNegConfig.released,
-        "safe": AdaNegConfig.safe,
-    }
-    return makers[mode](**changed)
+    if mode == "released":
+        return AdaNegConfig.released(**changed)
+    return AdaNegConfig.safe(**changed) if mode == "safe" else AdaNegConfig(**changed)
 
 
 def read_method(name: str, own: Fields) -> MethodSpec:

@@ -14,6 +14,8 @@ from adaneg_openood.evaluation.streams import ORDERS
 if TYPE_CHECKING:
     import pandas as pd
 
+    from adaneg_openood.evaluation.uncertainty import Bootstrap
+
 SPLITS = ("near", "far")
 GROUP_ROWS = {"near": "nearood", "far": "farood"}
 RECORD_COLUMNS = (
@@ -38,6 +40,7 @@ class Results:
         order: ``"mixed"`` or ``"id_first"``.
         seeds: seeds of the streams.
         batch_size: images a batch.
+        bootstrap: resampled metrics, for intervals and paired tests; None if they were not asked for.
 
     Raises:
         ValueError: no record, or columns missing.
@@ -47,6 +50,7 @@ class Results:
     order: str
     seeds: tuple[int, ...]
     batch_size: int
+    bootstrap: Bootstrap | None = None
 
     def __post_init__(self) -> None:
         missing = [column for column in RECORD_COLUMNS if column not in self.records.columns]
@@ -155,6 +159,7 @@ class Results:
             "tables": {method: _by_row(self.table(method)) for method in self.methods},
             "spread": {method: _by_row(self.spread(method)) for method in self.methods},
             "records": list(_by_row(self.records.reset_index(drop=True)).values()),
+            **({} if self.bootstrap is None else {"bootstrap": self.bootstrap.to_dict()}),
         }
 
     def to_json(self, path: str | os.PathLike[str]) -> None:

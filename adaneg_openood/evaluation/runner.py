@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import operator
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor
 from adaneg_openood.evaluation.features import FeatureSet
 from adaneg_openood.evaluation.metrics import ood_metrics
 from adaneg_openood.evaluation.results import RECORD_COLUMNS, Results
-from adaneg_openood.evaluation.streams import ORDERS, Detector, run_stream, stream_order
+from adaneg_openood.evaluation.streams import ORDERS, Detector, StreamScores, run_stream, stream_order
+from adaneg_openood.evaluation.uncertainty import Bootstrap, observed_and_drawn
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ def evaluate(
     order: str = "mixed",
     progress: bool = True,
     device: torch.device | str | None = None,
+    resamples: int | None = None,
 ) -> Results:
     """Evaluate detectors on every OOD set, each as one stream with the ID images.
 
@@ -44,6 +46,7 @@ def evaluate(
         order: ``"mixed"`` or ``"id_first"``.
         progress: show a progress bar on stderr.
         device: where detectors and features are moved to; None leaves them where they are.
+        resamples: bootstrap resamples of the images, for intervals and paired tests; None makes none.
 
     Raises:
         ValueError: no detector, no or repeated seeds, settings out of range, or a detector whose
@@ -68,24 +71,33 @@ def evaluate(
     }
     images = sum(n_id + len(ood) for _, _, ood in _ood_sets(data)) * sum(map(len, runs.values()))
     records: list[dict[str, Any]] = []
+    observed: dict[tuple[str, str], np.ndarray] = {}
+    drawn: dict[tuple[str, str], np.ndarray] = {}
     with tqdm(total=images, unit="image", unit_scale=True, disable=not progress) as bar:
-        for split, dataset, ood in _ood_sets(data):
+        for number, (split, dataset, ood) in enumerate(_ood_sets(data)):
             bar.set_description(dataset)
             features = _joined(ood, data.id_features, device)
             label = np.concatenate([np.full(len(ood), -1), data.id_labels.cpu().numpy()])
             measured: dict[tuple[str, int], dict[str, Any]] = {}
+            confs: dict[str, list[np.ndarray]] = {name: [] for name in detectors}
             for seed in seeds:
                 index = stream_order(len(ood), n_id, seed, order)
                 for name, detector in detectors.items():
                     if seed in runs[name]:
-                        measured[name, seed] = _measure(
-                            detector, features, index, batch_size, label, bar.update
-                        )
+                        scores = run_stream(detector, features, index, batch_size, bar.update)
+                        measured[name, seed] = _measured(detector, scores, label)
+                        if resamples is not None:
+                            confs[name].append(scores.conf)
             key = {"split": split, "dataset": dataset, "n_id": n_id, "n_ood": len(ood)}
             for name in detectors:
                 for seed in seeds:
                     values = measured.get((name, seed), measured[name, runs[name][0]])
                     records.append({"method": name, "seed": seed, **key, **values})
+            if resamples is not None:
+                bar.set_description(f"{dataset}, resampling")
+                parts = observed_and_drawn(confs, label, resamples, seeds[0], number)
+                for kept, part in zip((observed, drawn), parts):
+                    kept.update({(name, dataset): values for name, values in part.items()})
             logger.info("evaluated %s (%s): %d OOD, %d ID images", dataset, split, len(ood), n_id)
     frame = pd.DataFrame(records, columns=list(RECORD_COLUMNS))
     # nullable integers: a method without a bank has no rows to fill
@@ -93,18 +105,14 @@ def evaluate(
     # method by method, each in the order of the sets
     rank = {name: place for place, name in enumerate(detectors)}
     frame = frame.sort_values("method", key=lambda names: names.map(rank), kind="stable")
-    return Results(frame.reset_index(drop=True), order, seeds, batch_size)
+    bootstrap = None
+    if resamples is not None:
+        groups = {"near": tuple(data.near), "far": tuple(data.far)}
+        bootstrap = Bootstrap(observed, drawn, groups, resamples)
+    return Results(frame.reset_index(drop=True), order, seeds, batch_size, bootstrap)
 
 
-def _measure(
-    detector: Detector,
-    features: Tensor,
-    order: np.ndarray,
-    batch_size: int,
-    label: np.ndarray,
-    advance: Callable[[int], object],
-) -> dict[str, Any]:
-    scores = run_stream(detector, features, order, batch_size, advance)
+def _measured(detector: Detector, scores: StreamScores, label: np.ndarray) -> dict[str, Any]:
     filled, n_rows = None, None
     bank, n_id = getattr(detector, "bank", None), getattr(detector, "n_id", None)
     if bank is not None and n_id is not None:

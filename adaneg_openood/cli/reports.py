@@ -1,0 +1,212 @@
+"""``reproduce`` and ``report``: the paper's tables and figures, and a run as a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional
+
+import typer
+
+from adaneg_openood.cli.common import CSV, DEVICE, JSON, ORDERS, SEED, readable_errors
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from adaneg_openood.evaluation import FeatureSet
+    from adaneg_openood.report import RunRecord
+
+_DEMO_BATCH = 64
+
+
+def reproduce(
+    target: str = typer.Argument(..., help="A table or figure; 'list' names them."),
+    features: Optional[list[str]] = typer.Option(
+        None, help="npz file or folder, or NAME=PATH (repeat for several). The demo world if not given."
+    ),
+    seed: int = SEED,
+    orders: int = ORDERS,
+    batch_size: Optional[int] = typer.Option(
+        None, min=1, help="Images a batch; as published if not given."
+    ),
+    settings: Optional[list[str]] = typer.Option(
+        None,
+        "--set",
+        help="A setting of AdaNeg, such as groups=5; takes the place of the published one.",
+    ),
+    backbone: str = typer.Option("ViT-B/16", help="What the features were made with."),
+    stream: Optional[list[str]] = typer.Option(
+        None, help="SET=FILE.npy: an order over concat(OOD, ID), in place of the seeds' orders."
+    ),
+    double: bool = typer.Option(False, help="Score in float64."),
+    every_set: Optional[bool] = typer.Option(
+        None, "--every-set/--means", help="Rows of every OOD set, or of means alone."
+    ),
+    plot: Optional[Path] = typer.Option(None, help="Draw the figure here (.png, .svg or .pdf)."),
+    device: str = DEVICE,
+    json_file: Optional[Path] = JSON,
+    csv_file: Optional[Path] = CSV,
+) -> None:
+    """A table or figure of the paper, our numbers beside the published ones."""
+    with readable_errors():
+        from adaneg_openood.reproduce import TARGETS
+        from adaneg_openood.reproduce import reproduce as run
+
+        if target == "list":
+            width = max(map(len, TARGETS))
+            for name, spec in TARGETS.items():
+                typer.echo(f"{name:<{width}}  {spec.title}")
+            return
+        if target not in TARGETS:
+            raise ValueError(f"no target {target!r}; there are {', '.join(TARGETS)} (and 'list')")
+        if plot is not None:
+            from adaneg_openood.report.drawing import require_matplotlib
+
+            require_matplotlib()
+        result = run(
+            target,
+            _features(features, device),
+            seeds=tuple(range(seed, seed + orders)),
+            batch_size=batch_size if batch_size or features else _DEMO_BATCH,
+            settings=_settings(settings),
+            streams=_streams(stream),
+            backbone=backbone,
+            double=double,
+            device=device,
+        )
+        typer.echo(result.to_text(every_set))
+        if json_file is not None:
+            result.to_json(json_file)
+        if csv_file is not None:
+            result.to_csv(csv_file)
+        if plot is not None:
+            from adaneg_openood.report.figures import reproduction_figure, save_figure
+
+            save_figure(reproduction_figure(result), plot)
+            typer.echo(f"{plot}: written")
+
+
+def _features(given: list[str] | None, device: str) -> FeatureSet | dict[str, FeatureSet]:
+    """``PATH`` or ``NAME=PATH`` arguments; the demo world without any."""
+    from adaneg_openood.evaluation import load_features
+
+    if not given:
+        from adaneg_openood.demo.run import demo_features
+
+        return demo_features(device)
+    found: dict[str, FeatureSet] = {}
+    for text in given:
+        name, equals, path = text.partition("=")
+        if not equals or Path(text).exists():
+            name, path = ("" if len(given) == 1 else Path(text).stem), text
+        if name in found:
+            raise ValueError(f"--features: two sets are named {name!r}; write NAME=PATH")
+        found[name] = load_features(path)
+    return found
+
+
+def _settings(given: list[str] | None) -> dict[str, Any]:
+    """``["gap=0.2"]`` -> ``{"gap": 0.2}``: numbers, true, false and words."""
+    import json
+
+    found: dict[str, Any] = {}
+    for text in given or []:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"--set takes NAME=VALUE, got {text!r}")
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = value
+    return found
+
+
+def _streams(given: list[str] | None) -> dict[str, np.ndarray]:
+    import numpy as np
+
+    found: dict[str, np.ndarray] = {}
+    for text in given or []:
+        name, equals, path = text.partition("=")
+        if not equals:
+            raise ValueError(f"--stream takes SET=FILE.npy, got {text!r}")
+        found[name] = np.load(path, allow_pickle=False)
+    return found
+
+
+def report(
+    run: str = typer.Argument(
+        ..., help="'demo', an npz file or folder of saved features, or a run kept with --save."
+    ),
+    out: Path = typer.Option(Path("report.html"), help="The page."),
+    files: Optional[Path] = typer.Option(
+        None, help="Folder for PNG, CSV, Markdown and LaTeX; the page's name if not given."
+    ),
+    save: Optional[Path] = typer.Option(
+        None, help="Keep the run here: every image's score, and the banks."
+    ),
+    images: Optional[list[str]] = typer.Option(
+        None, help="PART=FOLDER or PART=IMGLIST in the features' order; PART is id or an OOD set."
+    ),
+    images_root: Optional[Path] = typer.Option(None, help="What the paths of imglists are relative to."),
+    example_method: Optional[str] = typer.Option(None, help="Whose confidences choose the examples."),
+    title: Optional[str] = typer.Option(None, help="Of the page."),
+    batch_size: Optional[int] = typer.Option(
+        None, min=1, help="256, and 64 for the demo, if not given."
+    ),
+    seed: int = SEED,
+    orders: int = ORDERS,
+    order: str = typer.Option("mixed", help="mixed (the paper's protocol) or id_first."),
+    device: str = DEVICE,
+    json_file: Optional[Path] = JSON,
+    csv_file: Optional[Path] = CSV,
+) -> None:
+    """One self-contained page of a run, with its tables and pictures as files beside it."""
+    with readable_errors():
+        from adaneg_openood.report import load_record, save_record, write_report
+        from adaneg_openood.report.drawing import require_matplotlib
+        from adaneg_openood.report.record import RECORD_FILE
+        from adaneg_openood.report.sources import DEMO
+
+        require_matplotlib()
+        if (Path(run) / RECORD_FILE).is_file():
+            record = load_record(run)
+        else:
+            settings: dict[str, Any] = {"seeds": tuple(range(seed, seed + orders)), "order": order}
+            if batch_size is not None:
+                settings["batch_size"] = batch_size
+            if example_method is not None:
+                settings["example_method"] = example_method
+            record = _collected(run, images or [], images_root, device, settings)
+        if save is not None:
+            typer.echo(f"{save_record(record, save)}: written")
+        name = title or ("The demo world" if run == DEMO else Path(run).name)
+        written = write_report(record, out, files=files, title=f"{name}: out-of-distribution detection")
+        if json_file is not None:
+            record.results.to_json(json_file)
+        if csv_file is not None:
+            record.results.to_csv(csv_file)
+        summary = record.results.summary().round(2).rename_axis(None)
+        typer.echo(f"Means over sets and orders, in percent:\n{summary.T.to_string()}\n")
+        typer.echo(f"{out}: written, and {len(written) - 1} files in {written[1].parent}")
+
+
+def _collected(
+    run: str, images: list[str], root: Path | None, device: str, settings: dict[str, Any]
+) -> RunRecord:
+    from adaneg_openood.report import collect
+    from adaneg_openood.report.sources import DEMO, demo_record, given_images, remembered_images
+
+    given: dict[str, str] = {}
+    for text in images:
+        part, equals, path = text.partition("=")
+        if not equals:
+            raise ValueError(f"--images takes PART=FOLDER or PART=IMGLIST, got {text!r}")
+        given[part] = path
+    if run == DEMO and not Path(run).exists():
+        if given:
+            raise ValueError("--images: the demo world brings its own images")
+        return demo_record(device, **settings)
+    from adaneg_openood.evaluation import load_features
+
+    data = load_features(run)
+    sources = {**remembered_images(run, root), **given_images(given, root)}
+    return collect(data, device=device, features=run, images=sources, **settings)

@@ -1,0 +1,322 @@
+"""From a benchmark's definition to features and results."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adaneg_openood.encoding import read_feature_header
+from adaneg_openood.evaluation.benchmark import Benchmark, ImageSet, Mining
+from adaneg_openood.evaluation.cache import FeatureCache
+from adaneg_openood.evaluation.feature_set import DEFAULT_LOGIT_SCALE, FeatureSet
+from adaneg_openood.evaluation.features import load_features
+from adaneg_openood.evaluation.results import Results
+from adaneg_openood.evaluation.runner import evaluate
+from adaneg_openood.evaluation.sources import Images, Stored, class_names_of, labels_of, open_set
+from adaneg_openood.text import Corpus, NegativeLabels, id_classes, load_corpus, mine
+from adaneg_openood.text.cache import TextCache, default_cache_folder
+from adaneg_openood.text.classnames import IDClasses, classes_of_imglist
+from adaneg_openood.text.prompt_features import (
+    LabelFeatures,
+    label_features,
+    learned_features,
+    load_label_features,
+    load_prompts,
+)
+from adaneg_openood.text.wordnet import WordNet
+from adaneg_openood.vlm import TwoTowerModel, VisionLanguageModel, describe, load_model
+
+logger = logging.getLogger(__name__)
+
+_COMPARED = ("weights", "preprocessing", "dim")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a benchmark is encoded; changes no result beyond rounding.
+
+    Attributes:
+        device: of the model.
+        batch_size: images a forward pass.
+        workers: decoding processes.
+        on_error: ``"raise"`` or ``"skip"`` broken images.
+        cache: folder of the feature cache; None is the user's.
+        text_cache: folder of text features; None is the user's.
+        progress: show bars.
+    """
+
+    device: str = "cpu"
+    batch_size: int = 256
+    workers: int = 4
+    on_error: str = "raise"
+    cache: Path | None = None
+    text_cache: Path | None = None
+    progress: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """A benchmark's features and where they come from.
+
+    Attributes:
+        data: what detectors and sweeps take.
+        names: set title (``"id"``, ``"near/tin"``) -> image names, where images exist.
+        roots: set title -> folder of the image files, where they lie in files.
+        provenance: model, labels and sets; JSON values.
+        encoded: titles of the sets that were encoded now, and not found in the cache.
+    """
+
+    data: FeatureSet
+    names: dict[str, tuple[str, ...]]
+    roots: dict[str, Path]
+    provenance: dict[str, Any]
+    encoded: tuple[str, ...] = ()
+
+
+def run_benchmark(
+    benchmark: Benchmark, settings: Settings | None = None, **evaluation: Any
+) -> tuple[Results, Encoding]:
+    """Encode what is not in the cache, and evaluate every method of the benchmark.
+
+    Args:
+        benchmark: the definition.
+        settings: see :class:`Settings`.
+        evaluation: ``seeds``, ``batch_size`` and ``order`` override the benchmark's; the rest is for
+            :func:`~adaneg_openood.evaluation.evaluate`.
+
+    Raises:
+        ValueError, TypeError, OSError, ImportError: with a message for people; see
+            :func:`~adaneg_openood.evaluation.benchmark_check.check` for all of them at once.
+    """
+    settings = Settings() if settings is None else settings
+    made = encode_benchmark(benchmark, settings)
+    protocol: dict[str, Any] = {
+        "seeds": benchmark.seeds,
+        "batch_size": benchmark.batch_size,
+        "order": benchmark.order,
+        "device": settings.device,
+        "progress": settings.progress,
+    }
+    detectors = {spec.name: spec.build(made.data) for spec in benchmark.methods}
+    return evaluate(detectors, made.data, **{**protocol, **evaluation}), made
+
+
+def encode_benchmark(benchmark: Benchmark, settings: Settings | None = None) -> Encoding:
+    """The features of a benchmark, from the cache where they are in it.
+
+    Raises:
+        ValueError, TypeError, OSError, ImportError: with a message for people.
+    """
+    settings = Settings() if settings is None else settings
+    about: dict[str, Any] = {"benchmark": benchmark.name, "definition": benchmark.origin}
+    if benchmark.features is not None:
+        data = load_features(benchmark.features)
+        if benchmark.logit_scale is not None:
+            data = dataclasses.replace(data, logit_scale=benchmark.logit_scale)
+        return Encoding(data, {}, {}, {**about, "features": str(benchmark.features)})
+    cache = FeatureCache(settings.cache)
+    # lists first: a wrong path should not wait for a model to load
+    opened = {item.title: open_set(item, cache.folder) for item in benchmark.used_sets}
+    classes = benchmark_classes(benchmark, opened["id"])
+    needs_model = benchmark.text_features is None or any(
+        isinstance(part, Images) for part in opened.values()
+    )
+    model = None
+    if needs_model:
+        model = load_model(
+            benchmark.backbone,
+            device=settings.device,
+            precision=benchmark.precision,
+            preprocessing=benchmark.preprocessing,
+        )
+        about["model"] = describe(model)
+    labels = benchmark_labels(benchmark, classes, model, settings)
+    n_id = labels.n_id
+    features: dict[str, Tensor] = {}
+    id_labels: dict[str, Tensor] = {}
+    names: dict[str, tuple[str, ...]] = {}
+    roots: dict[str, Path] = {}
+    fresh = []
+    for item in benchmark.used_sets:
+        part = opened[item.title]
+        if item.labelled:
+            id_labels[item.title] = labels_of(item, part, n_id)
+        if isinstance(part, Stored):
+            _refuse_other_model(part.file, model)
+            features[item.title] = part.features
+            continue
+        assert model is not None
+        found = cache.get(
+            model,
+            part,
+            batch_size=settings.batch_size,
+            workers=settings.workers,
+            on_error=settings.on_error,
+            progress=settings.progress,
+        )
+        features[item.title], names[item.title] = found.features, found.names
+        if item.labelled and found.labels is not None:
+            id_labels[item.title] = found.labels  # without those of skipped images
+        if part.base is not None:
+            roots[item.title] = part.base
+        if found.fresh:
+            fresh.append(item.title)
+    about["labels"] = labels.provenance
+    about["sets"] = {
+        item.title: _about_set(item, len(features[item.title])) for item in benchmark.used_sets
+    }
+    data = _joined(benchmark, labels, model, features, id_labels)
+    return Encoding(data, names, roots, about, tuple(fresh))
+
+
+def benchmark_classes(benchmark: Benchmark, id_set: Images | Stored | None) -> IDClasses:
+    """The ID classes, from the definition or from the ID set.
+
+    Raises:
+        ValueError: neither tells them.
+    """
+    if isinstance(benchmark.classes, tuple):
+        return IDClasses(f"{benchmark.origin}: classes", benchmark.classes)
+    if benchmark.classes == "demo":
+        from adaneg_openood.demo.world import ID_NAMES
+
+        return IDClasses("demo", ID_NAMES)
+    if benchmark.classes is not None:
+        return id_classes(benchmark.classes)
+    if benchmark.text_features is not None:
+        made = load_label_features(benchmark.text_features)
+        return IDClasses(str(benchmark.text_features), made.names[: made.n_id])
+    item = next(item for item in benchmark.sets if item.split == "id")
+    if item.kind == "imglist":
+        return classes_of_imglist(item.location)
+    names = class_names_of(item, id_set)
+    if names is None:
+        raise ValueError(
+            f"{benchmark.origin}: classes is missing, and the ID set does not tell them; give a "
+            "benchmark's name, a file or a list"
+        )
+    return IDClasses(item.location, names)
+
+
+def benchmark_labels(
+    benchmark: Benchmark,
+    classes: IDClasses,
+    model: VisionLanguageModel | None,
+    settings: Settings,
+) -> LabelFeatures:
+    """Text features of the ID names and the negatives; these are mined if the definition says so.
+
+    Raises:
+        ValueError, OSError, ImportError: with a message for people.
+    """
+    if benchmark.text_features is not None:
+        return load_label_features(benchmark.text_features, n_id=len(classes))
+    assert model is not None
+    kept = TextCache(default_cache_folder() if settings.text_cache is None else settings.text_cache)
+    negatives = benchmark_negatives(benchmark, classes, model, kept, settings.progress)
+    if benchmark.prompts is not None:
+        if not isinstance(model, TwoTowerModel):
+            raise ValueError(f"{model.name}: learned prompts need an open_clip or OpenAI CLIP")
+        learned = load_prompts(benchmark.prompts)
+        return learned_features(model, classes, learned, negatives, benchmark.prompt, cache=kept)
+    assert negatives is not None
+    return label_features(
+        model, classes, negatives, benchmark.prompt, cache=kept, progress=settings.progress
+    )
+
+
+def benchmark_negatives(
+    benchmark: Benchmark,
+    classes: IDClasses,
+    model: VisionLanguageModel,
+    cache: TextCache | None = None,
+    progress: bool = False,
+) -> NegativeLabels | None:
+    """The negative labels, read or mined; None where learned prompts bring them."""
+    wanted = benchmark.negatives
+    if wanted is None:
+        return None
+    if not isinstance(wanted, Mining):
+        return NegativeLabels.load(wanted)
+    database = None
+    if wanted.config.exclude_related or (wanted.corpus == "wordnet" and not wanted.download):
+        database = WordNet(wanted.wordnet)
+    return mine(
+        model,
+        classes,
+        mining_corpus(wanted, database),
+        wanted.config,
+        wordnet=database,
+        cache=cache,
+        progress=progress,
+    )
+
+
+def mining_corpus(wanted: Mining, database: WordNet | None) -> Corpus:
+    """The words that negatives are mined from."""
+    if wanted.corpus == "demo":
+        from adaneg_openood.demo.world import ADJECTIVES, NOUNS
+
+        return Corpus(NOUNS, ADJECTIVES, "demo")
+    return load_corpus(
+        wanted.corpus,
+        wordnet=database or wanted.wordnet,
+        lemmas=wanted.lemmas,
+        download=wanted.download,
+    )
+
+
+def _joined(
+    benchmark: Benchmark,
+    labels: LabelFeatures,
+    model: VisionLanguageModel | None,
+    features: dict[str, Tensor],
+    id_labels: dict[str, Tensor],
+) -> FeatureSet:
+    scale = benchmark.logit_scale or labels.logit_scale
+    if scale is None:
+        scale = DEFAULT_LOGIT_SCALE if model is None else float(model.logit_scale)
+    ids = [item.title for item in benchmark.used_sets if item.labelled]
+    sets = {
+        split: {item.name: features[item.title] for item in benchmark.used_sets if item.split == split}
+        for split in ("near", "far")
+    }
+    return FeatureSet(
+        text_features=labels.features,
+        n_id=labels.n_id,
+        # one ID set stays memory-mapped
+        id_features=features[ids[0]] if len(ids) == 1 else torch.cat([features[t] for t in ids]),
+        id_labels=torch.cat([id_labels[title] for title in ids]),
+        near=sets["near"],
+        far=sets["far"],
+        logit_scale=scale,
+        names=labels.names,
+        origins={
+            "id_features": f"{benchmark.origin}: id",
+            "text_features": f"{benchmark.origin}: text",
+            **{item.title: f"{benchmark.origin}: {item.title}" for item in benchmark.used_sets},
+        },
+    )
+
+
+def _about_set(item: ImageSet, n_rows: int) -> dict[str, Any]:
+    return {"kind": item.kind, "location": item.location, "images": n_rows}
+
+
+def _refuse_other_model(file: Path, model: VisionLanguageModel | None) -> None:
+    """Compare a feature file's header, if it has one, with the model the rest is made with."""
+    if model is None or file.suffix != ".safetensors":
+        return
+    header, known = read_feature_header(file), describe(model)
+    for key in _COMPARED:
+        if key in header and key in known and header[key] != known[key]:
+            raise ValueError(
+                f"{file}: was made with {key} {header[key]!r}, but this benchmark's backbone "
+                f"{model.name} has {known[key]!r}; their features cannot be compared"
+            )
