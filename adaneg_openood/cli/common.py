@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
+    from adaneg_openood.distributed import Group
     from adaneg_openood.evaluation import Results
 
 SEED = typer.Option(0, min=0, help="First seed of the stream orders.")
@@ -28,6 +30,9 @@ def show_results(results: Results, json_file: Path | None, csv_file: Path | None
     occupancy = results.format_occupancy()
     if occupancy:
         typer.echo(f"\n{occupancy}")
+    warnings = results.format_warnings()
+    if warnings:
+        typer.echo(f"\n{warnings}")
     if json_file is not None:
         results.to_json(json_file)
     if csv_file is not None:
@@ -40,5 +45,13 @@ def readable_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, OSError, ImportError) as error:
-        typer.echo(f"error: {error}", err=True)
+        # of torchrun's processes the first speaks for all: an error on one is raised on every one
+        if os.environ.get("RANK", "0") == "0":
+            typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
+
+
+def say(group: Group, text: str) -> None:
+    """Print, once a group."""
+    if group.is_first:
+        typer.echo(text)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Optional
 
-import typer
-
 from adaneg_openood.cli.common import CSV, DEVICE, JSON, ORDERS, SEED, readable_errors, show_results
 
 

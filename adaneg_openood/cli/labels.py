@@ -7,7 +7,7 @@ from typing import Optional
 
 import typer
 
-from adaneg_openood.cli.common import DEVICE, readable_errors
+from adaneg_openood.cli.common import DEVICE, readable_errors, say
 
 MODEL = typer.Option("open_clip:ViT-B-16/openai", help="Backbone, such as open_clip:ARCH/TAG or /FILE.")
 PRECISION = typer.Option("auto", help="auto (fp16 on CUDA), fp32, fp16 or bf16.")
@@ -81,6 +81,7 @@ def encode(
     workers: int = typer.Option(4, min=0, help="Decoding processes."),
     skip_broken: bool = typer.Option(False, help="Leave out images that cannot be read."),
     overwrite: bool = typer.Option(False, help="Replace a finished file."),
+    part_size: int = typer.Option(4096, min=1, help="Images kept and shared out at a time."),
     id_source: Optional[str] = typer.Option(
         None, "--id", help="ID names: writes the folder's text features."
     ),
@@ -94,8 +95,13 @@ def encode(
     device: str = DEVICE,
     precision: str = PRECISION,
 ) -> None:
-    """Encode images into a feature file; with --id and --folder, the labels of a benchmark folder."""
+    """Encode images into a feature file; with --id and --folder, the labels of a benchmark folder.
+
+    Under torchrun the images are shared by its processes: torchrun --nproc-per-node 4 -m adaneg_openood
+    encode ... gives the same bytes as one process.
+    """
     with readable_errors():
+        from adaneg_openood.distributed import local_device, process_group
         from adaneg_openood.encoding import encode_to_file
         from adaneg_openood.text.workflow import labels_to_folder
 
@@ -103,33 +109,41 @@ def encode(
             raise ValueError("give IMAGES with --out, or --id with --folder, or all four")
         if images is None and id_source is None:
             raise ValueError("nothing to encode: give IMAGES with --out, or --id with --folder")
-        if id_source is not None and folder is not None:
-            made = labels_to_folder(
-                folder,
-                id_source=id_source,
-                negatives=negatives,
-                model=model,
-                prompt=prompt,
-                prompts=prompts,
-                features=text_features,
-                device=device,
-                precision=precision,
-            )
-            typer.echo(f"{folder}: text features of {len(made.names)} labels")
-        if images is not None and out is not None:
-            encode_to_file(
-                images,
-                out,
-                model=model,
-                root=root,
-                labelled=labelled,
-                limit=limit,
-                preprocessing=preprocessing,
-                device=device,
-                precision=precision,
-                batch_size=batch_size,
-                workers=workers,
-                on_error="skip" if skip_broken else "raise",
-                overwrite=overwrite,
-            )
-            typer.echo(f"{out}: written")
+        with process_group(device) as group:
+            own_device = local_device(device)
+            if id_source is not None and folder is not None:
+                n_labels = group.first(
+                    lambda: len(
+                        labels_to_folder(
+                            folder,
+                            id_source=id_source,
+                            negatives=negatives,
+                            model=model,
+                            prompt=prompt,
+                            prompts=prompts,
+                            features=text_features,
+                            device=own_device,
+                            precision=precision,
+                        ).names
+                    )
+                )
+                say(group, f"{folder}: text features of {n_labels} labels")
+            if images is not None and out is not None:
+                encode_to_file(
+                    images,
+                    out,
+                    model=model,
+                    root=root,
+                    labelled=labelled,
+                    limit=limit,
+                    preprocessing=preprocessing,
+                    device=own_device,
+                    precision=precision,
+                    batch_size=batch_size,
+                    workers=workers,
+                    on_error="skip" if skip_broken else "raise",
+                    overwrite=overwrite,
+                    part_size=part_size,
+                    group=group,
+                )
+                say(group, f"{out}: written")

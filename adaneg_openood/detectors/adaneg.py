@@ -10,6 +10,7 @@ from adaneg_openood.detectors.bank import FeatureBank
 from adaneg_openood.detectors.base import GroupedDetector, Scores, TextReading
 from adaneg_openood.detectors.calibration import SideEvidence, StreamMean, log_size_odds
 from adaneg_openood.detectors.config import AdaNegConfig
+from adaneg_openood.detectors.diagnosis import Diagnosis, diagnose
 from adaneg_openood.detectors.proxies import sample_adaptive_cosines, task_adaptive_cosines
 from adaneg_openood.detectors.scoring import SideSums, entropy, id_probabilities, replaced_sums
 
@@ -50,13 +51,11 @@ class AdaNeg(GroupedDetector):
         self.bank = FeatureBank(n_rows, dim, config.memory_length - 1, config.replacement)
         self.bank.to(self.text_features.device)
         self.id_share = RunningIdShare().to(self.text_features.device)
+        self.evidence = SideEvidence().to(self.text_features.device)
         self.centre: StreamMean | None = None
-        self.evidence: SideEvidence | None = None
-        self._log_odds = 0.0
         if config.calibration == "centered":
             self.centre = StreamMean(dim).to(self.text_features.device)
-            self.evidence = SideEvidence().to(self.text_features.device)
-            self._log_odds = log_size_odds(n_id, self.n_negatives, config.groups)
+        self._log_odds = log_size_odds(n_id, self.n_negatives, config.groups)
         place = torch.empty_like(self.negative_order)
         place[self.negative_order] = torch.arange(self.n_negatives, device=place.device)
         # derived from the settings: not saved
@@ -68,9 +67,13 @@ class AdaNeg(GroupedDetector):
         """Forget the stream: the bank is emptied, and AdaGap's window starts again."""
         self.bank.reset()
         self.id_share.reset()
-        if self.centre is not None and self.evidence is not None:
+        self.evidence.reset()
+        if self.centre is not None:
             self.centre.reset()
-            self.evidence.reset()
+
+    def diagnose(self) -> Diagnosis:
+        """What the memory looks like, with warnings where AdaNeg is used outside of where it helps."""
+        return diagnose(self)
 
     @torch.no_grad()
     def score(self, features: Tensor) -> Scores:
@@ -98,7 +101,7 @@ class AdaNeg(GroupedDetector):
             return Scores(logits.new_empty(0, dtype=torch.long), empty, empty, empty)
         s_nl = text.score()
         mean = None if self.centre is None else self.centre.observe(features)
-        self._cache(features, logits, text, text.score(self._log_odds) if self._log_odds else s_nl)
+        self._cache(features, logits, text, s_nl)
         probabilities = id_probabilities(text)
         adaptive = text
         if self.bank.n_cached:
@@ -110,13 +113,15 @@ class AdaNeg(GroupedDetector):
 
     def _prediction_weight(self) -> Tensor | float:
         """Lambda; in the calibrated mode only as far as ID rows hold images to be compared."""
-        if self.evidence is None:
+        if self.centre is None:
             return self.config.lam
         filled = (self.bank.active_rows[: self.bank.n_active] < self.n_id).sum()
         return self.config.lam * filled / self.n_id
 
-    def _cache(self, features: Tensor, logits: Tensor, text: SideSums, confidence: Tensor) -> None:
+    def _cache(self, features: Tensor, logits: Tensor, text: SideSums, s_nl: Tensor) -> None:
         """Write confident images to the row of their nearest label, each on its own side."""
+        balanced = text.score(self._log_odds)
+        confidence = s_nl if self.centre is None else balanced
         upper, lower = thresholds(self.config.gamma, self.config.gap)
         if self.config.adagap:
             share = self.id_share.observe(
@@ -124,8 +129,7 @@ class AdaNeg(GroupedDetector):
             )
             upper, lower = thresholds(self.config.gamma, self.config.gap, share)
         is_id, is_negative = confidence > upper, confidence < lower
-        if self.evidence is not None:
-            self.evidence.observe(is_id, is_negative)
+        self.evidence.observe(is_id, is_negative, balanced)
         as_id, as_neg = is_id.nonzero().squeeze(1), is_negative.nonzero().squeeze(1)
         places = torch.cat(
             [
@@ -177,7 +181,7 @@ class AdaNeg(GroupedDetector):
             proxies = sample_adaptive_cosines(
                 features, text, text_cosines, self.bank, self.config.beta, mean
             )
-        if mean is None or self.evidence is None:
+        if mean is None:
             return proxies
         lift = proxies - (text_cosines - (text @ mean)[:, None])
         return text_cosines + lift * (self.config.gain * self.evidence.balance)

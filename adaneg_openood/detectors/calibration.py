@@ -61,28 +61,57 @@ class StreamMean(nn.Module):
 
 
 class SideEvidence(nn.Module):
-    """How evenly a stream's confident images fall on the ID and the negative side.
+    """How a stream's confident images fall on the ID and the negative side.
 
-    The counts look back over about the last 10,000 images and start at one each.
+    The sums look back over about the last 10,000 images and start at one image of even odds a side.
     """
 
     counts: Tensor
+    confidences: Tensor
+    seen: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("counts", torch.ones(2))
+        self.register_buffer("confidences", torch.full((2,), 0.5))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
 
     def reset(self) -> None:
         """Forget the stream."""
         self.counts.fill_(1.0)
+        self.confidences.fill_(0.5)
+        self.seen.zero_()
 
     @torch.no_grad()
-    def observe(self, is_id: Tensor, is_negative: Tensor) -> None:
-        """Take in which of B images are confidently ID, and which confidently not; (B,) bool each."""
+    def observe(self, is_id: Tensor, is_negative: Tensor, probability: Tensor) -> None:
+        """Take in a batch.
+
+        Args:
+            is_id, is_negative: (B,) bool, confidently ID, and confidently not.
+            probability: (B,) of being ID, such as the score at :func:`log_size_odds`.
+        """
         new = torch.stack([is_id.sum(), is_negative.sum()]).to(self.counts)
-        self.counts.mul_(max(0.0, 1.0 - len(is_id) / _EVIDENCE_WINDOW)).add_(new).clamp_(min=1.0)
+        sums = torch.stack([(probability * is_id).sum(), ((1 - probability) * is_negative).sum()])
+        keep = max(0.0, 1.0 - len(is_id) / _EVIDENCE_WINDOW)
+        self.counts.mul_(keep).add_(new)
+        self.confidences.mul_(keep).add_(sums.to(self.confidences))
+        # what the start was worth is never lost, so that both sides stay comparable
+        floor = (1.0 - self.counts).clamp_(min=0.0)
+        self.counts.add_(floor)
+        self.confidences.add_(floor, alpha=0.5)
+        self.seen += len(is_id)
 
     @property
     def balance(self) -> Tensor:
         """Scalar in (0, 1]: the square root of the smaller side's count over the larger's."""
         return (self.counts.min() / self.counts.max()).sqrt()
+
+    @property
+    def id_share(self) -> Tensor:
+        """Scalar in (0, 1): share of the ID side among confident images."""
+        return self.counts[0] / self.counts.sum()
+
+    @property
+    def purity(self) -> Tensor:
+        """(2,) expected share of right images among the confident ones, ID side and negative side."""
+        return self.confidences / self.counts

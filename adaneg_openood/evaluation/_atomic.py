@@ -12,7 +12,11 @@ from pathlib import Path
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; it takes ``path``'s place if the block succeeds.
 
-    Parent folders are made. If the block raises, ``path`` stays as it was and nothing is left over.
+    Parent folders are made. If the block raises, ``path`` stays as it was and nothing is left over. The
+    bytes are on the disk before the name is, so a power cut leaves the old file or the new one.
+
+    Raises:
+        OSError: it cannot be written: a full disk, a folder that is read-only.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -20,7 +24,21 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = target.with_name(f".{target.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
     try:
         yield temporary
+        _to_disk(temporary)
         os.replace(temporary, target)
+    except Exception as error:
+        # safetensors has a kind of its own for a full disk, that is no OSError
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise OSError(f"{target}: cannot be written, {error}") from error
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR)  # writable, which Windows asks of fsync
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from adaneg_openood.evaluation._atomic import atomic_path
@@ -14,6 +15,7 @@ from adaneg_openood.evaluation.streams import ORDERS
 if TYPE_CHECKING:
     import pandas as pd
 
+    from adaneg_openood.detectors.diagnosis import Diagnosis
     from adaneg_openood.evaluation.uncertainty import Bootstrap
 
 SPLITS = ("near", "far")
@@ -41,6 +43,7 @@ class Results:
         seeds: seeds of the streams.
         batch_size: images a batch.
         bootstrap: resampled metrics, for intervals and paired tests; None if they were not asked for.
+        diagnoses: (method, OOD set, seed) -> what AdaNeg's memory looked like at the stream's end.
 
     Raises:
         ValueError: no record, or columns missing.
@@ -51,6 +54,7 @@ class Results:
     seeds: tuple[int, ...]
     batch_size: int
     bootstrap: Bootstrap | None = None
+    diagnoses: Mapping[tuple[str, str, int], Diagnosis] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         missing = [column for column in RECORD_COLUMNS if column not in self.records.columns]
@@ -138,6 +142,19 @@ class Results:
                 )
         return "\n".join(lines)
 
+    def format_warnings(self) -> str:
+        """Where AdaNeg was used outside of where it helps: a paragraph a method and kind of trouble."""
+        first: dict[tuple[str, str], str] = {}
+        sets: dict[tuple[str, str], dict[str, None]] = {}
+        for (method, dataset, _), diagnosis in self.diagnoses.items():
+            for kind, text in diagnosis.warnings.items():
+                first.setdefault((method, kind), text)
+                sets.setdefault((method, kind), {})[dataset] = None
+        return "\n".join(
+            f"warning: {method}, {kind} ({', '.join(sets[method, kind])}): {text}"
+            for (method, kind), text in first.items()
+        )
+
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write :attr:`records` as UTF-8 CSV, atomically; missing values are empty fields."""
         with atomic_path(path) as temporary:
@@ -158,6 +175,10 @@ class Results:
             "summary": _by_row(self.summary()),
             "tables": {method: _by_row(self.table(method)) for method in self.methods},
             "spread": {method: _by_row(self.spread(method)) for method in self.methods},
+            "diagnoses": [
+                {"method": method, "dataset": dataset, "seed": seed, **asdict(diagnosis)}
+                for (method, dataset, seed), diagnosis in self.diagnoses.items()
+            ],
             "records": list(_by_row(self.records.reset_index(drop=True)).values()),
             **({} if self.bootstrap is None else {"bootstrap": self.bootstrap.to_dict()}),
         }

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adaneg_openood.detectors import AdaNeg
 from adaneg_openood.evaluation.features import FeatureSet
 from adaneg_openood.evaluation.metrics import ood_metrics
 from adaneg_openood.evaluation.results import RECORD_COLUMNS, Results
@@ -73,6 +74,7 @@ def evaluate(
     records: list[dict[str, Any]] = []
     observed: dict[tuple[str, str], np.ndarray] = {}
     drawn: dict[tuple[str, str], np.ndarray] = {}
+    diagnoses: dict[tuple[str, str, int], Any] = {}
     with tqdm(total=images, unit="image", unit_scale=True, disable=not progress) as bar:
         for number, (split, dataset, ood) in enumerate(_ood_sets(data)):
             bar.set_description(dataset)
@@ -86,6 +88,8 @@ def evaluate(
                     if seed in runs[name]:
                         scores = run_stream(detector, features, index, batch_size, bar.update)
                         measured[name, seed] = _measured(detector, scores, label)
+                        if isinstance(detector, AdaNeg):
+                            diagnoses[name, dataset, seed] = detector.diagnose()
                         if resamples is not None:
                             confs[name].append(scores.conf)
             key = {"split": split, "dataset": dataset, "n_id": n_id, "n_ood": len(ood)}
@@ -109,7 +113,7 @@ def evaluate(
     if resamples is not None:
         groups = {"near": tuple(data.near), "far": tuple(data.far)}
         bootstrap = Bootstrap(observed, drawn, groups, resamples)
-    return Results(frame.reset_index(drop=True), order, seeds, batch_size, bootstrap)
+    return Results(frame.reset_index(drop=True), order, seeds, batch_size, bootstrap, diagnoses)
 
 
 def _measured(detector: Detector, scores: StreamScores, label: np.ndarray) -> dict[str, Any]:

@@ -49,10 +49,13 @@ def test_evidence_balance():
     evidence = SideEvidence()
     assert evidence.balance == 1.0
     is_id = torch.tensor([True] * 8 + [False] * 2)
-    evidence.observe(is_id, ~is_id)
+    evidence.observe(is_id, ~is_id, torch.where(is_id, 0.9, 0.2))
     assert evidence.balance.item() == pytest.approx(math.sqrt(3 / 9), abs=1e-3)
+    assert evidence.id_share.item() == pytest.approx(9 / 12, abs=1e-3)
+    # an image of even odds a side, then eight of 0.9 and two of 1 - 0.2
+    assert evidence.purity.tolist() == pytest.approx([7.7 / 9, 2.1 / 3], abs=1e-3)
     evidence.reset()
-    assert evidence.balance == 1.0
+    assert evidence.balance == 1.0 and evidence.seen == 0
 
 
 @pytest.mark.parametrize("proxy", ["task", "sample"])
@@ -94,9 +97,40 @@ def test_state_is_saved_and_forgotten():
     assert torch.equal(detector.score(images).conf, again.score(images).conf)
 
 
-def test_published_mode_holds_none_of_this_state():
-    detector = AdaNeg(torch.eye(8), 3)
-    assert not any(name.startswith(("centre", "evidence")) for name in detector.state_dict())
+def test_evidence_of_a_silent_side_never_falls_below_its_start():
+    evidence = SideEvidence()
+    one = torch.ones(5000, dtype=torch.bool)
+    for _ in range(6):
+        evidence.observe(one, ~one, torch.ones(5000))
+    assert evidence.counts[1] == 1.0 and evidence.purity[1] == 0.5
+
+
+def test_diagnosis_tells_what_is_held():
+    text, images, _, ood = World(seed=4, kind="far", alignment=0.8, n_negatives=100).features()
+    detector = AdaNeg(text, 20, LOGIT_SCALE)
+    detector.score(torch.cat([images, ood]))
+    told = detector.diagnose()
+    held = detector.bank.counts > 0
+    assert told.images == 800 and told.cached == int(detector.bank.counts.sum())
+    assert told.id_rows == pytest.approx(held[:20].float().mean().item())
+    assert told.negative_rows == pytest.approx(held[20:].float().mean().item())
+    assert 0.3 < told.id_share < 0.7 and min(told.id_purity, told.negative_purity) > 0.75
+    assert told.warnings == {}
+    assert f"{told.cached} of 800 images" in str(told)
+
+
+def test_diagnosis_warns_in_words_where_adaneg_does_not_help():
+    text, images, _, ood = World(seed=4, n_negatives=900, n_id=60, n_ood=20, n_classes=5).features()
+    published, safe = AdaNeg(text, 5, LOGIT_SCALE), AdaNeg(text, 5, LOGIT_SCALE, AdaNegConfig.safe())
+    for detector in (published, safe):
+        detector.score(torch.cat([images, ood]))
+    said = " ".join(published.diagnose().warnings.values())
+    assert "5 ID names stand against 180 negatives a group" in said
+    assert "AdaNegConfig.safe()" in said
+    assert safe.diagnose().warnings == {}
+    few = AdaNeg(text, 5, LOGIT_SCALE)
+    few.score(images[:20])
+    assert "20 images for 5 ID names" in few.diagnose().warnings["short stream"]
 
 
 def _change(text, n_id, id_images, labels, ood, batch_size, seeds):

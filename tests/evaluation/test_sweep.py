@@ -1,0 +1,269 @@
+"""Sweeps: equal to single runs, taken up after interruption, written in long form."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from benchmark_fakes import make_sweep_data
+
+from adaneg_openood import AdaNeg, AdaNegConfig
+from adaneg_openood.evaluation import evaluate
+from adaneg_openood.evaluation import sweep as sweep_module
+from adaneg_openood.evaluation.journal import Journal, held
+from adaneg_openood.evaluation.method_specs import SETTINGS
+from adaneg_openood.evaluation.metrics import METRICS
+from adaneg_openood.evaluation.subsets import draw_subset, parse_ratio, subset_sizes
+from adaneg_openood.evaluation.sweep import Protocol, data_digest, grid_configs, sweep
+
+DATA = make_sweep_data()
+GRID = {  # 30 configurations
+    "gamma": [0.3, 0.4, 0.5, 0.6, 0.7],
+    "gap": [0, 0.1, 0.5],
+    "proxy": ["task", "sample"],
+}
+BASE = AdaNegConfig(groups=3)
+QUICK = {"base": BASE, "batch_sizes": (16,), "seeds": (0, 1)}
+FILES = ("results.csv", "summary.csv", "conventions.json", "journal.jsonl", "sweep.json")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in FILES}
+
+
+def test_thirty_configurations_equal_single_runs(tmp_path: Path) -> None:
+    result = sweep(DATA, GRID, folder=tmp_path, **QUICK)
+    assert len(result.records) == 30 * 2 * 2 and result.axes == tuple(GRID)
+    assert result.computed == 30 * 2 * 2
+    read = pd.read_csv(tmp_path / "results.csv")
+    assert len(read) == 120 and set(SETTINGS) | set(METRICS) <= set(read.columns)
+    for config in grid_configs(GRID, BASE):
+        detector = AdaNeg(DATA.text_features, DATA.n_id, DATA.logit_scale, config)
+        alone = evaluate({"x": detector}, DATA, seeds=(0, 1), batch_size=16, progress=False).records
+        mine = result.records
+        for name, value in dataclasses.asdict(config).items():
+            mine = mine[mine[name] == value]
+        both = alone.merge(mine, on=["dataset", "seed"], suffixes=("", "_sweep"))
+        assert len(both) == 4
+        for name in (*METRICS, "id_rows_filled"):
+            assert (both[name] == both[f"{name}_sweep"]).all(), (config, name)
+
+
+def test_scores_and_groups_share_what_they_can() -> None:
+    grid = {
+        "score": ["combine", "adaptive", "neglabel", "multiply"],
+        "groups": [1, 3],
+        "permute": [True, False],
+        "adagap": [False, True],
+        "calibration": ["none", "centered"],
+    }
+    result = sweep(DATA, grid, batch_sizes=(16,), seeds=(2,))
+    assert len(result.records) == 64 * 2
+    for config in grid_configs(grid)[::7]:
+        detector = AdaNeg(DATA.text_features, DATA.n_id, DATA.logit_scale, config)
+        alone = evaluate({"x": detector}, DATA, seeds=(2,), batch_size=16, progress=False).records
+        mine = result.records
+        for name, value in dataclasses.asdict(config).items():
+            mine = mine[mine[name] == value]
+        assert list(mine["AUROC"]) == list(alone["AUROC"]), config
+        assert list(mine["ACC"]) == list(alone["ACC"]), config
+
+
+def test_the_text_is_read_once_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = 0
+    original = AdaNeg.read
+
+    def counted(self, features):  # type: ignore[no-untyped-def]
+        nonlocal reads
+        reads += 1
+        return original(self, features)
+
+    monkeypatch.setattr(AdaNeg, "read", counted)
+    monkeypatch.setattr(sweep_module, "_TOGETHER", 64)
+    sweep(DATA, GRID, base=BASE, batch_sizes=(25,), seeds=(0,))
+    assert reads == 2 * 4  # two sets of 100 images in batches of 25, whatever the configurations
+
+
+def test_more_detectors_than_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = {"gap": [0, 0.2, 0.5], "gamma": [0.3, 0.5, 0.7]}
+    whole = sweep(DATA, grid, **QUICK)
+    monkeypatch.setattr(sweep_module, "_TOGETHER", 4)
+    pd.testing.assert_frame_equal(whole.records, sweep(DATA, grid, **QUICK).records)
+
+
+def test_taken_up_after_a_cut_at_any_byte(tmp_path: Path) -> None:
+    grid = {"gap": [0, 0.2, 0.5], "score": ["combine", "adaptive"]}
+    sweep(DATA, grid, folder=tmp_path / "whole", **QUICK)
+    whole = contents(tmp_path / "whole")
+    journal = whole["journal.jsonl"]
+    rng = np.random.default_rng(3)
+    cuts = sorted({0, 1, len(journal) - 1, *rng.integers(0, len(journal), 10).tolist()})
+    for number, cut in enumerate(cuts):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "sweep.json").write_bytes(whole["sweep.json"])
+        (folder / "journal.jsonl").write_bytes(journal[:cut])
+        result = sweep(DATA, grid, folder=folder, **QUICK)
+        assert result.computed == 24 - journal[:cut].count(b"\n")
+        assert contents(folder) == whole, cut
+
+
+def test_a_damaged_line_is_made_again(tmp_path: Path) -> None:
+    sweep(DATA, GRID, folder=tmp_path, **QUICK)
+    whole = contents(tmp_path)
+    damaged = bytearray(whole["journal.jsonl"])
+    damaged[len(damaged) // 2] ^= 2
+    (tmp_path / "journal.jsonl").write_bytes(damaged)
+    result = sweep(DATA, GRID, folder=tmp_path, **QUICK)
+    assert 1 <= result.computed <= 2
+    assert contents(tmp_path)["results.csv"] == whole["results.csv"]
+
+
+def test_a_larger_grid_uses_what_is_there(tmp_path: Path) -> None:
+    first = sweep(DATA, {"gap": [0, 0.5]}, folder=tmp_path, **QUICK)
+    again = sweep(DATA, {"gap": [0, 0.25, 0.5]}, folder=tmp_path, **QUICK)
+    assert (first.computed, again.computed) == (8, 4)
+    assert sweep(DATA, {"gap": [0.0, 0.5]}, folder=tmp_path, **QUICK).computed == 0
+
+
+def test_other_data_or_versions_are_refused(tmp_path: Path) -> None:
+    sweep(DATA, {}, folder=tmp_path, **QUICK)
+    with pytest.raises(ValueError, match="holds runs with data"):
+        sweep(make_sweep_data(seed=1), {}, folder=tmp_path, **QUICK)
+    known = json.loads((tmp_path / "sweep.json").read_text())
+    (tmp_path / "sweep.json").write_text(json.dumps({**known, "torch": "0.1"}))
+    with pytest.raises(ValueError, match=r"holds runs with torch '0\.1'"):
+        sweep(DATA, {}, folder=tmp_path, **QUICK)
+    (tmp_path / "sweep.json").unlink()
+    with pytest.raises(ValueError, match="no sweep.json"):
+        sweep(DATA, {}, folder=tmp_path, **QUICK)
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    with held(tmp_path / "lock"), pytest.raises(BlockingIOError, match="another process"):
+        sweep(DATA, {}, folder=tmp_path, **QUICK)
+
+
+def test_protocols() -> None:
+    result = sweep(
+        DATA,
+        {"adagap": [False, True]},
+        base=BASE,
+        seeds=(0, 1),
+        batch_sizes=(8, 16),
+        orders=("mixed", "id_first"),
+        ratios=((1, 1), (1, 4), (4, 1)),
+        n_images=(20, 40),
+    )
+    assert len(result.records) == 2 * 2 * 2 * 3 * 2 * 2 * 2
+    assert set(result.axes) == {"adagap", "batch_size", "order", "ratio", "n_images"}
+    counted = result.records.groupby(["ratio", "n_images"])[["n_id", "n_ood"]].agg(["min", "max"])
+    assert counted.loc[("1:4", 20)].tolist() == [4, 4, 16, 16]
+    assert counted.loc[("4:1", 40)].tolist() == [32, 32, 8, 8]
+    summary = result.summary()
+    assert {"nearood", "farood", "alike", "other"} == set(summary["dataset"])
+    assert len(summary) == len(result.records) // 2 * 2
+
+
+def test_summary_is_mean_and_deviation_over_seeds() -> None:
+    result = sweep(DATA, {"gap": [0, 0.5]}, base=BASE, batch_sizes=(16,), seeds=(0, 1, 2))
+    rows = result.records[(result.records["gap"] == 0.5) & (result.records["dataset"] == "other")]
+    summary = result.summary()
+    row = summary[(summary["gap"] == 0.5) & (summary["dataset"] == "other")].iloc[0]
+    assert row["AUROC"] == pytest.approx(rows["AUROC"].mean())
+    assert row["AUROC std"] == pytest.approx(rows["AUROC"].std(ddof=1))
+    best = result.best("FPR@95", "farood")
+    assert list(best["FPR@95"]) == sorted(best["FPR@95"])
+
+
+def test_a_seed_without_effect_runs_once(tmp_path: Path) -> None:
+    result = sweep(DATA, {}, base=BASE, orders=("id_first",), batch_sizes=(16,), seeds=(0, 1, 2))
+    assert result.computed == 2 and len(result.records) == 6
+    assert (result.summary()["AUROC std"] == 0).all()
+
+
+def test_released_configurations_are_one_where_they_run_as_one() -> None:
+    configs = grid_configs({"beta": [5, 5.5, 6]}, released=True)
+    assert [config.beta for config in configs] == [5.0, 6.0]
+
+
+@pytest.mark.parametrize(
+    ("grid", "settings", "message"),
+    [
+        ({"gama": [0.5]}, {}, "unknown key 'gama'; did you mean 'gamma'"),
+        ({"gamma": []}, {}, "gamma must have a list"),
+        ({"gamma": [2.0]}, {}, r"gamma must be in \[0, 1\]"),
+        ({}, {"seeds": ()}, "seeds must be distinct"),
+        ({}, {"batch_sizes": (0,)}, "batch_size must be >= 1"),
+        ({}, {"orders": ("other",)}, "order must be one of"),
+        ({}, {"orders": ("mixed", "mixed")}, "must not repeat"),
+        ({}, {"n_images": (1000,)}, "alike: 1000 images at 60:40 need 600 ID"),
+        ({}, {"ratios": ()}, "at least one value"),
+    ],
+)
+def test_mistakes_are_named(grid: dict, settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        sweep(DATA, grid, **settings)
+
+
+def test_subsets() -> None:
+    assert subset_sizes(10, 90) == (10, 90)
+    assert subset_sizes(1000, 1000, (1, 100)) == (10, 1000)
+    assert subset_sizes(1000, 1000, (100, 1)) == (1000, 10)
+    assert subset_sizes(5, 5, (1, 100)) == (1, 5)
+    assert subset_sizes(50_000, 40_000, (5, 4), 900) == (500, 400)
+    small, large = draw_subset(50, 70, 3, (1, 1), 20), draw_subset(50, 70, 3, (1, 1), 60)
+    assert set(small.ids) <= set(large.ids) and set(small.oods) <= set(large.oods)
+    assert len(small.ids) == 10 and (np.diff(small.ids) > 0).all()
+    assert not np.array_equal(small.ids, draw_subset(50, 70, 4, (1, 1), 20).ids)
+    assert parse_ratio(" 1:10") == (1, 10)
+    for bad in ("1", "1:0", "a:b", "1:2:3"):
+        with pytest.raises(ValueError, match="ratio"):
+            parse_ratio(bad)
+
+
+def test_journal(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    journal.append({"a": {"x": 0.1}, "b": {"y": [1, "é"]}})
+    journal.append({"c": {}})
+    again = Journal(tmp_path / "j")
+    assert again.records == {"a": {"x": 0.1}, "b": {"y": [1, "é"]}, "c": {}} and "c" in again
+
+
+def test_global_generators_are_untouched() -> None:
+    state, torch_state = np.random.get_state()[1].copy(), torch.get_rng_state()
+    sweep(DATA, {"gap": [0, 1]}, ratios=((1, 2),), **QUICK)
+    assert np.array_equal(state, np.random.get_state()[1])
+    assert torch.equal(torch_state, torch.get_rng_state())
+
+
+def test_digest_of_the_data() -> None:
+    assert data_digest(make_sweep_data()) == data_digest(DATA)
+    moved = dataclasses.replace(DATA, near=DATA.far, far=DATA.near)
+    scaled = dataclasses.replace(DATA, logit_scale=21.0)
+    assert len({data_digest(d) for d in (DATA, moved, scaled, make_sweep_data(seed=2))}) == 4
+
+
+def test_plots(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="plots need matplotlib")
+    from PIL import Image
+
+    from adaneg_openood.evaluation.sweep_plots import plot_sweep
+
+    result = sweep(
+        DATA, {"gap": [0, 0.5], "adagap": [False, True]}, ratios=(None, (1, 1)), n_images=(None, 20), **QUICK
+    )
+    files = plot_sweep(result, tmp_path, {"gap": 0.5})
+    assert [file.name for file in files] == [
+        f"plot_{axis}.png" for axis in ("gap", "adagap", "ratio", "n_images")
+    ]
+    for file in files:
+        with Image.open(file) as image:
+            assert image.width > 1000 and len(image.convert("RGB").getcolors(1 << 20) or []) > 50
+    assert Protocol().order == "mixed"

@@ -1,0 +1,172 @@
+"""Bootstrap intervals and paired tests against brute force and known answers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from evaluation_fakes import Drifting, StatelessCosine, make_data
+
+from adaneg_openood.evaluation import (
+    bootstrap_intervals,
+    evaluate,
+    ood_metrics,
+    paired_bootstrap,
+)
+from adaneg_openood.evaluation.uncertainty import BOOTSTRAPPED, Resampler, _Ranked
+
+
+def scores(n: int, shift: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    label = np.where(np.arange(n) % 3 == 0, -1, 0)
+    return rng.normal(size=n) + shift * (label >= 0), label
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 6])
+def test_a_resample_is_measured_as_if_it_were_the_data(decimals: int) -> None:
+    rng = np.random.default_rng(decimals)
+    for _ in range(40):
+        n = int(rng.integers(4, 50))
+        conf, is_ood = np.round(rng.normal(size=n), decimals), rng.random(n) < 0.5
+        is_ood[:2] = True, False
+        weight = rng.integers(0, 3, n)
+        weight[:2] = 1
+        rows = np.repeat(np.arange(n), weight)
+        expected = ood_metrics(conf[rows], np.where(is_ood[rows], -1, 0), np.zeros(len(rows), int))
+        got = _Ranked(conf, is_ood).metrics(weight)
+        np.testing.assert_allclose(got, [expected[name] for name in BOOTSTRAPPED], atol=1e-10)
+
+
+def test_intervals_hold_the_value_and_narrow_with_more_images() -> None:
+    widths = []
+    for n in (150, 1500):
+        found = bootstrap_intervals(*scores(n, 1.5), n_resamples=300)
+        assert list(found) == list(BOOTSTRAPPED)
+        for name, one in found.items():
+            assert one.low <= one.value <= one.high, name
+        widths.append(found["AUROC"].high - found["AUROC"].low)
+    assert widths[1] < widths[0] / 2
+
+
+def test_auroc_interval_is_scipys() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    conf, label = scores(240, 1.0)
+    ids, oods = conf[label >= 0], conf[label < 0]
+
+    def auroc(a: np.ndarray, b: np.ndarray) -> float:
+        return 100 * float((a[:, None] > b[None]).mean())
+
+    theirs = stats.bootstrap(
+        (ids, oods), auroc, n_resamples=1500, method="percentile", vectorized=False, rng=1
+    ).confidence_interval
+    ours = bootstrap_intervals(conf, label, n_resamples=1500)["AUROC"]
+    assert ours.low == pytest.approx(theirs.low, abs=0.6)
+    assert ours.high == pytest.approx(theirs.high, abs=0.6)
+
+
+def test_coverage() -> None:
+    """About 90 of 100 intervals at 90 % hold the true AUROC."""
+    true = 100 * 0.7602499  # P(N(1, 1) > N(0, 1))
+    hits = 0
+    for seed in range(100):
+        one = bootstrap_intervals(*scores(200, 1.0, seed), n_resamples=150, level=0.9)["AUROC"]
+        hits += one.low <= true <= one.high
+    assert 80 <= hits <= 98
+
+
+def test_several_orders_are_averaged() -> None:
+    (a, label), (b, _) = scores(200, 1.0), scores(200, 2.0, 1)
+    both = bootstrap_intervals([a, b], label, n_resamples=50)["AUROC"]
+    alone = [bootstrap_intervals(x, label, n_resamples=50)["AUROC"].value for x in (a, b)]
+    assert both.value == pytest.approx(np.mean(alone))
+    assert both == bootstrap_intervals(torch.tensor(np.stack([a, b])), label, n_resamples=50)["AUROC"]
+
+
+def test_paired_test() -> None:
+    conf, label = scores(600, 1.0)
+    same = paired_bootstrap(conf, conf, label, n_resamples=100)["AUROC"]
+    assert same == (0.0, 0.0, 0.0, 1.0)
+    rng = np.random.default_rng(5)
+    worse = conf + rng.normal(size=600) * 0.8
+    found = paired_bootstrap(conf, worse, label, n_resamples=400)["AUROC"]
+    assert found.value > 0 and found.low > 0 and found.p_value < 0.05
+    other = paired_bootstrap(worse, conf, label, n_resamples=400)["AUROC"]
+    assert other.value == -found.value and other.p_value == found.p_value
+    assert other.low == pytest.approx(-found.high)
+    # pairing: the difference is known better than either value
+    single = bootstrap_intervals(conf, label, n_resamples=400)["AUROC"]
+    assert found.high - found.low < 0.9 * (single.high - single.low) * 2**0.5
+    little = conf + rng.normal(size=600) * 0.01
+    assert paired_bootstrap(conf, little, label, n_resamples=400)["AUROC"].p_value > 0.05
+
+
+def test_draws_are_the_seeds_alone() -> None:
+    conf, label = scores(100, 1.0)
+    state = np.random.get_state()[1].copy()
+    first = bootstrap_intervals(conf, label, n_resamples=50)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    assert bootstrap_intervals(conf, label, n_resamples=50) == first
+    assert bootstrap_intervals(conf, label, n_resamples=50, seed=1) != first
+    np.random.set_state(("MT19937", state, 0, 0, 0.0))
+    bootstrap_intervals(conf, label, n_resamples=20)
+    assert np.array_equal(np.random.get_state()[1], state)
+
+
+def test_sets_share_their_id_draws_and_not_their_ood_draws() -> None:
+    label = np.array([-1] * 5 + [0] * 7)
+    one, other = (list(Resampler(label, 9, 3, group)._draws()) for group in (0, 1))
+    for a, b in zip(one, other):
+        assert np.array_equal(a[5:], b[5:]) and a[:5].sum() == b[:5].sum() == 5
+    assert any(not np.array_equal(a[:5], b[:5]) for a, b in zip(one, other))
+
+
+@pytest.mark.parametrize(
+    ("conf", "label", "message"),
+    [
+        ([1.0, np.nan], [0, -1], "NaN"),
+        ([1.0, 2.0, 3.0], [0, -1], "per image"),
+        ([1.0, 2.0], [0, 0], "both ID"),
+        ([1.0, 2.0], [-1, -1], "both ID"),
+    ],
+)
+def test_bad_input(conf: list, label: list, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        bootstrap_intervals(np.array(conf), np.array(label), n_resamples=10)
+
+
+def test_bad_settings() -> None:
+    conf, label = scores(30, 1.0)
+    with pytest.raises(ValueError, match="level must be in"):
+        bootstrap_intervals(conf, label, level=1.0, n_resamples=10)
+    with pytest.raises(ValueError, match="n_resamples"):
+        bootstrap_intervals(conf, label, n_resamples=1)
+    with pytest.raises(ValueError, match="no scores"):
+        bootstrap_intervals([], label)
+
+
+def test_in_results() -> None:
+    data = make_data()
+    detectors = {"cosine": StatelessCosine(data), "drift": Drifting(data)}
+    results = evaluate(detectors, data, seeds=(0, 4), batch_size=8, progress=False, resamples=60)
+    found = results.bootstrap
+    assert found is not None and found.methods == ["cosine", "drift"]
+    assert found.rows == ["ssb", "ninco", "nearood", "textures", "farood"]
+    for method in found.methods:
+        for row in found.rows:
+            for name, one in found.intervals(method, row).items():
+                assert one.value == pytest.approx(results.table(method).loc[row, name])
+                assert one.low <= one.high
+    gap = found.differences("drift", "cosine", "nearood")["AUROC"]
+    assert gap.value == pytest.approx(
+        results.table("drift").loc["nearood", "AUROC"] - results.table("cosine").loc["nearood", "AUROC"]
+    )
+    written = results.to_dict()["bootstrap"]
+    assert written["resamples"] == 60 and "drift - cosine" in written["differences"]
+    text = found.format()
+    assert "95 %" in text and "paired test" in text and "nearood" in text
+    plain = evaluate(detectors, data, seeds=(0, 4), batch_size=8, progress=False)
+    assert plain.bootstrap is None and "bootstrap" not in plain.to_dict()
+    assert plain.records.equals(results.records)
+    with pytest.raises(KeyError, match="rows are ssb"):
+        found.intervals("drift", "x")
