@@ -32,11 +32,12 @@ class FeatureBank(nn.Module):
     rows: Tensor
     arrivals: Tensor
     sums: Tensor
+    lengths: Tensor
     active_rows: Tensor
     slot_of_row: Tensor
     progress: Tensor
     _POOL = ("features", "entropies", "rows", "arrivals")
-    _ACTIVE = ("sums", "active_rows")
+    _ACTIVE = ("sums", "lengths", "active_rows")
 
     def __init__(self, n_rows: int, dim: int, capacity: int, replacement: str = "entropy") -> None:
         super().__init__()
@@ -48,6 +49,7 @@ class FeatureBank(nn.Module):
         self.register_buffer("rows", torch.empty(0, dtype=torch.long))
         self.register_buffer("arrivals", torch.empty(0, dtype=torch.long))
         self.register_buffer("sums", torch.empty(0, dim))
+        self.register_buffer("lengths", torch.empty(0))
         self.register_buffer("active_rows", torch.empty(0, dtype=torch.long))
         # -1: the row holds no image and owns no sum
         self.register_buffer("slot_of_row", torch.full((n_rows,), -1, dtype=torch.long))
@@ -127,9 +129,9 @@ class FeatureBank(nn.Module):
         is_changed = torch.zeros(self.n_rows, dtype=torch.bool, device=changed.device)
         is_changed[changed] = True
         members = is_changed[self.rows[: self.n_cached]].nonzero().squeeze(1)
-        self.sums.index_add_(
-            0, self.slot_of_row[self.rows[members]], self.features.index_select(0, members)
-        )
+        slots = self.slot_of_row[self.rows[members]]
+        self.sums.index_add_(0, slots, self.features.index_select(0, members))
+        self.lengths[slots] = torch.linalg.vector_norm(self.sums.index_select(0, slots), dim=1)
 
     def _reserve(self, names: tuple[str, ...], needed: int) -> None:
         room = len(getattr(self, names[0]))

@@ -21,9 +21,9 @@ def task_adaptive_cosines(features: Tensor, bank: FeatureBank) -> Tensor:
         features: (B, D) unit length.
         bank: its A active rows, in the order of ``bank.active_rows``.
     """
-    sums = bank.sums[: bank.n_active]
     # the divisor goes to the small side, so no normalised copy of the sums is made
-    return (sums @ features.T).div_(sums.norm(dim=1, keepdim=True).clamp_min(1e-12))
+    lengths = bank.lengths[: bank.n_active, None].clamp_min(1e-12)
+    return (bank.sums[: bank.n_active] @ features.T).div_(lengths)
 
 
 def sample_adaptive_cosines(
