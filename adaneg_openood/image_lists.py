@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 OOD_LABEL = -1
+_LABEL = re.compile(r"-?[0-9]{1,18}")
 IMAGE_SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .bmp .gif .tif .tiff .webp .ppm .pgm .pnm .avif".split()
 )
@@ -37,10 +39,8 @@ def read_imglist(path: str | os.PathLike[str]) -> list[tuple[str, int]]:
         if not line.strip():
             continue
         image, _, label = line.rstrip().replace("\t", " ").rpartition(" ")
-        try:
-            value = int(label)
-        except ValueError:
-            value = OOD_LABEL - 1
+        # ASCII digits alone: Python's int would take 1_0 for 10; and as many as 64 bits hold
+        value = int(label) if _LABEL.fullmatch(label) else OOD_LABEL - 1
         if not image.strip() or value < OOD_LABEL:
             raise ValueError(
                 f"{file}, line {number}: must be 'path label' with an integer label of 0 or more, "
@@ -88,6 +88,28 @@ def list_folder(root: str | os.PathLike[str], classes: list[str] | None = None) 
             )
         found.append((image, labels[first]))
     return found
+
+
+def refuse_outside(source: str | os.PathLike[str], base: Path, images: list[tuple[str, int]]) -> None:
+    """A list from elsewhere must not read files outside its root.
+
+    Paths are judged as they are written; links inside the root may lead out of it, as those of many
+    datasets do. With the root ``/`` any path is inside.
+
+    Raises:
+        ValueError: an absolute path, or one with ``..``, that leaves ``base``.
+    """
+    root = os.path.abspath(base)
+    inside = root.rstrip(os.sep) + os.sep
+    for image, _ in images:
+        # two checks of text for most paths; abspath costs ten times as much
+        if not os.path.isabs(image) and ".." not in image:
+            continue
+        if not os.path.abspath(os.path.join(root, image)).startswith(inside):
+            raise ValueError(
+                f"{source}: the path {image!r} leads out of the root {root}; where that is meant, give a "
+                "root that holds all images (--root / allows any path)"
+            )
 
 
 def class_folders(root: str | os.PathLike[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import logging
 import os
@@ -18,6 +19,7 @@ from adaneg_openood._version import __version__
 from adaneg_openood.detectors import AdaNeg, AdaNegConfig
 from adaneg_openood.detectors.decision import Threshold
 from adaneg_openood.encoding import ImageSource, decoded_batches
+from adaneg_openood.encoding.lock import exclusive
 from adaneg_openood.evaluation._atomic import atomic_path
 from adaneg_openood.text.prompt_features import LabelFeatures
 from adaneg_openood.vlm import VisionLanguageModel, describe
@@ -25,8 +27,8 @@ from adaneg_openood.vlm import VisionLanguageModel, describe
 logger = logging.getLogger(__name__)
 
 OOD = "OOD"
-_FORMAT = 1
-_ABOUT, _STATE = "run.json", "state.safetensors"
+_FORMAT = 2
+_ABOUT = "run.json"
 _IDENTITY = ("model", "weights", "dim")
 
 
@@ -172,20 +174,32 @@ class Predictor:
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write labels, settings, threshold and memory; the model's weights are not copied.
 
-        Files are replaced one by one, each whole; the memory comes first, so an interruption leaves
-        the settings of the last complete save.
-        """
-        from safetensors.torch import save_file
+        The memory gets a file of a new name, and ``run.json``, which names it with its checksum, comes
+        last: an interruption at any moment leaves the last complete save.
 
+        Raises:
+            BlockingIOError: another process is saving there.
+            OSError: it cannot be written.
+        """
         root = Path(folder)
         root.mkdir(parents=True, exist_ok=True)
+        with exclusive(root / _ABOUT):
+            self._save(root)
+
+    def _save(self, root: Path) -> None:
+        from safetensors.torch import save
+
         # the text features are a part of the detector's state, in its own order
         state = {name: value.cpu().contiguous() for name, value in self.detector.state_dict().items()}
-        with atomic_path(root / _STATE) as temporary:
-            save_file(state, temporary)
+        content = save(state)
+        digest = hashlib.sha256(content).hexdigest()
+        file = root / f"state-{digest[:16]}.safetensors"
+        with atomic_path(file) as temporary:
+            temporary.write_bytes(content)
         about = {
             "format": _FORMAT,
             "version": __version__,
+            "state": {"file": file.name, "sha256": digest},
             "model": describe(self.model),
             "names": list(self.labels.names),
             "n_id": self.labels.n_id,
@@ -195,6 +209,9 @@ class Predictor:
         }
         with atomic_path(root / _ABOUT) as temporary:
             temporary.write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        for old in [*root.glob("state-*.safetensors"), *root.glob(".*.tmp")]:
+            if old != file:  # of earlier saves, and of those that were killed
+                old.unlink(missing_ok=True)
 
     @classmethod
     def load(
@@ -214,38 +231,51 @@ class Predictor:
             FileNotFoundError: no run there.
             ValueError: damaged, of another format, or of another model.
         """
-        from safetensors.torch import load_file
+        from safetensors.torch import load
 
         root = Path(folder)
-        if not (root / _ABOUT).is_file() or not (root / _STATE).is_file():
-            raise FileNotFoundError(f"{root}: holds no run ({_ABOUT} and {_STATE}); make one with build")
-        try:
-            about: dict[str, Any] = json.loads((root / _ABOUT).read_text("utf-8"))
-            state = load_file(root / _STATE)
-        except Exception as error:  # safetensors raises kinds of its own
-            raise ValueError(f"{root}: damaged run, {error}") from error
+        if not (root / _ABOUT).is_file():
+            raise FileNotFoundError(f"{root}: holds no run ({_ABOUT}); make one with build")
+        about = _read_about(root / _ABOUT)
         if about.get("format") != _FORMAT:
             raise ValueError(f"{root}: format {about.get('format')!r}, this version reads {_FORMAT}")
+        try:
+            content = (root / Path(about["state"]["file"]).name).read_bytes()
+            if hashlib.sha256(content).hexdigest() != about["state"]["sha256"]:
+                raise ValueError("its memory does not have its checksum")
+            state = load(content)
+        except Exception as error:  # safetensors raises kinds of its own
+            raise ValueError(f"{root}: damaged run, {error}") from error
         if model is None:
             from adaneg_openood.vlm import load_model
 
             model = load_model(about["model"]["model"], device=device)
         _check_same_model(about["model"], describe(model), str(root))
-        labels = LabelFeatures(
-            features=_caller_order(state, about["n_id"]),
-            n_id=about["n_id"],
-            names=tuple(about["names"]),
-            logit_scale=about["logit_scale"],
-            provenance=about["model"],
-        )
-        predictor = cls(model, labels, AdaNegConfig(**about["config"]))
         try:
+            labels = LabelFeatures(
+                features=_caller_order(state, about["n_id"]),
+                n_id=about["n_id"],
+                names=tuple(about["names"]),
+                logit_scale=about["logit_scale"],
+                provenance=about["model"],
+            )
+            predictor = cls(model, labels, AdaNegConfig(**about["config"]))
             predictor.detector.load_state_dict(state)
-        except RuntimeError as error:
-            raise ValueError(f"{root / _STATE}: {error}") from error
-        if about["threshold"] is not None:
-            predictor.detector.threshold = Threshold(**about["threshold"])
+            if about["threshold"] is not None:
+                predictor.detector.threshold = Threshold(**about["threshold"])
+        except (RuntimeError, KeyError, TypeError, IndexError) as error:
+            raise ValueError(f"{root}: damaged run, {error}") from error
         return predictor
+
+
+def _read_about(file: Path) -> dict[str, Any]:
+    try:
+        about = json.loads(file.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: damaged run, {error}") from error
+    if not isinstance(about, dict) or not isinstance(about.get("model", {}), dict):
+        raise ValueError(f"{file}: damaged run, it is no object with a model")
+    return about
 
 
 def _caller_order(state: dict[str, Tensor], n_id: int) -> Tensor:

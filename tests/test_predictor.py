@@ -158,8 +158,8 @@ def test_damaged_and_foreign_runs_are_refused(predictor, model, tmp_path):
     with pytest.raises(ValueError, match="dim"):
         Predictor.load(tmp_path, model)
     (tmp_path / "run.json").write_text(json.dumps(about))
-    state = (tmp_path / "state.safetensors").read_bytes()
-    (tmp_path / "state.safetensors").write_bytes(state[: len(state) // 2])
+    (state,) = tmp_path.glob("state-*.safetensors")
+    state.write_bytes(state.read_bytes()[: state.stat().st_size // 2])
     with pytest.raises(ValueError, match="damaged"):
         Predictor.load(tmp_path, model)
 

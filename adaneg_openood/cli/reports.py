@@ -149,6 +149,9 @@ def report(
     images_root: Optional[Path] = typer.Option(None, help="What the paths of imglists are relative to."),
     example_method: Optional[str] = typer.Option(None, help="Whose confidences choose the examples."),
     title: Optional[str] = typer.Option(None, help="Of the page."),
+    resamples: Optional[int] = typer.Option(
+        None, min=2, help="Bootstrap resamples, for intervals and paired tests; 1000 is usual."
+    ),
     batch_size: Optional[int] = typer.Option(
         None, min=1, help="256, and 64 for the demo, if not given."
     ),
@@ -179,7 +182,8 @@ def report(
         if save is not None:
             typer.echo(f"{save_record(record, save)}: written")
         name = title or ("The demo world" if run == DEMO else Path(run).name)
-        written = write_report(record, out, files=files, title=f"{name}: out-of-distribution detection")
+        page_title = f"{name}: out-of-distribution detection"
+        written = write_report(record, out, files=files, title=page_title, resamples=resamples)
         if json_file is not None:
             record.results.to_json(json_file)
         if csv_file is not None:

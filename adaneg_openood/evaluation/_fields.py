@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -94,5 +95,8 @@ def _kind(kind: type | None) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    # not repr: a few lines of YAML aliases stand for gigabytes of it
+    shown = reprlib.Repr()
+    shown.maxstring = shown.maxother = shown.maxlong = 60
+    text = shown.repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -282,7 +282,7 @@ def _read_yaml(path: Path) -> Any:
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             seen: set[Any] = set()
             for key_node, _ in node.value:
-                key = key_node.value
+                key = str(key_node.value)  # a list is a key, too, in YAML
                 if key_node.tag != "tag:yaml.org,2002:merge" and key in seen:
                     line = key_node.start_mark.line + 1
                     raise ValueError(f"{path}, line {line}: key {key!r} is there twice; keep one")
@@ -291,8 +291,12 @@ def _read_yaml(path: Path) -> Any:
 
     try:
         return yaml.load(path.read_text("utf-8-sig"), Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except yaml.YAMLError as error:
         raise ValueError(f"{path}: not YAML, {error}") from error
+    # what it says of dates that do not exist, of endless numbers and of a thousand brackets
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        text = str(error)
+        raise ValueError(text if str(path) in text else f"{path}: not YAML, {text}") from error
 
 
 def _one_source(top: Fields, whole: str | None, sets: tuple[ImageSet, ...]) -> None:

@@ -55,8 +55,14 @@ def check(benchmark: Benchmark, cache: Path | None = None) -> list[Item]:
     folder = default_feature_cache() if cache is None else cache
     items: list[Item] = []
     opened: dict[str, Images | Stored] = {}
+    later = set()
     for item in benchmark.used_sets:
-        items += _set(item, folder, opened)
+        fetched = _fetched_later(item)
+        if fetched:
+            later.add(item.title)
+            items.append(Item(item.title, None, fetched))
+        else:
+            items += _set(item, folder, opened)
     left_out = [item.title for item in benchmark.sets if item not in benchmark.used_sets]
     n_id = None
 
@@ -66,14 +72,18 @@ def check(benchmark: Benchmark, cache: Path | None = None) -> list[Item]:
         n_id = len(found)
         return f"{len(found)} classes from {found.source}"
 
-    items.append(_tried("classes", classes))
+    if "id" in later and benchmark.classes is None and benchmark.text_features is None:
+        items.append(Item("classes", None, "those that the ID set brings"))
+    else:
+        items.append(_tried("classes", classes))
     if n_id is not None:
         items += [
             _tried(f"labels of {item.title}", lambda i=item: _labels(i, opened[i.title], n_id))  # type: ignore[misc]
             for item in benchmark.used_sets
             if item.labelled and item.title in opened
         ]
-    items += _text(benchmark)
+    items += _text(benchmark, n_id)
+    items += _widths(benchmark, opened)
     needs_model = benchmark.text_features is None or any(
         isinstance(part, Images) for part in opened.values()
     )
@@ -161,6 +171,41 @@ def _set(item: ImageSet, cache: Path, opened: dict[str, Images | Stored]) -> Ite
         yield Item(item.title, None, f"the definition says {expected} images, there are {n}", mend)
 
 
+def _fetched_later(item: ImageSet) -> str:
+    """What is fetched when it is needed, in words; looking at it now would fetch it. Else empty."""
+    if item.kind == "torchvision" and item.options.get("download"):
+        return f"torchvision fetches {item.location} unless it is in {item.root}"
+    if item.kind == "huggingface" and not Path(item.location).is_dir() and _installed("datasets"):
+        return f"{item.location}, fetched from the Hugging Face hub unless it is cached"
+    return ""
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that a submodule is in
+        return False
+    except ValueError:  # loaded without a spec, by hand
+        return True
+
+
+def _widths(benchmark: Benchmark, opened: dict[str, Images | Stored]) -> Iterator[Item]:
+    """Whether the features that exist already can be used together."""
+    widths = {
+        title: part.features.shape[-1] for title, part in opened.items() if isinstance(part, Stored)
+    }
+    if benchmark.text_features is not None:
+        from adaneg_openood.text.prompt_features import load_label_features
+
+        try:
+            widths["text_features"] = load_label_features(benchmark.text_features).features.shape[1]
+        except _EXPECTED:  # said elsewhere
+            return
+    if len(set(widths.values())) > 1:
+        told = ", ".join(f"{title} {width}" for title, width in widths.items())
+        yield Item("widths", False, f"features of one model have one width, these differ: {told}")
+
+
 def _absent(part: Images) -> tuple[list[Path], int]:
     gone, size = [], 0
     for file in part.files:
@@ -199,12 +244,16 @@ def _labels(item: ImageSet, part: Images | Stored, n_id: int) -> str:
     return f"{held} of {n_id} classes have images"
 
 
-def _text(benchmark: Benchmark) -> Iterator[Item]:
+def _text(benchmark: Benchmark, n_id: int | None) -> Iterator[Item]:
     if benchmark.text_features is not None:
         from adaneg_openood.text.prompt_features import load_label_features
 
         file = benchmark.text_features
-        yield _tried("text_features", lambda: f"{len(load_label_features(file).names)} labels in {file}")
+
+        def labels() -> str:
+            return f"{len(load_label_features(file, n_id).names)} labels in {file}"
+
+        yield _tried("text_features", labels)
         return
     from adaneg_openood.text import templates
 
@@ -256,11 +305,7 @@ def _backbone(name: str) -> Item:
             "backbone", False, f"unknown kind of model {prefix!r} in {name!r}; known are {known}"
         )
     module, command = _LIBRARIES[prefix]
-    try:
-        found = importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        found = False
-    if not found:
+    if not _installed(module):
         return Item("backbone", False, f"{name} needs {module.partition('.')[0]}", command)
     path = rest.partition("/")[2] if prefix == "open_clip" else rest
     local = path.startswith(("/", "~", "."))

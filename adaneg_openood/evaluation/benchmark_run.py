@@ -104,7 +104,10 @@ def run_benchmark(
         "progress": settings.progress,
     }
     detectors = {spec.name: spec.build(made.data) for spec in benchmark.methods}
-    return evaluate(detectors, made.data, **{**protocol, **evaluation}), made
+    results = evaluate(detectors, made.data, **{**protocol, **evaluation})
+    methods = {spec.name: spec.to_dict() for spec in benchmark.methods}
+    about = {**made.provenance, "methods": methods}
+    return dataclasses.replace(results, provenance=about), made
 
 
 def encode_benchmark(benchmark: Benchmark, settings: Settings | None = None) -> Encoding:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from adaneg_openood.encoding import encode_images
 from adaneg_openood.evaluation._atomic import atomic_path
+from adaneg_openood.evaluation.journal import held
 from adaneg_openood.evaluation.sources import Images, file_digest, images_digest
 from adaneg_openood.vlm import VisionLanguageModel, describe
 
@@ -162,6 +163,8 @@ class FeatureCache:
                 gone.append(entry)
             else:
                 kept += entry.size
+        # what another process makes at this moment stays
+        gone = [entry for entry in gone if not _in_use(entry.folder)]
         for entry in gone if not dry_run else ():
             shutil.rmtree(entry.folder)
         return gone
@@ -291,3 +294,11 @@ def _locked(folder: Path) -> Iterator[None]:
         except OSError:  # some network drives have none
             logger.debug("%s: no file locks here", folder)
         yield
+
+
+def _in_use(folder: Path) -> bool:
+    try:
+        with held(folder / _LOCK):
+            return False
+    except BlockingIOError:
+        return True

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adaneg_openood.evaluation._archives import refuse_bombs
 from adaneg_openood.evaluation._atomic import atomic_path
 from adaneg_openood.evaluation.feature_set import DEFAULT_LOGIT_SCALE, FeatureSet
 
@@ -173,6 +174,9 @@ def _read(file: Path) -> dict[str, Any]:
     if file.suffix == ".safetensors":
         return _read_safetensors(file)
     try:
+        if file.suffix == ".npz" and zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                refuse_bombs(file, archive)
         loaded = np.load(file, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return {"": loaded}
@@ -180,14 +184,17 @@ def _read(file: Path) -> dict[str, Any]:
             twice = [key for key, n in Counter(loaded.files).items() if n > 1]
             if not twice:
                 return {key: _entry(file, loaded, key) for key in loaded.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    # zipfile, zlib and numpy raise a dozen kinds over damaged files
+    except Exception as error:
         if "pickle" in str(error).lower():
             # numpy takes a file it does not know for a pickle, so both causes are named
             raise ValueError(
                 f"{file}: object array or not a numpy file ({error}); "
                 "allowed are arrays of numbers, never pickled objects"
             ) from error
-        raise ValueError(f"{file}: cannot be read, {error}") from error
+        if str(file) in str(error):
+            raise ValueError(str(error)) from error
+        raise ValueError(f"{file}: cannot be read, {error or type(error).__name__}") from error
     raise ValueError(f"{file}: key(s) {', '.join(sorted(twice))} there twice; names must differ")
 
 
@@ -205,9 +212,18 @@ def _read_safetensors(file: Path) -> dict[str, Any]:
     except ImportError as error:
         raise ImportError(f"{file}: reading it needs the package safetensors") from error
     try:
-        return dict(load_file(file))
+        tensors = dict(load_file(file))
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{file}: cannot be read, {error}") from error
+    from adaneg_openood.encoding.headers import read_feature_header, tensor_digest
+
+    # what was encoded here carries a checksum: safetensors itself does not notice a flipped bit
+    checksum = read_feature_header(file).get("features_sha256")
+    if checksum is not None and tensor_digest(tensors["features"]) != checksum:
+        raise ValueError(
+            f"{file}: damaged, its features do not have their checksum; encode the images again"
+        )
+    return tensors
 
 
 def _tensor(origin: str, value: Any) -> Tensor:

@@ -32,6 +32,11 @@ class MethodSpec:
     config: AdaNegConfig | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Detector and settings, as JSON values."""
+        config = {} if self.config is None else dataclasses.asdict(self.config)
+        return {"detector": self.detector, **self.settings, **config}
+
     def build(self, data: FeatureSet) -> Detector:
         """The detector over a benchmark's labels.
 

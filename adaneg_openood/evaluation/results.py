@@ -44,6 +44,7 @@ class Results:
         batch_size: images a batch.
         bootstrap: resampled metrics, for intervals and paired tests; None if they were not asked for.
         diagnoses: (method, OOD set, seed) -> what AdaNeg's memory looked like at the stream's end.
+        provenance: where features and labels come from, as JSON values; empty where it is not known.
 
     Raises:
         ValueError: no record, or columns missing.
@@ -55,6 +56,7 @@ class Results:
     batch_size: int
     bootstrap: Bootstrap | None = None
     diagnoses: Mapping[tuple[str, str, int], Diagnosis] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         missing = [column for column in RECORD_COLUMNS if column not in self.records.columns]
@@ -181,6 +183,7 @@ class Results:
             ],
             "records": list(_by_row(self.records.reset_index(drop=True)).values()),
             **({} if self.bootstrap is None else {"bootstrap": self.bootstrap.to_dict()}),
+            **({"provenance": dict(self.provenance)} if self.provenance else {}),
         }
 
     def to_json(self, path: str | os.PathLike[str]) -> None:

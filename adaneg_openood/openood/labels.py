@@ -21,6 +21,7 @@ from adaneg_openood.text.mining import mine_negatives
 from adaneg_openood.text.negatives import MiningConfig, NegativeLabels, mine, split_counts
 from adaneg_openood.text.prompts import encode_names
 from adaneg_openood.text.wordnet import WordNetMissing
+from adaneg_openood.vlm.checkpoints import check_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +109,7 @@ def load_tensor(path: str | os.PathLike[str]) -> Tensor:
     file = Path(path).expanduser()
     if not file.is_file():
         raise FileNotFoundError(f"text_features: there is no file {file}")
+    check_checkpoint(file)
     if file.suffix == ".safetensors":
         from safetensors.torch import load_file
 

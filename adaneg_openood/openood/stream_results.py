@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -143,7 +142,7 @@ def load_or_encode(folder: str | os.PathLike[str], key: Any, towers: Towers, enc
                     file.get_tensor("labels").numpy().astype(np.int64),
                     tuple(about["skipped"]),
                 )
-        except (SafetensorError, KeyError, ValueError, OSError) as error:
+        except (SafetensorError, KeyError, ValueError, OSError, TypeError, RecursionError) as error:
             logger.warning("%s cannot be read (%s); encoding again", path, error)
     encoded: EncodedSet = encode()
     tensors = {
@@ -185,7 +184,7 @@ def _load(path: Path | None, key: str) -> tuple[np.ndarray, np.ndarray] | None:
                 logger.info("%s is of other features or settings; running the stream again", path)
                 return None
             return saved["conf"], saved["pred"]
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds over damaged files
         logger.warning("%s cannot be read (%s); running the stream again", path, error)
         return None
 

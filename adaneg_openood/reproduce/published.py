@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
@@ -28,27 +28,30 @@ _ENOUGH = 0.9  # of the protocol's ID images; a few may be unreadable
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """What data a published protocol runs on.
+class PublishedProtocol:
+    """What data published figures ran on.
 
     Attributes:
         n_classes: C.
-        id_images: sizes of the ID test set that count as the same (OpenOOD holds some out).
-        sets: normalised names of its OOD sets.
+        near: normalised names of the near-OOD sets.
+        far: normalised names of the far-OOD sets.
+        id_images: sizes of the ID test set that count as the same (OpenOOD holds some out); empty
+            where it is not known.
     """
 
     n_classes: int
-    id_images: tuple[int, ...]
-    sets: tuple[str, ...]
+    near: tuple[str, ...] = ()
+    far: tuple[str, ...] = ()
+    id_images: tuple[int, ...] = (50_000, 45_000)
 
 
 PROTOCOLS = {
-    "four_ood": Protocol(1000, (50_000, 45_000), ("inaturalist", "sun", "places", "textures")),
-    "openood_imagenet": Protocol(
-        1000, (45_000, 50_000), ("ssbhard", "ninco", "inaturalist", "textures", "openimageo")
+    "four_ood": PublishedProtocol(1000, far=("inaturalist", "sun", "places", "textures")),
+    "openood_imagenet": PublishedProtocol(
+        1000, near=("ssbhard", "ninco"), far=("inaturalist", "textures", "openimageo")
     ),
-    "imagenet_vs_sun": Protocol(1000, (50_000, 45_000), ("sun",)),
-    "bimcv": Protocol(2, (), ("ct", "xraybone")),
+    "imagenet_vs_sun": PublishedProtocol(1000, far=("sun",)),
+    "bimcv": PublishedProtocol(2, far=("ct", "xraybone"), id_images=()),
 }
 
 
@@ -56,10 +59,10 @@ def load_published() -> pd.DataFrame:
     """The figures: columns :data:`KEYS` as text, :data:`FIGURES` float64 (NaN = not given), source."""
     import pandas as pd
 
-    text = dict.fromkeys((*KEYS, "source"), "str")
+    text = [*KEYS, "source"]
     with files("adaneg_openood.reproduce").joinpath("published.csv").open("r", encoding="utf-8") as file:
-        frame = pd.read_csv(file, dtype=text)
-    frame[[*KEYS, "source"]] = frame[[*KEYS, "source"]].fillna("")
+        frame = pd.read_csv(file, dtype=dict.fromkeys(text, "str"))
+    frame[text] = frame[text].fillna("")
     frame[list(FIGURES)] = frame[list(FIGURES)].astype("float64")
     return frame
 
@@ -75,25 +78,32 @@ def set_name(name: str) -> str:
     return _ALIASES.get(plain, plain)
 
 
-def differences_of_setting(protocol: str, data: FeatureSet) -> list[str]:
-    """What sets this data apart from a protocol's; empty if figures may be compared.
+def select_protocol(protocols: Sequence[str], data: FeatureSet) -> tuple[str, FeatureSet, list[str]]:
+    """The protocol whose OOD sets are there, the data cut to them, and what still sets it apart.
 
-    The backbone cannot be read off features: whoever runs this names it.
+    If no protocol's sets are all there, the first one is named and the data stays as it is.
+
+    Returns:
+        Protocol, data, and what differs; figures may be compared where nothing does. The backbone
+        cannot be read off features: whoever runs this names it.
     """
-    want = PROTOCOLS[protocol]
+    have = {set_name(name): features for name, features in {**data.near, **data.far}.items()}
+    for protocol in protocols:
+        want = PROTOCOLS[protocol]
+        if not set((*want.near, *want.far)) - set(have):
+            # one OOD set may be near to one protocol and far to another
+            near, far = ({name: have[name] for name in names} for names in (want.near, want.far))
+            return protocol, replace(data, near=near, far=far), _apart(want, data)
+    want = PROTOCOLS[protocols[0]]
+    missing = [name for name in (*want.near, *want.far) if name not in have]
+    return protocols[0], data, [*_apart(want, data), f"no OOD set {', '.join(missing)}"]
+
+
+def _apart(want: PublishedProtocol, data: FeatureSet) -> list[str]:
     found: list[str] = []
     if data.n_id != want.n_classes:
         found.append(f"{data.n_id} ID classes, not {want.n_classes}")
     n_images = len(data.id_features)
     if want.id_images and n_images < _ENOUGH * min(want.id_images):
         found.append(f"{n_images} ID images, not {want.id_images[0]}")
-    missing = missing_sets(want.sets, data)
-    if missing:
-        found.append(f"no OOD set {', '.join(missing)}")
     return found
-
-
-def missing_sets(wanted: Sequence[str], data: FeatureSet) -> list[str]:
-    """Those of the wanted normalised names that no OOD set bears."""
-    have = {set_name(name) for name in (*data.near, *data.far)}
-    return [name for name in wanted if name not in have]

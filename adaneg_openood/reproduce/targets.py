@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Callable
 
 from adaneg_openood.detectors import MCM, AdaNeg, AdaNegConfig, NegLabel
 from adaneg_openood.evaluation import FeatureSet
 from adaneg_openood.evaluation.streams import Detector
 from adaneg_openood.reproduce.subsets import draw_ratio, draw_total, totals
-from adaneg_openood.reproduce.trials import Draw, ProxySum, Trial, everything
+from adaneg_openood.reproduce.trials import Draw, ProxySum, Trial
 
 Plan = Callable[[FeatureSet, AdaNegConfig, str], list[Trial]]
 
@@ -18,7 +18,11 @@ GAMMAS = (0.3, 0.4, 0.5, 0.6, 0.7)
 GAPS = (0.0, 0.01, 0.1, 0.2, 0.3, 0.5)
 MEMORY_LENGTHS = (1, 2, 3, 5, 10, 20, 30)
 RATIOS = ((1, 100), (1, 10), (1, 1), (10, 1), (100, 1))
-_ADANEG = (("AdaNeg", "published"), ("AdaNeg", "released log (task-adaptive"), ("AdaNeg first", "independent"))
+_ADANEG = (
+    ("AdaNeg", "published"),
+    ("AdaNeg", "released log (task-adaptive"),
+    ("AdaNeg first", "independent"),
+)
 _PAPER_GROUPS = 100  # of NegLabel's own ImageNet results
 
 
@@ -30,10 +34,10 @@ class Target:
         title: one line for people.
         source: where it stands in the papers.
         plan: (features, base settings, their label) -> the rows.
-        protocol: key of the published figures, or ``""`` where the list has none.
+        protocols: of the published figures; the one whose OOD sets are there is taken. Empty where
+            the list has no figure.
         config: settings it was published with, before what the caller changes.
         batch_size: images a batch.
-        groups: what group rows average: ``"splits"`` (near and far) or ``"all"`` (one mean).
         several: whether it compares feature sets, given as ``NAME=PATH``.
         varies: the name of the axis of its plot; empty where it is a table only.
         geometry: ``"isor"`` or ``"tsne"`` where it measures proxies and not detection.
@@ -42,10 +46,9 @@ class Target:
     title: str
     source: str
     plan: Plan
-    protocol: str = ""
-    config: Mapping[str, Any] | None = None
+    protocols: tuple[str, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int = 256
-    groups: str = "splits"
     several: bool = False
     varies: str = ""
     geometry: str = ""
@@ -87,7 +90,9 @@ def _imagenet(data: FeatureSet, base: AdaNegConfig, label: str) -> list[Trial]:
     trials = [_mcm(published=(("MCM", "published"), ("MCM", "independent run (tau 1")))]
     grouped = (("NegLabel", "published"), ("NegLabel", "independent run (G=100)"))
     if len(data.text_features) - data.n_id >= _PAPER_GROUPS:
-        trials.append(neglabel_trial(f"NegLabel (G = {_PAPER_GROUPS})", _PAPER_GROUPS, published=grouped))
+        trials.append(
+            neglabel_trial(f"NegLabel (G = {_PAPER_GROUPS})", _PAPER_GROUPS, published=grouped)
+        )
     entropy = (("AdaNeg entropy", "independent"),)
     by_image = (("AdaNeg", "released log (sample-adaptive"),)
     return [
@@ -108,7 +113,9 @@ def _cifar(data: FeatureSet, base: AdaNegConfig, label: str) -> list[Trial]:
         adaneg_trial("AdaNeg", replace(base, adagap=False)),
         adaneg_trial("AdaNeg (sample)", replace(base, adagap=False, proxy="sample")),
         adaneg_trial("AdaNeg + AdaGap", replace(base, adagap=True)),
-        adaneg_trial("AdaNeg + AdaGap (as released)", AdaNegConfig.released(**{**vars(base), "adagap": True})),
+        adaneg_trial(
+            "AdaNeg + AdaGap (as released)", AdaNegConfig.released(**{**vars(base), "adagap": True})
+        ),
     ]
 
 
@@ -156,7 +163,7 @@ def _varied(name: str, symbol: str, values: Sequence[float]) -> Plan:
         trials = [neglabel_trial("NegLabel", base.groups)]
         for method, proxy in (("AdaNeg", "task"), ("AdaNeg (sample)", "sample")):
             for value in values:
-                config = replace(base, proxy=proxy, **{name: value})
+                config = AdaNegConfig(**{**vars(base), "proxy": proxy, name: value})
                 known = figures if value == default and proxy == "task" else ()
                 trials.append(
                     adaneg_trial(method, config, f"{symbol} = {value:g}", float(value), published=known)
@@ -167,10 +174,17 @@ def _varied(name: str, symbol: str, values: Sequence[float]) -> Plan:
 
 
 def _uneven(setting: str, value: float, draw: Draw, base: AdaNegConfig, with_gap: bool) -> list[Trial]:
-    common: dict[str, Any] = {"setting": setting, "value": value, "draw": draw, "published_setting": setting}
+    common: dict[str, Any] = {
+        "setting": setting,
+        "value": value,
+        "draw": draw,
+        "published_setting": setting,
+    }
     trials = [
         neglabel_trial("NegLabel", base.groups, published=(("NegLabel", "comparison"),), **common),
-        adaneg_trial("AdaNeg", replace(base, adagap=False), published=(("AdaNeg", "comparison"),), **common),
+        adaneg_trial(
+            "AdaNeg", replace(base, adagap=False), published=(("AdaNeg", "comparison"),), **common
+        ),
     ]
     if with_gap:
         trials.append(adaneg_trial("AdaNeg + AdaGap", replace(base, adagap=True), **common))
@@ -217,20 +231,20 @@ def _none(data: FeatureSet, base: AdaNegConfig, label: str) -> list[Trial]:
     return []
 
 
+_IMAGENET = ("four_ood", "openood_imagenet")
 _CIFAR = {"groups": 1, "adagap": True}
 TARGETS: dict[str, Target] = {
     "four-ood": Target(
         "ImageNet against iNaturalist, SUN, Places and Textures",
         "AdaNeg, main table (four OOD sets); NegLabel, main table",
         _imagenet,
-        protocol="four_ood",
-        groups="all",
+        protocols=("four_ood",),
     ),
     "openood-imagenet": Target(
         "ImageNet in OpenOOD: near (SSB-hard, NINCO) and far (iNaturalist, Textures, OpenImage-O)",
         "AdaNeg, OpenOOD table",
         _imagenet,
-        protocol="openood_imagenet",
+        protocols=("openood_imagenet",),
     ),
     "cifar10": Target(
         "CIFAR-10 in OpenOOD, with and without AdaGap (batch 32, one group)",
@@ -250,39 +264,42 @@ TARGETS: dict[str, Target] = {
         "BIMCV-COVID19+ against CT scans and bone X-rays (gap 0); features named nice or simple",
         "AdaNeg, medical images",
         _bimcv,
-        protocol="bimcv",
+        protocols=("bimcv",),
         config={"gap": 0.0},
         several=True,
     ),
     "scores": Target(
-        "S_nl, S_ta, S_sa and their combinations", "AdaNeg, ablation of scores", _scores, protocol="four_ood"
+        "S_nl, S_ta, S_sa and their combinations",
+        "AdaNeg, ablation of scores",
+        _scores,
+        protocols=_IMAGENET,
     ),
     "gamma": Target(
         "the centre gamma of the thresholds",
         "AdaNeg, sweep of gamma",
         _varied("gamma", "gamma", GAMMAS),
-        protocol="four_ood",
+        protocols=_IMAGENET,
         varies="gamma",
     ),
     "gap": Target(
         "the gap g between the thresholds",
         "AdaNeg, sweep of g",
         _varied("gap", "g", GAPS),
-        protocol="four_ood",
+        protocols=_IMAGENET,
         varies="gap g",
     ),
     "memory": Target(
         "the memory length L (a row caches L - 1 images)",
         "AdaNeg, sweep of L",
         _varied("memory_length", "L", MEMORY_LENGTHS),
-        protocol="four_ood",
+        protocols=_IMAGENET,
         varies="memory length L",
     ),
     "ratio": Target(
         "ID:OOD ratios from 1:100 to 100:1, with and without AdaGap",
         "AdaNeg, uneven streams (ImageNet against SUN)",
         _ratio,
-        protocol="imagenet_vs_sun",
+        protocols=("imagenet_vs_sun",),
         varies="ID images per OOD image",
     ),
     "samples": Target(
@@ -295,16 +312,14 @@ TARGETS: dict[str, Target] = {
         "one row a backbone; give --features NAME=PATH for each",
         "AdaNeg, backbones (RN50, ViT-B/32, ViT-B/16, ViT-L/14)",
         _backbone,
-        protocol="four_ood",
-        groups="all",
+        protocols=_IMAGENET,
         several=True,
     ),
     "prompts": Target(
         "on top of other prompts; give --features NegPrompt=PATH, LAPT=PATH ...",
         "AdaNeg, on top of NegPrompt and LAPT",
         _compared,
-        protocol="four_ood",
-        groups="all",
+        protocols=_IMAGENET,
         several=True,
     ),
     "isor": Target(
@@ -320,4 +335,3 @@ TARGETS: dict[str, Target] = {
         geometry="tsne",
     ),
 }
-__all__ = ["TARGETS", "Target", "everything"]

@@ -11,13 +11,16 @@ import torch
 from torch import Tensor
 
 from adaneg_openood.detectors import AdaNeg, AdaNegConfig
-from adaneg_openood.evaluation import FeatureSet, ood_metrics, run_stream, stream_order
+from adaneg_openood.evaluation import FeatureSet, ood_metrics, stream_order
 from adaneg_openood.evaluation.streams import Detector
+from adaneg_openood.reproduce.side_by_side import run_side_by_side
 
 FPR_OOD, FPR_ID = "FPR95 (OOD positive)", "FPR95 (ID positive)"
 _NAMES = {"FPR@95": FPR_OOD, "FPR@95 (ID positive)": FPR_ID}
 METRICS = (FPR_OOD, FPR_ID, "AUROC", "AUPR_IN", "AUPR_OUT", "ACC")
 RECORD_COLUMNS = ("features", "method", "setting", "dataset", "seed", "n_id", "n_ood", *METRICS)
+
+_TOGETHER = 8  # detectors at a time: each holds a bank of its own
 
 Draw = Callable[[int, int, int], tuple[np.ndarray, np.ndarray]]
 
@@ -74,8 +77,6 @@ def run_trials(
 ) -> Iterator[dict[str, Any]]:
     """Records with :data:`RECORD_COLUMNS`; metrics in percent.
 
-    A detector is made, used for all its streams and dropped, so one bank is alive at a time.
-
     Raises:
         ValueError: a stream order that does not fit its set, or a set name that is not there.
     """
@@ -83,59 +84,93 @@ def run_trials(
     unknown = sorted(set(protocol.streams) - set(sets))
     if unknown:
         raise ValueError(f"stream order for unknown set {', '.join(unknown)}; sets: {', '.join(sets)}")
+    for start in range(0, len(trials), _TOGETHER):
+        yield from _run_together(trials[start : start + _TOGETHER], data, protocol, label)
+
+
+def _run_together(
+    trials: Sequence[Trial], data: FeatureSet, protocol: Protocol, label: str
+) -> Iterator[dict[str, Any]]:
+    """Records of a few trials, whose detectors meet each stream side by side."""
+    detectors = [_placed(trial.make(data), protocol) for trial in trials]
     labels = data.id_labels.cpu().numpy()
-    joined = {name: _joined(ood, data.id_features, protocol.device) for name, ood in sets.items()}
-    for trial in trials:
-        detector = trial.make(data)
-        if isinstance(detector, torch.nn.Module):
-            detector.to(protocol.device)
-            if protocol.double:
-                detector.double()
-        for name, ood in sets.items():
-            known: dict[str, float] | None = None
-            for seed in protocol.seeds:
-                of_id, of_ood = trial.draw(len(labels), len(ood), seed)
+    by_draw: dict[Draw, list[int]] = {}
+    for place, trial in enumerate(trials):
+        by_draw.setdefault(trial.draw, []).append(place)
+    for name, ood in {**data.near, **data.far}.items():
+        joined = torch.cat([ood.to(protocol.device), data.id_features.to(protocol.device)])
+        known: dict[int, dict[str, float]] = {}
+        for seed in protocol.seeds:
+            sizes: dict[int, tuple[int, int]] = {}
+            for draw, places in by_draw.items():
+                of_id, of_ood = draw(len(labels), len(ood), seed)
+                sizes.update(dict.fromkeys(places, (len(of_id), len(of_ood))))
                 # the same images in any order give a stateless detector the same scores
-                if known is None or trial.draw is not everything or not _stateless(detector):
-                    known = _measure(
-                        detector, joined[name], labels, len(ood), (of_id, of_ood), seed, name, protocol
-                    )
-                counts = {"n_id": len(of_id), "n_ood": len(of_ood)}
+                todo = [
+                    place
+                    for place in places
+                    if place not in known or draw is not everything or not _stateless(detectors[place])
+                ]
+                stream = _stream(joined, labels, len(ood), (of_id, of_ood), seed, name, protocol)
+                measured = _measured([detectors[place] for place in todo], *stream, protocol.batch_size)
+                known.update(zip(todo, measured))
+            for place, trial in enumerate(trials):
                 row = {"features": label, "method": trial.method, "setting": trial.setting}
-                yield {**row, "dataset": name, "seed": seed, **counts, **known}
+                n_id, n_ood = sizes[place]
+                yield {
+                    **row,
+                    "dataset": name,
+                    "seed": seed,
+                    "n_id": n_id,
+                    "n_ood": n_ood,
+                    **known[place],
+                }
 
 
-def _measure(
-    detector: Detector,
-    features: Tensor,
+def _placed(detector: Detector, protocol: Protocol) -> Detector:
+    if isinstance(detector, torch.nn.Module):
+        detector.to(protocol.device)
+        if protocol.double:
+            detector.double()
+    return detector
+
+
+def _stream(
+    joined: Tensor,
     labels: np.ndarray,
     n_ood: int,
     used: tuple[np.ndarray, np.ndarray],
     seed: int,
     name: str,
     protocol: Protocol,
-) -> dict[str, float]:
+) -> tuple[Tensor, np.ndarray, np.ndarray]:
+    """Features, labels and order of the images that are used, over concat(OOD, ID)."""
     of_id, of_ood = used
     rows = np.concatenate([of_ood, of_id + n_ood])
     truth = np.concatenate([np.full(len(of_ood), -1), labels[of_id]])
-    whole = len(rows) == len(features)
-    if not whole:
-        features = features[torch.from_numpy(rows).to(features.device)]
-    order = protocol.streams.get(name) if whole else None
-    if order is None:
-        order = stream_order(len(of_ood), len(of_id), seed)
-    scores = run_stream(detector, features, order, protocol.batch_size)
-    metrics = ood_metrics(scores.conf, truth, scores.pred)
-    return {_NAMES.get(metric, metric): value for metric, value in metrics.items()}
+    if len(rows) < len(joined):
+        part = joined[torch.from_numpy(rows).to(joined.device)]
+        return part, truth, stream_order(len(of_ood), len(of_id), seed)
+    given = protocol.streams.get(name)
+    order = stream_order(n_ood, len(of_id), seed) if given is None else given
+    return joined, truth, order
+
+
+def _measured(
+    detectors: Sequence[Detector],
+    features: Tensor,
+    truth: np.ndarray,
+    order: np.ndarray,
+    batch_size: int,
+) -> Iterator[dict[str, float]]:
+    """Metrics of each detector on one stream; those that read the same text share the reading."""
+    for scores in run_side_by_side(detectors, features, order, batch_size):
+        metrics = ood_metrics(scores.conf, truth, scores.pred)
+        yield {_NAMES.get(metric, metric): value for metric, value in metrics.items()}
 
 
 def _stateless(detector: Detector) -> bool:
     return bool(getattr(detector, "stateless", False))
-
-
-def _joined(ood: Tensor, ids: Tensor, device: torch.device | str) -> Tensor:
-    """concat(OOD, ID) in the wider of the two dtypes."""
-    return torch.cat([ood.to(device), ids.to(device)])
 
 
 class ProxySum(torch.nn.Module):

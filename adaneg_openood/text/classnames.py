@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -197,7 +198,7 @@ def classes_of_imglist(path: str | os.PathLike[str], fallback: bool = True) -> I
 def _from_json(file: Path, text: str) -> list[str]:
     try:
         loaded = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file}: not JSON, {error}") from error
     if isinstance(loaded, dict):
         try:
@@ -210,8 +211,10 @@ def _from_json(file: Path, text: str) -> list[str]:
 
 
 def _in_order(source: str, by_label: dict[int, str]) -> Sequence[Any]:
-    missing = [label for label in range(max(by_label, default=-1) + 1) if label not in by_label]
+    # the first few only: a label may be a billion by mistake
+    gaps = (label for label in range(max(by_label, default=-1) + 1) if label not in by_label)
+    missing = list(itertools.islice(gaps, 8))
     if missing:
-        listed = ", ".join(map(str, missing[:8]))
+        listed = ", ".join(map(str, missing))
         raise ValueError(f"{source}: no name for label(s) {listed}; labels must be 0..C-1")
     return [by_label[label] for label in sorted(by_label)]

@@ -130,7 +130,10 @@ class NegativeLabels:
             OSError: it cannot be read.
         """
         file = Path(path)
-        text = file.read_text("utf-8-sig") if file.is_file() else ""
+        try:
+            text = file.read_text("utf-8-sig") if file.is_file() else ""
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{file}: negative labels must be UTF-8 text, {error}") from error
         lines = text.splitlines()
         if not lines or lines[0] != f"# {_HEADER}":
             from adaneg_openood.text.corpus import read_word_lists
@@ -151,14 +154,17 @@ class NegativeLabels:
                         raise ValueError("must be 'adj' or 'noun', a tab, and a word")
                     words.append(word)
                     kinds.append(kind)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"{file}, line {number}: {error}; got {line[:80]!r}") from error
         if count != len(words):
             raise ValueError(
                 f"{file}: says it holds {count} words but has {len(words)}; "
                 "correct the count line if it was edited on purpose"
             )
-        return cls(tuple(words), tuple(kinds), provenance)
+        try:
+            return cls(tuple(words), tuple(kinds), provenance)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
 
 
 def from_corpus(corpus: Corpus) -> NegativeLabels:

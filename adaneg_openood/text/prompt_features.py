@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from adaneg_openood.evaluation._archives import refuse_bombs
 from adaneg_openood.evaluation._atomic import atomic_path
 from adaneg_openood.text.classnames import IDClasses
 from adaneg_openood.text.negatives import NegativeLabels, text_features
@@ -137,6 +139,9 @@ def load_label_features(path: str | os.PathLike[str], n_id: int | None = None) -
     stored = found.get("n_id")
     if stored is None and n_id is None:
         raise ValueError(f"{file}: does not say how many of its rows are ID classes; give n_id")
+    for key, value in (("n_id", stored), ("logit_scale", found.get("logit_scale"))):
+        if value is not None and (value.numel() != 1 or value.is_complex()):
+            raise ValueError(f"{file}: {key} must be one number, got shape {tuple(value.shape)}")
     count = int(stored) if stored is not None else n_id
     if n_id is not None and count != n_id:
         raise ValueError(f"{file}: holds n_id {count}, but {n_id} ID classes were asked for")
@@ -167,6 +172,8 @@ def _read_arrays(file: Path) -> tuple[dict[str, Tensor], tuple[str, ...] | None]
             except SafetensorError as error:
                 raise ValueError(str(error)) from error
         elif file.suffix == ".npz":
+            with zipfile.ZipFile(file) as archive:
+                refuse_bombs(file, archive)
             with np.load(file, allow_pickle=False) as arrays:
                 for key in arrays.files:
                     if key == "names":
@@ -175,8 +182,11 @@ def _read_arrays(file: Path) -> tuple[dict[str, Tensor], tuple[str, ...] | None]
                         found[key] = torch.from_numpy(np.asarray(arrays[key]))
         else:
             raise ValueError("must be .npz or .safetensors")
-    except (ValueError, TypeError, OSError, EOFError) as error:
-        raise ValueError(f"{file}: cannot be read as text features, {error}") from error
+    except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds over damaged files
+        text = str(error) or type(error).__name__
+        raise ValueError(f"{file}: cannot be read as text features, {text}") from error
+    if names is not None and not (isinstance(names, list) and all(isinstance(n, str) for n in names)):
+        raise ValueError(f"{file}: names must be a list of strings")
     return found, None if names is None else tuple(names)
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from adaneg_openood.evaluation._archives import refuse_bombs
 from adaneg_openood.text.words import fold
 
 logger = logging.getLogger(__name__)
@@ -223,6 +224,7 @@ def _inside(place: Path) -> str | None:
                 return _inside(file)
     elif place.is_file() and zipfile.is_zipfile(place):
         with zipfile.ZipFile(place) as archive:
+            refuse_bombs(place, archive)
             names = set(archive.namelist())
         for name in sorted(names):
             folder_in_zip = name[: -len("data.noun")]

@@ -73,7 +73,8 @@ def main(root: Path) -> None:
         journal = root / name / "sweep" / "journal.jsonl"
         written.append(journal.read_bytes().count(b"\n") if journal.exists() else 0)
         finish(start(root, name))
-    print(json.dumps({"whole": whole, "moments": moments, "written": written}))
+    told = {"whole": whole, "moments": moments, "written": written}
+    sys.stdout.write(json.dumps(told) + "\n")
 
 
 if __name__ == "__main__":

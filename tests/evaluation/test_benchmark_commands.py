@@ -44,6 +44,10 @@ def test_eval_of_a_definition(root: Path) -> None:
     assert "Differences to NegLabel" in text
     written = json.loads(out.read_text("utf-8"))
     assert written["protocol"]["seeds"] == [3, 5] and written["bootstrap"]["resamples"] == 100
+    about = written["provenance"]
+    assert about["model"]["model"] == "demo" and len(about["model"]["weights"]) == 16
+    assert about["sets"]["far/scenes"]["images"] == 12 and about["benchmark"] == "small"
+    assert about["methods"]["AdaNeg"]["memory_length"] == 4
     assert len(pd.read_csv(root / "out.csv")) == 2 * 2 * 2
     assert len(load_features(root / "saved.npz").far["scenes"]) == 12
     text = run("eval", root / "small.yml", "--workers", 0, "--seed", 1, "--orders", 1, "--batch-size", 4)

@@ -144,7 +144,9 @@ def test_check_lists_everything_that_is_missing(tmp_path: Path, small: Path) -> 
 def test_check_finds_absent_images_wrong_labels_and_other_counts(tmp_path: Path) -> None:
     file = write_small_benchmark(tmp_path)
     (tmp_path / "images" / "creatures" / "4" / "0.png").unlink()
-    file.write_text(YAML.replace("[house, chair, cup]", "[house, chair]").replace("images: 12", "images: 9"))
+    file.write_text(
+        YAML.replace("[house, chair, cup]", "[house, chair]").replace("images: 12", "images: 9")
+    )
     found = {item.what: item for item in check(load_benchmark(file), tmp_path / "cache")}
     assert "1 of 10 image files missing" in found["near/creatures"].found
     assert "labels of id" in found and "outside [0, 2)" in found["labels of id"].found
@@ -260,6 +262,9 @@ def test_sets_of_features_need_no_model(tmp_path: Path, monkeypatch: pytest.Monk
     np.savez(tmp_path / "id.npz", features=data.id_features)
     with pytest.raises(ValueError, match="needs the key labels"):
         encode_benchmark(benchmark)
+    np.save(tmp_path / "near.npy", np.ones((3, 5), dtype=np.float32))
+    wrong = [item for item in missing(check(benchmark, tmp_path)) if item.what == "widths"]
+    assert "near/alike 5" in wrong[0].found and "text_features 16" in wrong[0].found
     (tmp_path / "near.npy").unlink()
     assert [item.what for item in missing(check(benchmark, tmp_path))] == ["near/alike", "labels of id"]
 
@@ -268,7 +273,9 @@ def test_features_of_another_model_are_refused(small: Path, settings: Settings, 
     from safetensors.torch import save_file
 
     file = small.with_name("mixed.yml")
-    file.write_text(YAML.replace("{folder: scenes, limit: 12", "{features: other.safetensors, limit: 12"))
+    file.write_text(
+        YAML.replace("{folder: scenes, limit: 12", "{features: other.safetensors, limit: 12")
+    )
     place = small.parent / "images" / "other.safetensors"
     save_file({"features": torch.ones(12, 64)}, place, {"adaneg": '{"weights": "0000"}'})
     with pytest.raises(ValueError, match="was made with weights '0000'"):
@@ -287,7 +294,10 @@ def test_torchvision_datasets(tmp_path: Path, small: Path, settings: Settings) -
     file.write_text(YAML.replace("{folder: id}", "{torchvision: CIFAR10, args: {train: false}}"))
     (gone,) = [item for item in missing(check(load_benchmark(file), tmp_path)) if item.what == "id"]
     assert "CIFAR10" in gone.found
-    file.write_text(file.read_text().replace("train: false", "trian: false"))
+    file.write_text(file.read_text().replace("train: false", "train: false, download: true"))
+    (first, *_) = check(load_benchmark(file), tmp_path)
+    assert first.ok is None and "torchvision fetches CIFAR10" in first.found
+    file.write_text(file.read_text().replace("train: false, download: true", "trian: false"))
     (gone,) = [item for item in missing(check(load_benchmark(file), tmp_path)) if item.what == "id"]
     assert "takes no trian" in gone.found
 
@@ -304,7 +314,9 @@ class FakeHubDataset(list):
         return super().__getitem__(key)
 
     def rename_column(self, old: str, new: str) -> FakeHubDataset:
-        return FakeHubDataset({new if key == old else key: v for key, v in item.items()} for item in self)
+        return FakeHubDataset(
+            {new if key == old else key: v for key, v in item.items()} for item in self
+        )
 
 
 def test_hugging_face_datasets(
@@ -323,6 +335,9 @@ def test_hugging_face_datasets(
     file = small.with_name("hub.yml")
     new = "{huggingface: someone/things, args: {split: test, image: pic, label: fine}}"
     file.write_text(YAML.replace("{folder: id}", new))
+    found = check(load_benchmark(file), tmp_path)
+    assert not missing(found) and not calls  # a check fetches nothing
+    assert "from the Hugging Face hub" in found[0].found
     data = encode_benchmark(load_benchmark(file), settings).data
     assert calls[0] == ("someone/things", {"split": "test"})
     assert data.id_labels.tolist() == [i % 3 for i in range(9)]

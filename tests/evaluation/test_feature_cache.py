@@ -7,15 +7,19 @@ import logging
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import torchvision
 from benchmark_fakes import write_small_benchmark
+from PIL import Image
 
 from adaneg_openood.demo.model import load_demo_model
+from adaneg_openood.encoding import image_source
 from adaneg_openood.evaluation import cache as cache_module
 from adaneg_openood.evaluation.benchmark import ImageSet
 from adaneg_openood.evaluation.cache import FeatureCache
-from adaneg_openood.evaluation.sources import Images, open_set
+from adaneg_openood.evaluation.sources import Images, images_digest, open_set
 
 
 @pytest.fixture(scope="module")
@@ -204,3 +208,50 @@ def test_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     monkeypatch.setenv("ADANEG_CACHE", str(tmp_path))
     assert FeatureCache().folder == tmp_path / "features"
     assert FeatureCache().entries() == []
+
+
+def test_prune_leaves_what_is_being_made(tmp_path: Path, model, images: Images) -> None:  # type: ignore[no-untyped-def]
+    pytest.importorskip("fcntl")
+    cache = FeatureCache(tmp_path / "c")
+    get(cache.folder, model, images)
+    (entry,) = cache.entries()
+    with cache_module._locked(entry.folder):
+        assert cache.prune(everything=True) == []
+    assert len(cache.prune(everything=True)) == 1
+
+
+def test_datasets_count_with_their_content(tmp_path: Path) -> None:
+    class InMemory:
+        """As torchvision's MNIST and CIFAR: an array of all images."""
+
+        def __init__(self, value: int) -> None:
+            self.data = np.full((4, 8, 8, 3), value, dtype=np.uint8)
+            self.targets = [0, 1, 0, 1]
+
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+            return Image.fromarray(self.data[index]), self.targets[index]
+
+    class Listed(InMemory):
+        """As any other: content is read image by image."""
+
+        def __init__(self, value: int) -> None:
+            super().__init__(value)
+            self.images, self.data = self.data, None
+
+        def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+            return Image.fromarray(self.images[index]), self.targets[index]
+
+    for kind in (InMemory, Listed):
+        made = [Images(image_source(kind(value)), dataset=kind(value)) for value in (3, 3, 4)]
+        digests = [images_digest(one) for one in made]
+        assert digests[0] == digests[1] != digests[2]
+    file = tmp_path / "a" / "x.png"
+    file.parent.mkdir()
+    Image.new("RGB", (4, 4)).save(file)
+    folder = torchvision.datasets.ImageFolder(str(tmp_path))
+    before = images_digest(Images(image_source(folder), dataset=folder))
+    os.utime(file, ns=(0, 5))
+    assert images_digest(Images(image_source(folder), dataset=folder)) != before

@@ -257,7 +257,11 @@ def test_plots(tmp_path: Path) -> None:
     from adaneg_openood.evaluation.sweep_plots import plot_sweep
 
     result = sweep(
-        DATA, {"gap": [0, 0.5], "adagap": [False, True]}, ratios=(None, (1, 1)), n_images=(None, 20), **QUICK
+        DATA,
+        {"gap": [0, 0.5], "adagap": [False, True]},
+        ratios=(None, (1, 1)),
+        n_images=(None, 20),
+        **QUICK,
     )
     files = plot_sweep(result, tmp_path, {"gap": 0.5})
     assert [file.name for file in files] == [

@@ -1,0 +1,288 @@
+"""Work spread over the processes that ``torchrun`` starts; one process alone is a group of one.
+
+Only small JSON messages travel between the processes. Features go through files, so the same code
+serves gloo and nccl, one machine and several that share a folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Callable, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from adaneg_openood.evaluation import FeatureSet, Results
+    from adaneg_openood.evaluation.streams import Detector
+
+logger = logging.getLogger(__name__)
+
+Job = TypeVar("Job")
+Answer = TypeVar("Answer")
+
+# How long a rank waits for the others, which may be joining hundreds of gigabytes. A rank that dies is
+# noticed at once, by its closed connections.
+_PATIENCE = datetime.timedelta(hours=12)
+# what an error may be on the other ranks; all else becomes a RuntimeError
+_KINDS: dict[str, type[Exception]] = {
+    kind.__name__: kind for kind in (ValueError, TypeError, OSError, ImportError, RuntimeError)
+}
+
+
+class Group:
+    """The processes at work together.
+
+    Every method must be called by every rank, in the same order. An error on one rank is raised on all
+    of them: there as it was, elsewhere as the same kind with the rank named. Values are JSON.
+
+    Args:
+        rank: this process, from 0.
+        size: number of processes.
+        store: where they meet besides the process group; None in a group of one.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1, store: dist.Store | None = None) -> None:
+        self.rank, self.size = rank, size
+        self._store = store
+        self._steps = 0
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0, which writes and speaks for all."""
+        return self.rank == 0
+
+    def each(self, work: Callable[[], Answer]) -> list[Any]:
+        """Do work on every rank; the answers of all, by rank, on every rank."""
+        return self._collected(work)
+
+    def first(self, work: Callable[[], Answer]) -> Any:
+        """Do work on rank 0 alone; every rank gets its answer."""
+        return self._collected(work if self.is_first else _nothing)[0]
+
+    def share(self, jobs: Sequence[Job], work: Callable[[Job], Answer]) -> list[Any]:
+        """Do each job on one rank, whichever is free; the answers in the order of the jobs.
+
+        A rank that fails stops the others after the job they are at.
+
+        Args:
+            jobs: the same on every rank.
+            work: may depend on nothing but its job, because any rank may get it.
+        """
+        self._steps += 1
+        step = self._steps
+        if self._store is None:
+            return [work(job) for job in jobs]
+
+        def mine() -> dict[str, Any]:
+            done: dict[str, Any] = {}
+            try:
+                while not store.check([f"failed/{step}"]):
+                    # a counter that all ranks draw from: no rank waits for a slower one
+                    number = store.add(f"next/{step}", 1) - 1
+                    if number >= len(jobs):
+                        break
+                    done[str(number)] = work(jobs[number])
+            except BaseException:
+                store.set(f"failed/{step}", "1")
+                raise
+            return done
+
+        store = self._store
+        answers = {
+            int(number): answer for part in self._collected(mine) for number, answer in part.items()
+        }
+        return [answers[number] for number in range(len(jobs))]
+
+    def _collected(self, work: Callable[[], Answer]) -> list[Any]:
+        if self.size == 1:
+            return [work()]
+        answer, error = None, None
+        try:
+            answer = work()
+        except Exception as caught:
+            error = caught
+        told = None if error is None else _told(error)
+        gathered = self._gather({"answer": answer, "error": told})
+        if error is not None:
+            raise error
+        for rank, part in enumerate(gathered):
+            if part["error"] is not None:
+                raise _KINDS[part["error"]["kind"]](f"rank {rank}: {part['error']['text']}")
+        return [part["answer"] for part in gathered]
+
+    def _gather(self, value: Any) -> list[Any]:
+        """JSON values of all ranks, without pickling, which ``all_gather_object`` would do."""
+        place = _message_device()
+        data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(place)
+        lengths = [torch.zeros(1, dtype=torch.int64, device=place) for _ in range(self.size)]
+        dist.all_gather(lengths, torch.tensor([len(data)], device=place))
+        longest = int(max(int(length) for length in lengths))
+        padded = torch.zeros(longest, dtype=torch.uint8, device=place)
+        padded[: len(data)] = data
+        parts: list[Tensor] = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(parts, padded)
+        return [
+            json.loads(bytes(part[: int(length)].cpu().numpy())) for part, length in zip(parts, lengths)
+        ]
+
+
+ALONE = Group()
+
+
+@contextmanager
+def process_group(device: str = "cpu") -> Iterator[Group]:
+    """The group that ``torchrun`` started, or a group of one.
+
+    A process group that exists already is used and left open.
+
+    Args:
+        device: what the ranks compute on. With ``"cuda"`` each takes the GPU of its local rank, see
+            :func:`local_device`, and nccl is joined besides gloo.
+
+    Raises:
+        OSError: the processes cannot reach each other.
+    """
+    if not dist.is_available() or ("RANK" not in os.environ and not dist.is_initialized()):
+        yield ALONE
+        return
+    owned = not dist.is_initialized()
+    if owned:
+        # messages go over gloo; nccl is for models that communicate
+        backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
+        try:
+            dist.init_process_group(backend, timeout=_PATIENCE)
+        except (RuntimeError, ValueError) as error:
+            raise OSError(
+                f"the processes cannot form a group ({error}); start them with torchrun, which sets "
+                "MASTER_ADDR, MASTER_PORT, RANK and WORLD_SIZE"
+            ) from error
+    try:
+        store = dist.PrefixStore(f"adaneg/{_groups_made()}", dist.distributed_c10d._get_default_store())
+        size = dist.get_world_size()
+        yield Group(dist.get_rank(), size, store if size > 1 else None)
+    finally:
+        if owned:
+            dist.destroy_process_group()
+
+
+def local_device(device: str) -> str:
+    """``"cuda"`` as this process's own GPU, by torchrun's ``LOCAL_RANK``; anything else as it is."""
+    if device != "cuda" or "LOCAL_RANK" not in os.environ:
+        return device
+    return f"cuda:{int(os.environ['LOCAL_RANK']) % max(1, torch.cuda.device_count())}"
+
+
+def evaluate_shared(
+    detectors: Mapping[str, Detector],
+    data: FeatureSet,
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    batch_size: int = 256,
+    order: str = "mixed",
+    device: torch.device | str | None = None,
+    group: Group = ALONE,
+) -> Results:
+    """:func:`~adaneg_openood.evaluation.evaluate` with its streams spread over the ranks.
+
+    A stream, one OOD set under one seed, depends on nothing before it, so every number is the one that
+    ``evaluate`` gives, on every rank.
+
+    Args:
+        detectors, data, seeds, batch_size, order, device: see
+            :func:`~adaneg_openood.evaluation.evaluate`; the same on every rank.
+        group: the ranks.
+
+    Raises:
+        ValueError: as ``evaluate`` does.
+    """
+    import pandas as pd
+
+    from adaneg_openood.evaluation.results import RECORD_COLUMNS, Results
+    from adaneg_openood.evaluation.runner import evaluate
+
+    sets = [(split, name) for split in ("near", "far") for name in getattr(data, split)]
+    seeds = tuple(seeds)
+    once = {
+        name: order == "id_first" or bool(getattr(detector, "stateless", False))
+        for name, detector in detectors.items()
+    }
+
+    def run(job: tuple[str, str, int]) -> list[dict[str, Any]]:
+        split, name, seed = job
+        empty: dict[str, Tensor] = {}
+        one = {"near": empty, "far": empty, split: {name: getattr(data, split)[name]}}
+        chosen = {m: d for m, d in detectors.items() if seed == seeds[0] or not once[m]}
+        if not chosen:
+            return []
+        part = dataclasses.replace(data, **one)  # type: ignore[arg-type]
+        made = evaluate(
+            chosen,
+            part,
+            seeds=(seed,),
+            batch_size=batch_size,
+            order=order,
+            progress=False,
+            device=device,
+        )
+        return [
+            {str(key): None if pd.isna(value) else _plain(value) for key, value in row.items()}
+            for row in made.records.to_dict("records")
+        ]
+
+    jobs = [(*item, seed) for item in sets for seed in seeds]
+    found = {
+        (row["method"], row["split"], row["dataset"], row["seed"]): row
+        for rows in group.share(jobs, run)
+        for row in rows
+    }
+    records = [
+        {**found[(method, split, name, seeds[0] if once[method] else seed)], "seed": seed}
+        for method in detectors
+        for split, name in sets
+        for seed in seeds
+    ]
+    frame = pd.DataFrame(records, columns=list(RECORD_COLUMNS))
+    frame = frame.astype({"id_rows_filled": "Int64", "n_id_rows": "Int64"})
+    return Results(frame, order, seeds, batch_size)
+
+
+_made = 0
+
+
+def _groups_made() -> int:
+    """A number that is new for each group of this process, and so the same on all ranks."""
+    global _made
+    _made += 1
+    return _made
+
+
+def _message_device() -> torch.device:
+    """Where messages lie: on the CPU, unless the caller's group has nccl alone."""
+    backend = str(dist.get_backend())
+    if backend == "nccl" or (backend.startswith("cuda") and "cpu" not in backend):
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+def _told(error: Exception) -> dict[str, str]:
+    for name, kind in _KINDS.items():
+        if isinstance(error, kind):
+            return {"kind": name, "text": str(error)}
+    return {"kind": "RuntimeError", "text": f"{type(error).__name__}: {error}"}
+
+
+def _plain(value: Any) -> Any:
+    """A numpy number as Python's."""
+    return value.item() if hasattr(value, "item") else value
+
+
+def _nothing() -> None:
+    return None

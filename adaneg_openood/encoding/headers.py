@@ -1,0 +1,143 @@
+"""What a feature file says of itself, and which files may be used together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+# of describe(): what must agree before two feature files may be used together
+_IDENTITY = ("model", "weights", "dim", "preprocessing")
+# of one file's rows; between files precision may differ, as text on a CPU and images on a GPU do
+_ONE_FILE = (*_IDENTITY, "precision")
+HEADER_KEY = "adaneg"
+
+
+def read_feature_header(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a feature file says of itself; empty for a file that was not made here.
+
+    Keys: those of ``describe(model)``, ``source``, ``images_sha256``, ``batch_size``, ``on_error``,
+    ``names`` (N image names), ``skipped`` (name -> error), ``features_sha256``.
+
+    Raises:
+        ValueError: not a safetensors file, or its header is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: cannot be read, {error}") from error
+    return parsed_header(path, metadata)
+
+
+def parsed_header(path: str | os.PathLike[str], metadata: dict[str, str]) -> dict[str, Any]:
+    """This package's part of a safetensors file's metadata; empty if there is none.
+
+    Raises:
+        ValueError: it is no JSON object.
+    """
+    if HEADER_KEY not in metadata:
+        return {}
+    try:
+        header = json.loads(metadata[HEADER_KEY])
+    # a hostile header may nest deeper than Python's stack
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: damaged header, {error}") from error
+    if not isinstance(header, dict):
+        raise ValueError(f"{path}: damaged header, must be an object, got {type(header).__name__}")
+    return header
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    """SHA-256 of a tensor's bytes, 64 hex digits."""
+    plain = tensor.detach().cpu().contiguous().reshape(-1)
+    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    # viewed as bytes, because numpy has no bfloat16
+    import torch
+
+    digest.update(memoryview(plain.view(torch.uint8).numpy()))  # type: ignore[arg-type]
+    return digest.hexdigest()
+
+
+def refuse_mixing(target: Path, provenance: dict[str, Any]) -> None:
+    """Compare with the feature files that ``target`` would be used with.
+
+    Those are the ``id``, ``near/*`` and ``far/*`` files and the text file's ``text.json`` of the
+    same folder.
+
+    Raises:
+        ValueError: one was made with another backbone, weights or preprocessing; another precision
+            is only warned of.
+    """
+    root = target.parent.parent if target.parent.name in ("near", "far") else target.parent
+    others = sorted(
+        file
+        for folder in (root, root / "near", root / "far")
+        for file in folder.glob("*.safetensors")
+        if file != target and not file.name.startswith(".")
+    )
+    for other in others:
+        header = read_feature_header(other)
+        refuse_other(target, provenance, other, header, _IDENTITY)
+        if header.get("precision", provenance.get("precision")) != provenance.get("precision"):
+            logger.warning(
+                "%s: encoded in %s, but %s in %s; scores differ a little from a run in one precision",
+                *(target, provenance.get("precision"), other, header["precision"]),
+            )
+    about = root / "text.json"
+    if about.is_file() and target.name != "text.npz":
+        known = read_json_object(about)
+        # a text tower knows no preprocessing
+        identity = tuple(key for key in _IDENTITY if key != "preprocessing")
+        refuse_other(target, provenance, about, known, identity)
+
+
+def refuse_other_rows(target: Path, header: dict[str, Any], other: Path, known: dict[str, Any]) -> None:
+    """Raise a ValueError if ``known`` is of another model, preprocessing or precision."""
+    refuse_other(target, header, other, known, _ONE_FILE)
+
+
+def refuse_other(
+    target: Path,
+    provenance: dict[str, Any],
+    other: Path,
+    known: dict[str, Any],
+    identity: Sequence[str],
+) -> None:
+    """Raise a ValueError if the two differ in one of the keys that both have."""
+    same_weights = "weights" in known and known["weights"] == provenance.get("weights")
+    for key in identity:
+        if key == "model" and same_weights:
+            continue  # the same checkpoint under another path
+        if key in known and key in provenance and known[key] != provenance[key]:
+            raise ValueError(
+                f"{target}: its {key} would be {provenance[key]!r}, but {other} was made with "
+                f"{known[key]!r}; features of different models or preprocessing cannot be compared, "
+                "so put them in different folders"
+            )
+
+
+def read_json_object(file: Path) -> dict[str, Any]:
+    """A JSON file that must hold an object.
+
+    Raises:
+        ValueError: it does not; the message names the file.
+        OSError: it cannot be read.
+    """
+    try:
+        loaded = json.loads(file.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: damaged, not JSON ({error})") from error
+    if not isinstance(loaded, dict):
+        raise ValueError(f"{file}: damaged, must be a JSON object, got {type(loaded).__name__}")
+    return loaded

@@ -1,0 +1,90 @@
+"""The numbers behind the plots."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+_RECALL = 0.95
+_POINTS = 400  # of a drawn ROC curve
+
+
+def threshold_fpr95(conf: np.ndarray, is_ood: np.ndarray) -> tuple[float, float]:
+    """The confidence at and below which 95 % of OOD images lie, and the share of ID images there.
+
+    Args:
+        conf: (N,).
+        is_ood: (N,) bool, both kinds present.
+
+    Returns:
+        Threshold, and FPR95 with OOD as the positive class in percent.
+
+    Example:
+        >>> threshold_fpr95(np.array([0.1, 0.2, 0.3, 0.9]), np.array([True, True, False, False]))
+        (0.2, 0.0)
+    """
+    oods = np.sort(conf[is_ood])
+    cut = oods[max(0, int(np.ceil(_RECALL * len(oods))) - 1)]
+    return float(cut), 100.0 * float(np.mean(conf[~is_ood] <= cut))
+
+
+class Roc(NamedTuple):
+    """A curve: (P,) share of ID images flagged, and (P,) share of OOD images detected, in percent."""
+
+    fpr: np.ndarray
+    tpr: np.ndarray
+
+
+def roc(conf: np.ndarray, is_ood: np.ndarray) -> Roc:
+    """ROC curve with OOD as the positive class, thinned to what can be seen."""
+    from sklearn.metrics import roc_curve
+
+    fpr, tpr, _ = roc_curve(is_ood, -conf.astype(np.float64))
+    if len(fpr) > _POINTS:
+        # even steps along the curve, both ends kept
+        length = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(fpr)) + np.abs(np.diff(tpr)))])
+        chosen = np.unique(np.searchsorted(length, np.linspace(0, length[-1], _POINTS)))
+        fpr, tpr = fpr[chosen], tpr[chosen]
+    return Roc(100.0 * fpr, 100.0 * tpr)
+
+
+class Course(NamedTuple):
+    """(P,) images seen, and (P,) FPR95 in percent over the images seen so far."""
+
+    seen: np.ndarray
+    fpr95: np.ndarray
+
+
+def fpr_over_stream(
+    conf: np.ndarray, is_ood: np.ndarray, order: np.ndarray, batch_size: int, points: int = 40
+) -> Course:
+    """FPR95 (OOD positive) over the images seen so far, after some of the batches.
+
+    Both kinds must have been seen; the last point is FPR95 of the whole stream.
+
+    Args:
+        conf: (N,) confidences.
+        is_ood: (N,).
+        order: (N,) the stream.
+        batch_size: images a batch.
+        points: the most there are.
+    """
+    n = len(order)
+    ends = np.minimum(np.arange(1, -(-n // batch_size) + 1) * batch_size, n)
+    if len(ends) > points:
+        ends = ends[np.unique(np.linspace(0, len(ends) - 1, points).round().astype(int))]
+    streamed, kinds = conf[order], is_ood[order]
+    seen, values = [], []
+    for end in ends.tolist():
+        part = kinds[:end]
+        if part.any() and not part.all():
+            seen.append(end)
+            values.append(threshold_fpr95(streamed[:end], part)[1])
+    return Course(np.asarray(seen), np.asarray(values))
+
+
+def histogram(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """(bins,) share of the values in each bin, in percent."""
+    counts, _ = np.histogram(values, edges)
+    return np.asarray(100.0 * counts / max(1, len(values)))

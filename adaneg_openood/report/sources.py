@@ -1,0 +1,101 @@
+"""What a report can be made of: the demo world, feature files, and the images behind them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adaneg_openood.report.collect import collect
+from adaneg_openood.report.record import RunRecord
+
+if TYPE_CHECKING:
+    import torch
+
+    from adaneg_openood.encoding import ImageSource
+
+logger = logging.getLogger(__name__)
+
+DEMO = "demo"
+
+
+def demo_record(device: torch.device | str = "cpu", **settings: Any) -> RunRecord:
+    """A run of the standard methods on the demo world, with example images; nothing is downloaded.
+
+    Args:
+        device: where it runs.
+        settings: of :func:`~adaneg_openood.report.collect`.
+    """
+    from adaneg_openood.demo.run import BATCH_SIZE, demo_features
+    from adaneg_openood.demo.world import write_benchmark
+    from adaneg_openood.encoding import image_source
+
+    data = demo_features(device)
+    with tempfile.TemporaryDirectory(prefix="adaneg-demo-") as folder:
+        root = Path(folder)
+        write_benchmark(root)
+        lists = root / "benchmark_imglist" / "demo"
+        names = {"id": "demo", **{name: name for name in (*data.near, *data.far)}}
+        images = {
+            part: image_source(lists / f"test_{name}.txt", root=root / "images")
+            for part, name in names.items()
+        }
+        settings = {"batch_size": BATCH_SIZE, **settings}
+        return collect(data, device=device, images=images, **settings)
+
+
+def given_images(
+    given: Mapping[str, str | os.PathLike[str]], root: str | os.PathLike[str] | None = None
+) -> dict[str, ImageSource]:
+    """Images named by the caller: ``"id"`` or an OOD set -> a folder or an imglist.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`adaneg_openood.encoding.image_source`.
+    """
+    from adaneg_openood.encoding import image_source
+
+    return {part: image_source(path, root=root) for part, path in given.items()}
+
+
+def remembered_images(
+    features: str | os.PathLike[str], root: str | os.PathLike[str] | None = None
+) -> dict[str, ImageSource]:
+    """Images that the feature files of a folder name, as far as they still lie where they were.
+
+    Args:
+        features: a folder that ``adaneg-openood encode`` filled; of anything else nothing is known.
+        root: what the paths of imglists are relative to.
+    """
+    from adaneg_openood.encoding import read_feature_header
+
+    folder = Path(features)
+    found: dict[str, ImageSource] = {}
+    if not folder.is_dir():
+        return found
+    files = [
+        folder / "id.safetensors",
+        *folder.glob("near/*.safetensors"),
+        *folder.glob("far/*.safetensors"),
+    ]
+    for file in files:
+        header = read_feature_header(file) if file.is_file() else {}
+        names, source = header.get("names"), Path(str(header.get("source", "")))
+        base = source if source.is_dir() else source.parent if root is None else Path(root)
+        if not names:
+            continue
+        if not (base / names[0]).is_file():
+            logger.info("%s: its images are not at %s, so there are no examples of them", file, base)
+            continue
+        found[file.stem] = _named_files(base, names)
+    return found
+
+
+def _named_files(base: Path, names: list[str]) -> ImageSource:
+    from adaneg_openood.encoding import ImageSource, load_image
+
+    return ImageSource(
+        str(base), names, [-1] * len(names), lambda index: load_image(base / names[index])
+    )

@@ -1,0 +1,81 @@
+"""Writing a report: the page, and beside it every table and picture as a file of its own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from adaneg_openood.evaluation._atomic import atomic_path
+from adaneg_openood.report.certainty import bootstrap_of, certainty_table
+from adaneg_openood.report.drawing import require_matplotlib, to_png
+from adaneg_openood.report.figures import distinct_banks, run_pictures
+from adaneg_openood.report.html import page
+from adaneg_openood.report.record import RunRecord
+from adaneg_openood.report.tables import filled_negatives, run_tables, to_latex, to_long, to_markdown
+
+
+def write_report(
+    record: RunRecord,
+    out: str | os.PathLike[str],
+    *,
+    files: str | os.PathLike[str] | None = None,
+    title: str = "Out-of-distribution detection",
+    resamples: int | None = None,
+) -> list[Path]:
+    """Write the page, and ``tables.csv``, ``.md``, ``.tex``, ``runs.csv``, ``negatives.csv`` and PNGs.
+
+    Args:
+        record: of :func:`~adaneg_openood.report.collect`.
+        out: the page; its name must end in ``.html``.
+        files: folder for the other files; None takes the page's name without its ending.
+        title: of the page.
+        resamples: bootstrap resamples of the images, for intervals and paired tests (at least 2; their
+            table is ``certainty.csv``); None makes none.
+
+    Returns:
+        Every file, the page first.
+
+    Raises:
+        ValueError: another ending.
+        ImportError: matplotlib is absent; the message names the command that installs it.
+    """
+    require_matplotlib()
+    target = Path(out)
+    if target.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"{target}: the report is a page, so its name must end in .html")
+    folder = target.with_suffix("") if files is None else Path(files)
+    tables = run_tables(record.results)
+    pictures = list(run_pictures(record))
+    certainty = None if resamples is None else certainty_table(bootstrap_of(record, resamples))
+    texts = {
+        folder / "tables.csv": to_long(tables).to_csv(index=False),
+        folder / "tables.md": to_markdown(tables),
+        folder / "tables.tex": to_latex(tables),
+        folder / "runs.csv": record.results.records.to_csv(index=False),
+        folder / "negatives.csv": _negatives(record),
+        **({} if certainty is None else {folder / "certainty.csv": certainty.to_csv(index=False)}),
+        target: page(record, tables, pictures, title, certainty),
+    }
+    for picture in pictures:
+        path = folder / f"{picture.name}.png"
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(to_png(picture.figure))
+    # the page last: where it is, everything is
+    for path, text in texts.items():
+        with atomic_path(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    names = [folder / f"{picture.name}.png" for picture in pictures]
+    return [target, *(path for path in texts if path != target), *names]
+
+
+def _negatives(record: RunRecord) -> str:
+    import pandas as pd
+
+    parts = [
+        filled_negatives(record, names[0], dataset).assign(methods=", ".join(names), dataset=dataset)
+        for dataset in record.sets
+        for names, _ in distinct_banks(record, dataset)
+    ]
+    columns = ["methods", "dataset", "row", "name", "images", "of_ood"]
+    frame = pd.concat(parts) if parts else pd.DataFrame(columns=columns)
+    return str(frame[columns].to_csv(index=False))
