@@ -21,7 +21,8 @@ _DEMO_BATCH = 64
 def reproduce(
     target: str = typer.Argument(..., help="A table or figure; 'list' names them."),
     features: Optional[list[str]] = typer.Option(
-        None, help="npz file or folder, or NAME=PATH (repeat for several). The demo world if not given."
+        None,
+        help="npz file, folder or YAML, or NAME=PATH (repeat for several); else the demo world.",
     ),
     seed: int = SEED,
     orders: int = ORDERS,
@@ -87,8 +88,6 @@ def reproduce(
 
 def _features(given: list[str] | None, device: str) -> FeatureSet | dict[str, FeatureSet]:
     """``PATH`` or ``NAME=PATH`` arguments; the demo world without any."""
-    from adaneg_openood.evaluation import load_features
-
     if not given:
         from adaneg_openood.demo.run import demo_features
 
@@ -100,8 +99,23 @@ def _features(given: list[str] | None, device: str) -> FeatureSet | dict[str, Fe
             name, path = ("" if len(given) == 1 else Path(text).stem), text
         if name in found:
             raise ValueError(f"--features: two sets are named {name!r}; write NAME=PATH")
-        found[name] = load_features(path)
+        found[name] = _read(path, device)
     return found
+
+
+def _read(path: str, device: str) -> FeatureSet:
+    """Saved features, or those of a benchmark definition."""
+    from adaneg_openood.evaluation import load_features
+
+    if Path(path).suffix not in (".yml", ".yaml"):
+        return load_features(path)
+    from adaneg_openood.evaluation.benchmark import load_benchmark
+    from adaneg_openood.evaluation.benchmark_check import refuse_missing
+    from adaneg_openood.evaluation.benchmark_run import Settings, encode_benchmark
+
+    benchmark = load_benchmark(path)
+    refuse_missing(benchmark, None)
+    return encode_benchmark(benchmark, Settings(device=device)).data
 
 
 def _settings(given: list[str] | None) -> dict[str, Any]:
@@ -134,7 +148,7 @@ def _streams(given: list[str] | None) -> dict[str, np.ndarray]:
 
 def report(
     run: str = typer.Argument(
-        ..., help="'demo', an npz file or folder of saved features, or a run kept with --save."
+        ..., help="demo, saved features (npz file or folder), a benchmark YAML, or a run of --save."
     ),
     out: Path = typer.Option(Path("report.html"), help="The page."),
     files: Optional[Path] = typer.Option(
@@ -152,12 +166,14 @@ def report(
     resamples: Optional[int] = typer.Option(
         None, min=2, help="Bootstrap resamples, for intervals and paired tests; 1000 is usual."
     ),
+    data: Optional[Path] = typer.Option(None, help="Root of a benchmark's image sets."),
+    cache: Optional[Path] = typer.Option(None, help="Folder of the feature cache."),
     batch_size: Optional[int] = typer.Option(
-        None, min=1, help="256, and 64 for the demo, if not given."
+        None, min=1, help="Images scored at a time; the benchmark's, or 256 (demo: 64), if not given."
     ),
-    seed: int = SEED,
-    orders: int = ORDERS,
-    order: str = typer.Option("mixed", help="mixed (the paper's protocol) or id_first."),
+    seed: Optional[int] = typer.Option(None, min=0, help="First seed of the stream orders."),
+    orders: Optional[int] = typer.Option(None, min=1, help="Stream orders to average; 3 unless said."),
+    order: Optional[str] = typer.Option(None, help="mixed (the paper's protocol) or id_first."),
     device: str = DEVICE,
     json_file: Optional[Path] = JSON,
     csv_file: Optional[Path] = CSV,
@@ -173,12 +189,12 @@ def report(
         if (Path(run) / RECORD_FILE).is_file():
             record = load_record(run)
         else:
-            settings: dict[str, Any] = {"seeds": tuple(range(seed, seed + orders)), "order": order}
-            if batch_size is not None:
-                settings["batch_size"] = batch_size
-            if example_method is not None:
-                settings["example_method"] = example_method
-            record = _collected(run, images or [], images_root, device, settings)
+            chosen = {"batch_size": batch_size, "order": order, "example_method": example_method}
+            settings: dict[str, Any] = {key: value for key, value in chosen.items() if value is not None}
+            if seed is not None or orders is not None:
+                settings["seeds"] = tuple(range(seed or 0, (seed or 0) + (orders or 3)))
+            places = {"data": data, "cache": cache, "images_root": images_root}
+            record = _collected(run, images or [], device, places, settings)
         if save is not None:
             typer.echo(f"{save_record(record, save)}: written")
         name = title or ("The demo world" if run == DEMO else Path(run).name)
@@ -194,10 +210,9 @@ def report(
 
 
 def _collected(
-    run: str, images: list[str], root: Path | None, device: str, settings: dict[str, Any]
+    run: str, images: list[str], device: str, places: dict[str, Path | None], settings: dict[str, Any]
 ) -> RunRecord:
-    from adaneg_openood.report import collect
-    from adaneg_openood.report.sources import DEMO, demo_record, given_images, remembered_images
+    from adaneg_openood.report.sources import DEMO, benchmark_record, demo_record, given_images
 
     given: dict[str, str] = {}
     for text in images:
@@ -209,8 +224,5 @@ def _collected(
         if given:
             raise ValueError("--images: the demo world brings its own images")
         return demo_record(device, **settings)
-    from adaneg_openood.evaluation import load_features
-
-    data = load_features(run)
-    sources = {**remembered_images(run, root), **given_images(given, root)}
-    return collect(data, device=device, features=run, images=sources, **settings)
+    sources = given_images(given, places["images_root"])
+    return benchmark_record(run, device=device, images=sources, **places, **settings)

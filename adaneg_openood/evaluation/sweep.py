@@ -8,115 +8,30 @@ import itertools
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from adaneg_openood._version import __version__
-from adaneg_openood.detectors import AdaNeg, AdaNegConfig
-from adaneg_openood.detectors.adaneg import combined
+from adaneg_openood.detectors import AdaNegConfig
 from adaneg_openood.evaluation._atomic import atomic_path
 from adaneg_openood.evaluation._fields import unknown_key
 from adaneg_openood.evaluation.feature_set import FeatureSet
-from adaneg_openood.evaluation.journal import Journal, digest_of, first_different, held
+from adaneg_openood.evaluation.journal import Journal, first_different, held
 from adaneg_openood.evaluation.method_specs import SETTINGS
-from adaneg_openood.evaluation.metrics import CONVENTIONS, METRICS, ood_metrics
-from adaneg_openood.evaluation.results import GROUP_ROWS
-from adaneg_openood.evaluation.streams import ORDERS, stream_order
-from adaneg_openood.evaluation.subsets import Ratio, draw_subset, subset_sizes
+from adaneg_openood.evaluation.streams import ORDERS
+from adaneg_openood.evaluation.subsets import Ratio, subset_sizes
+from adaneg_openood.evaluation.sweep_result import BANK_COLUMNS, STREAM_AXES, SweepResult
+from adaneg_openood.evaluation.sweep_runs import Detectors, Protocol, families, streams
 
-if TYPE_CHECKING:
-    import pandas as pd
+__all__ = ["Protocol", "SweepResult", "data_digest", "grid_configs", "sweep"]
 
 logger = logging.getLogger(__name__)
 
-STREAM_AXES = ("batch_size", "order", "ratio", "n_images")
-BANK_COLUMNS = ("id_rows_filled", "n_id_rows", "negative_rows_filled", "cached")
 _FORMAT = 1
-_TOGETHER = 16  # detectors at a time: each holds a bank of its own
 _FLOATS = tuple(f.name for f in dataclasses.fields(AdaNegConfig) if f.type == "float")
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How images are met.
-
-    Attributes:
-        batch_size: images a batch.
-        order: ``"mixed"`` or ``"id_first"``.
-        ratio: ID to OOD images; None keeps the one there is.
-        n_images: ID and OOD images together; None takes as many as the ratio allows.
-    """
-
-    batch_size: int = 256
-    order: str = "mixed"
-    ratio: Ratio | None = None
-    n_images: int | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class SweepResult:
-    """What a sweep measured.
-
-    Attributes:
-        records: one row a configuration, protocol, seed and set. Columns: the settings of
-            AdaNegConfig, :data:`STREAM_AXES`, ``seed``, ``split``, ``dataset``, ``n_id``, ``n_ood``,
-            the metrics in percent, and :data:`BANK_COLUMNS` (rows that hold images at the end of the
-            stream, and images held).
-        axes: the columns that vary.
-        computed: runs that were computed now; the others had been written down before.
-    """
-
-    records: pd.DataFrame
-    axes: tuple[str, ...]
-    computed: int
-
-    def summary(self) -> pd.DataFrame:
-        """Mean and standard deviation (ddof = 1) over seeds, of every set and of near and far means.
-
-        One row a configuration, protocol and set or group; columns ``METRIC`` and ``METRIC std``. A
-        group's deviation is that of its mean. With one seed deviations are 0.
-        """
-        import pandas as pd
-
-        records = self.records
-        point = [*SETTINGS, *STREAM_AXES]
-        groups = (
-            records.groupby([*point, "seed", "split"], sort=False, dropna=False)[list(METRICS)]
-            .mean()
-            .reset_index()
-        )
-        groups["dataset"] = groups["split"].map(GROUP_ROWS)
-        rows = pd.concat([records, groups], ignore_index=True)
-        grouped = rows.groupby([*point, "split", "dataset"], sort=False, dropna=False)[list(METRICS)]
-        mean, spread = grouped.mean(), grouped.std(ddof=1).fillna(0.0)
-        out = mean.copy()
-        for metric in reversed(METRICS):
-            out.insert(list(out.columns).index(metric) + 1, f"{metric} std", spread[metric])
-        return out.reset_index()
-
-    def best(self, metric: str = "AUROC", row: str = "farood") -> pd.DataFrame:
-        """Rows of :meth:`summary` for one set or group, best first."""
-        summary = self.summary()
-        chosen = summary[summary["dataset"] == row]
-        return chosen.sort_values(metric, ascending=metric.startswith("FPR"), kind="stable")
-
-    def write(self, folder: str | os.PathLike[str]) -> list[Path]:
-        """Write ``results.csv`` (long form), ``summary.csv`` and ``conventions.json``, atomically."""
-        root = Path(folder)
-        files = [root / "results.csv", root / "summary.csv", root / "conventions.json"]
-        for file, frame in zip(files, (self.records, self.summary())):
-            with atomic_path(file) as temporary:
-                frame.to_csv(temporary, index=False, encoding="utf-8", lineterminator="\n")
-        with atomic_path(files[-1]) as temporary:
-            about = {"units": "percent", "axes": list(self.axes), "conventions": CONVENTIONS}
-            temporary.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", "utf-8")
-        return files
 
 
 def sweep(
@@ -210,13 +125,13 @@ def _run(
     from tqdm import tqdm
 
     known: dict[str, dict[str, Any]] = {} if journal is None else journal.records
-    families = _families(configs)
-    streams = list(_streams(data, protocols, seeds))
+    groups = families(configs)
+    met = list(streams(data, protocols, seeds))
     computed, rows = 0, []
-    builder = _Detectors(data, device)
-    with tqdm(total=len(streams) * len(configs), unit="run", disable=not progress) as bar:
-        for family in families:  # outermost, so that its detectors are made once
-            for stream in streams:
+    builder = Detectors(data, device)
+    with tqdm(total=len(met) * len(configs), unit="run", disable=not progress) as bar:
+        for family in groups:  # outermost, so that its detectors are made once
+            for stream in met:
                 keys = {config: stream.key(config) for config in family}
                 missing = [config for config in family if keys[config] not in known]
                 if missing:
@@ -231,7 +146,7 @@ def _run(
     for config in configs:
         for protocol in protocols:
             for seed in seeds:
-                for stream in _streams(data, [protocol], [seed]):
+                for stream in streams(data, [protocol], [seed]):
                     value = known[stream.key(config)]
                     rows.append({**_point(config, protocol), "seed": seed, **value})
     frame = pd.DataFrame(rows)
@@ -239,149 +154,6 @@ def _run(
     frame = frame.astype(nullable)
     axes = [key for key in (*SETTINGS, *STREAM_AXES) if frame[key].nunique(dropna=False) > 1]
     return SweepResult(frame, tuple(axes), computed)
-
-
-class _Detectors:
-    """Detectors of one family, which share their text features; kept while the family stays the same."""
-
-    def __init__(self, data: FeatureSet, device: torch.device | str) -> None:
-        self.data, self.device = data, device
-        self.made: dict[AdaNegConfig, AdaNeg] = {}
-
-    def of(self, configs: Sequence[AdaNegConfig]) -> list[AdaNeg]:
-        """One a score-free configuration, in order."""
-        wanted = list(dict.fromkeys(map(_scoreless, configs)))
-        if not set(wanted) <= set(self.made):
-            self.made = {}
-            first: AdaNeg | None = None
-            for config in wanted:
-                detector = AdaNeg(
-                    self.data.text_features, self.data.n_id, self.data.logit_scale, config
-                ).to(self.device)
-                if first is not None:  # hundreds of megabytes, were each to hold its own
-                    detector.text_features = first.text_features
-                first = first or detector
-                self.made[config] = detector
-        return [self.made[config] for config in wanted]
-
-
-@dataclass(frozen=True, eq=False)
-class _Stream:
-    """One OOD set met in one way."""
-
-    split: str
-    dataset: str
-    ood: Tensor
-    seed: int
-    protocol: Protocol
-
-    def key(self, config: AdaNegConfig) -> str:
-        """Of a run: all it depends on besides the data."""
-        return digest_of(
-            {
-                "config": dataclasses.asdict(config),
-                "protocol": dataclasses.asdict(self.protocol),
-                "seed": self.seed,
-                "set": [self.split, self.dataset],
-            }
-        )
-
-    def run(
-        self, data: FeatureSet, detectors: Sequence[AdaNeg], configs: Sequence[AdaNegConfig]
-    ) -> dict[AdaNegConfig, dict[str, Any]]:
-        """Score the stream with every detector, and measure every configuration."""
-        how = self.protocol
-        part = draw_subset(len(data.id_features), len(self.ood), self.seed, how.ratio, how.n_images)
-        order = stream_order(len(part.oods), len(part.ids), self.seed, how.order)
-        place = detectors[0].text_features.device
-        features = torch.cat(
-            [
-                self.ood[torch.from_numpy(part.oods)].to(place),
-                data.id_features[torch.from_numpy(part.ids)].to(place),
-            ]
-        )
-        labels = data.id_labels.cpu().numpy()[part.ids]
-        label = np.concatenate([np.full(len(part.oods), -1), labels])
-        scores = _side_by_side(detectors, features, order, how.batch_size)
-        by_config = {detector.config: index for index, detector in enumerate(detectors)}
-        measured = {}
-        for config in configs:
-            index = by_config[_scoreless(config)]
-            pred, s_nl, s_ada = scores[index]
-            conf = combined(s_nl, s_ada, config).cpu().numpy()
-            metrics = ood_metrics(_unsorted(conf, order), label, _unsorted(pred.cpu().numpy(), order))
-            counts = detectors[index].bank.counts
-            n_id = data.n_id
-            measured[config] = {
-                "split": self.split,
-                "dataset": self.dataset,
-                "n_id": len(part.ids),
-                "n_ood": len(part.oods),
-                **metrics,
-                "id_rows_filled": int((counts[:n_id] > 0).sum()),
-                "n_id_rows": n_id,
-                "negative_rows_filled": int((counts[n_id:] > 0).sum()),
-                "cached": int(counts.sum()),
-            }
-        return measured
-
-
-@torch.no_grad()
-def _side_by_side(
-    detectors: Sequence[AdaNeg], features: Tensor, order: np.ndarray, batch_size: int
-) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """(pred, S_nl, S_ada) of each detector, (N,) each, in stream order. All read the same."""
-    for detector in detectors:
-        detector.reset()
-    kept: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in detectors]
-    for rows in torch.from_numpy(order).to(features.device).split(batch_size):
-        reading = detectors[0].read(features[rows])
-        for index, detector in enumerate(detectors):
-            last = index == len(detectors) - 1
-            scores = detector.score_reading(reading, keep=not last)
-            assert scores.s_neglabel is not None and scores.s_adaptive is not None
-            kept[index].append((scores.pred, scores.s_neglabel, scores.s_adaptive))
-    return [tuple(map(torch.cat, zip(*parts))) for parts in kept]  # type: ignore[misc]
-
-
-def _unsorted(values: np.ndarray, order: np.ndarray) -> np.ndarray:
-    out = np.empty_like(values)
-    out[order] = values
-    return out
-
-
-def _scoreless(config: AdaNegConfig) -> AdaNegConfig:
-    return dataclasses.replace(config, score="combine")
-
-
-def _families(configs: Sequence[AdaNegConfig]) -> list[list[AdaNegConfig]]:
-    """Configurations that read the text alike, at most :data:`_TOGETHER` detectors each."""
-    alike: dict[tuple[int, bool], dict[AdaNegConfig, list[AdaNegConfig]]] = {}
-    for config in configs:
-        same = alike.setdefault((config.groups, config.permute), {})
-        same.setdefault(_scoreless(config), []).append(config)
-    families = []
-    for same in alike.values():
-        members = list(same.values())
-        for start in range(0, len(members), _TOGETHER):
-            families.append([c for part in members[start : start + _TOGETHER] for c in part])
-    return families
-
-
-def _streams(data: FeatureSet, protocols: Sequence[Protocol], seeds: Sequence[int]) -> Iterator[_Stream]:
-    n_id = len(data.id_features)
-    done = set()
-    for split, sets in (("near", data.near), ("far", data.far)):
-        for dataset, ood in sets.items():
-            for protocol in protocols:
-                sizes = subset_sizes(n_id, len(ood), protocol.ratio, protocol.n_images)
-                for seed in seeds:
-                    # a seed that changes nothing is not run again
-                    fixed = protocol.order == "id_first" and sizes == (n_id, len(ood))
-                    used = 0 if fixed else seed
-                    if (dataset, protocol, used) not in done:
-                        done.add((dataset, protocol, used))
-                        yield _Stream(split, dataset, ood, used, protocol)
 
 
 def _point(config: AdaNegConfig, protocol: Protocol) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from adaneg_openood.evaluation._atomic import atomic_path
 from adaneg_openood.evaluation.results import GROUP_ROWS
-from adaneg_openood.evaluation.sweep import SweepResult
+from adaneg_openood.evaluation.sweep_result import SweepResult
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -37,6 +37,7 @@ def collect(
     features: str | os.PathLike[str] | None = None,
     images: Mapping[str, ImageSource] | None = None,
     example_method: str | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> RunRecord:
     """Score every stream, as :func:`adaneg_openood.evaluation.evaluate` does, and keep it all.
 
@@ -50,6 +51,7 @@ def collect(
         features: file or folder the features were read from, for the provenance.
         images: ``"id"`` or an OOD set -> its images in the order of the features, for examples.
         example_method: whose confidences choose the examples; None takes the first with a bank.
+        about: more for the provenance, as JSON values.
 
     Raises:
         ValueError: settings out of range, or images that do not fit the features.
@@ -85,7 +87,10 @@ def collect(
         seeds=tuple(int(seed) for seed in seeds),
         order=order,
         batch_size=batch_size,
-        provenance=describe_run(data, detectors, features, place),
+        provenance={
+            **describe_run(data, detectors, features, place),
+            **({} if about is None else {"benchmark": dict(about)}),
+        },
     )
     if not images:
         return record

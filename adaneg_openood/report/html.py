@@ -221,7 +221,7 @@ def _provenance(record: RunRecord) -> list[str]:
     }
     features = dict(about.pop("features", {}))
     files = features.pop("files", {})
-    methods = about.pop("methods", {})
+    methods, benchmark = about.pop("methods", {}), about.pop("benchmark", {})
     parts = [
         "<h3>Protocol</h3>",
         _pairs(protocol),
@@ -232,6 +232,8 @@ def _provenance(record: RunRecord) -> list[str]:
     if files:
         summary = f"<summary>{len(files)} feature file(s) and their SHA-256</summary>"
         parts.append(f"<details>{summary}{_pairs(files)}</details>")
+    if benchmark:
+        parts += ["<h3>Benchmark</h3>", _pairs(benchmark)]
     parts.append("<h3>Methods</h3>")
     parts.append(_pairs(methods))
     return parts

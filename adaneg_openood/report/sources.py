@@ -47,6 +47,62 @@ def demo_record(device: torch.device | str = "cpu", **settings: Any) -> RunRecor
         return collect(data, device=device, images=images, **settings)
 
 
+def benchmark_record(
+    source: str | os.PathLike[str],
+    *,
+    data: str | os.PathLike[str] | None = None,
+    cache: Path | None = None,
+    device: str = "cpu",
+    images: Mapping[str, ImageSource] | None = None,
+    images_root: str | os.PathLike[str] | None = None,
+    **settings: Any,
+) -> RunRecord:
+    """A run of a benchmark's methods, with example images where it knows its images.
+
+    Args:
+        source: an npz file or folder of features, a YAML definition, or a shipped one's name.
+        data: root of a definition's image sets.
+        cache: folder of the feature cache; None is the user's.
+        device: where it is encoded and runs.
+        images: those the caller names; they go first.
+        images_root: what the paths of imglists are relative to.
+        settings: of :func:`~adaneg_openood.report.collect`, over the benchmark's own protocol.
+
+    Raises:
+        ValueError, OSError, ImportError: with a message for people.
+    """
+    from adaneg_openood.evaluation.benchmark import open_benchmark
+    from adaneg_openood.evaluation.benchmark_check import refuse_missing
+    from adaneg_openood.evaluation.benchmark_run import Settings, encode_benchmark
+
+    benchmark = open_benchmark(source, data=data)
+    refuse_missing(benchmark, cache)
+    workers = min(4, os.cpu_count() or 1)
+    encoding = encode_benchmark(benchmark, Settings(device=device, workers=workers, cache=cache))
+    found = {} if benchmark.features is None else remembered_images(benchmark.features, images_root)
+    sizes = {"id": len(encoding.data.id_features)}
+    for title, names in encoding.names.items():
+        part, root = title.rpartition("/")[2], encoding.roots.get(title)
+        # with covariate-shifted images in it, the ID part is more than its own image set
+        whole = sizes.get(part, len(names)) == len(names)
+        if root is not None and whole and (root / names[0]).is_file():
+            found[part] = _named_files(root, list(names))
+    protocol: dict[str, Any] = {
+        "seeds": benchmark.seeds,
+        "batch_size": benchmark.batch_size,
+        "order": benchmark.order,
+    }
+    return collect(
+        encoding.data,
+        {spec.name: spec.build(encoding.data) for spec in benchmark.methods},
+        device=device,
+        features=benchmark.features,
+        images={**found, **(images or {})},
+        about=encoding.provenance,
+        **{**protocol, **settings},
+    )
+
+
 def given_images(
     given: Mapping[str, str | os.PathLike[str]], root: str | os.PathLike[str] | None = None
 ) -> dict[str, ImageSource]:

@@ -13,8 +13,7 @@ import torch
 from benchmark_fakes import make_sweep_data
 
 from adaneg_openood import AdaNeg, AdaNegConfig
-from adaneg_openood.evaluation import evaluate
-from adaneg_openood.evaluation import sweep as sweep_module
+from adaneg_openood.evaluation import evaluate, sweep_runs
 from adaneg_openood.evaluation.journal import Journal, held
 from adaneg_openood.evaluation.method_specs import SETTINGS
 from adaneg_openood.evaluation.metrics import METRICS
@@ -84,7 +83,7 @@ def test_the_text_is_read_once_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
         return original(self, features)
 
     monkeypatch.setattr(AdaNeg, "read", counted)
-    monkeypatch.setattr(sweep_module, "_TOGETHER", 64)
+    monkeypatch.setattr(sweep_runs, "_TOGETHER", 64)
     sweep(DATA, GRID, base=BASE, batch_sizes=(25,), seeds=(0,))
     assert reads == 2 * 4  # two sets of 100 images in batches of 25, whatever the configurations
 
@@ -92,7 +91,7 @@ def test_the_text_is_read_once_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_more_detectors_than_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
     grid = {"gap": [0, 0.2, 0.5], "gamma": [0.3, 0.5, 0.7]}
     whole = sweep(DATA, grid, **QUICK)
-    monkeypatch.setattr(sweep_module, "_TOGETHER", 4)
+    monkeypatch.setattr(sweep_runs, "_TOGETHER", 4)
     pd.testing.assert_frame_equal(whole.records, sweep(DATA, grid, **QUICK).records)
 
 

@@ -6,7 +6,6 @@ import errno
 import importlib.util
 import os
 import resource
-import signal
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -65,24 +64,3 @@ def full_disk(monkeypatch, call):
     with monkeypatch.context() as patched:
         patched.setattr(os, call, fail)
         yield
-
-
-def forked(work):
-    """Start ``work()`` in a child process; returns its id. It ends with code 0, 130 or 1."""
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        work()
-        code = 0
-    except KeyboardInterrupt:
-        code = 130
-    finally:
-        os._exit(code)
-
-
-def ended(child):
-    """Wait for a child; its exit code, or minus the signal that killed it."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

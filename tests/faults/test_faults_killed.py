@@ -7,139 +7,115 @@ import os
 import signal
 import time
 
+import fault_children
 import numpy as np
 import pytest
-from fault_tools import TinyModel, detection, ended, forked, labels, write_images
+from fault_children import encode, killed_after, start
+from fault_tools import TinyModel, write_images
 from safetensors.torch import load_file
 
-from adaneg_openood import AdaNegConfig
-from adaneg_openood.encoding import encode_images, image_source
-from adaneg_openood.evaluation import FeatureSet, evaluate, load_features, save_features
+from adaneg_openood.evaluation import load_features, save_features
 from adaneg_openood.predictor import Predictor
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork to start processes cheaply")
 
-DELAYS = np.random.default_rng(0).uniform(0.0, 0.03, 12)  # seconds until the kill
+DELAYS = np.random.default_rng(0).uniform(0.0, 0.05, 10)  # seconds until the kill
+GUARD = 120
 
 
-def encode(source, out, pause=0.0, **options):
-    options = {"batch_size": 2, "part_size": 2, "workers": 0, **options}
-    return encode_images(TinyModel(pause=pause), source, out, **options)
+def wait_for(path):
+    end = time.monotonic() + GUARD
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} does not appear"
+        time.sleep(0.005)
 
 
-def killed_after(work, delay, sent=signal.SIGKILL):
-    child = forked(work)
-    time.sleep(delay)
-    os.kill(child, sent)
-    return ended(child)
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
 
 
 def test_encode_killed_again_and_again(tmp_path):
-    source = image_source(write_images(tmp_path / "images"))
-    whole, out = tmp_path / "whole.safetensors", tmp_path / "out" / "a.safetensors"
-    encode(source, whole)
-    kills = 0
-    for delay in (0.02, 0.08, 0.05, 0.03, 0.06, 0.04):
-        kills += killed_after(lambda: encode(source, out, pause=0.01), delay) == -signal.SIGKILL
+    write_images(tmp_path / "images")
+    whole = encode(tmp_path, "whole.safetensors")
+    out = tmp_path / "out" / "a.safetensors"
+    codes = []
+    for delay in (0.02, 0.0, 0.05, 0.03, 0.01):
+        codes.append(killed_after(delay, signal.SIGKILL, encode, tmp_path, "out/a.safetensors", 0.02))
         assert not out.exists() or out.read_bytes() == whole.read_bytes()
         for part in out.parent.glob("a.safetensors.parts/0*.safetensors"):
             load_file(part)  # a part that is there is whole
-    assert kills >= 2
-    encode(source, out)
+    assert -signal.SIGKILL in codes
+    encode(tmp_path)
     assert out.read_bytes() == whole.read_bytes()
-    assert sorted(p.name for p in out.parent.iterdir()) == ["a.safetensors"]
+    assert names_in(out.parent) == ["a.safetensors"]  # no parts, no lock, no leftovers
 
 
 def test_predictor_save_killed_leaves_the_last_complete_save(tmp_path):
-    makers = []
-    for seed in (0, 1):
-        predictor = Predictor(TinyModel(), labels(seed), AdaNegConfig(groups=2))
-        predictor.detector.score(labels(seed + 5).features)
-        makers.append((f"run {seed} name 0", predictor))
-    makers[0][1].save(tmp_path)
-    kills = 0
+    made = {f"run {seed} name 0": fault_children.saved_predictor(seed) for seed in (0, 1)}
+    made["run 0 name 0"].save(tmp_path)
     for delay in DELAYS:
-
-        def save_in_turn():
-            while True:
-                for _, predictor in makers:
-                    predictor.save(tmp_path)
-
-        kills += killed_after(save_in_turn, delay) == -signal.SIGKILL
+        code = killed_after(0.02 + delay, signal.SIGKILL, fault_children.save_in_turn, tmp_path)
+        assert code == -signal.SIGKILL
         found = Predictor.load(tmp_path, TinyModel())
         # names, text features and memory of one save, never of two
-        expected = dict(makers)[found.labels.names[0]].detector.state_dict()
+        expected = made[found.labels.names[0]].detector.state_dict()
         for name, value in found.detector.state_dict().items():
             assert np.array_equal(value.numpy(), expected[name].numpy()), name
-    assert kills == len(DELAYS)
-    makers[1][1].save(tmp_path)  # and leftovers go with the next save
-    assert len(list(tmp_path.glob("state-*.safetensors"))) == 1 and not list(tmp_path.glob(".*.tmp"))
+    made["run 1 name 0"].save(tmp_path)  # and leftovers go with the next save
+    assert len(list(tmp_path.glob("state-*.safetensors"))) == 1
+    assert len(names_in(tmp_path)) == 2
 
 
 def test_results_killed_are_old_or_new(tmp_path):
-    detectors, data = detection()
-    results = [evaluate(detectors, data, seeds=(s,), batch_size=64, progress=False) for s in (0, 1)]
-    table, features = tmp_path / "results.json", tmp_path / "features.npz"
-    results[0].to_json(table)
-    save_features(features, data)
-    other = FeatureSet(data.text_features, 6, data.id_features, data.id_labels, dict(data.near), {})
-    for delay in DELAYS:
-
-        def write():
-            while True:
-                for result, part in zip(results, (other, data)):
-                    result.to_json(table)
-                    save_features(features, part)
-
-        killed_after(write, delay)
-        assert json.loads(table.read_text()) in [json.loads(json.dumps(r.to_dict())) for r in results]
-        assert set(load_features(features).far) in ({"c"}, set())
+    made = fault_children.two_results()
+    known = [json.loads(json.dumps(result.to_dict())) for result, _ in made]
+    made[0][0].to_json(tmp_path / "results.json")
+    save_features(tmp_path / "features.npz", made[0][1])
+    seen = set()
+    for delay in DELAYS[:6]:
+        code = killed_after(0.6 + delay, signal.SIGKILL, fault_children.write_in_turn, tmp_path)
+        assert code == -signal.SIGKILL
+        seen.add(known.index(json.loads((tmp_path / "results.json").read_text())))
+        assert set(load_features(tmp_path / "features.npz").far) in ({"c"}, set())
+    assert seen <= {0, 1}
 
 
 def test_ctrl_c_leaves_no_partial_file(tmp_path):
-    source = image_source(write_images(tmp_path / "images"))
+    write_images(tmp_path / "images")
     out = tmp_path / "out" / "a.safetensors"
-    assert killed_after(lambda: encode(source, out, pause=0.05), 0.1, signal.SIGINT) == 130
-    assert not out.exists()
+    code = killed_after(0.15, signal.SIGINT, encode, tmp_path, "out/a.safetensors", 0.1)
+    assert code == 130 and not out.exists()
     # no temporary file and no lock; finished parts are kept, for the next run
     assert not list(out.parent.rglob(".*"))
-    names = {path.name for path in out.parent.rglob("*") if path.is_file()}
-    assert "plan.json" in names and all(n == "plan.json" or n.startswith("0000") for n in names)
-    encode(source, out)
-    assert sorted(p.name for p in out.parent.iterdir()) == ["a.safetensors"]
+    kept = {path.name for path in out.parent.rglob("*") if path.is_file()}
+    assert all(name == "plan.json" or name.startswith("0000") for name in kept)
+    encode(tmp_path)
+    assert names_in(out.parent) == ["a.safetensors"]
 
 
 def test_two_processes_on_one_output(tmp_path):
-    source = image_source(write_images(tmp_path / "images"))
-    out = tmp_path / "a.safetensors"
-    child = forked(lambda: encode(source, out, pause=0.1))
-    while not (tmp_path / "a.safetensors.parts").exists():
-        time.sleep(0.005)
-    with pytest.raises(BlockingIOError, match=rf"process {child} on .* is writing it; wait for it"):
-        encode(source, out)
-    assert ended(child) == 0
-    whole = out.read_bytes()
-    encode(source, out)  # is there already
-    assert out.read_bytes() == whole and not list(tmp_path.glob(".*"))
+    write_images(tmp_path / "images")
+    child = start(encode, tmp_path, "out/a.safetensors", 0.3)
+    wait_for(tmp_path / "out" / "a.safetensors.parts")
+    with pytest.raises(BlockingIOError, match=rf"process {child.pid} on .* is writing it; wait for it"):
+        encode(tmp_path)
+    child.join(GUARD)
+    assert child.exitcode == 0
+    whole = (tmp_path / "out" / "a.safetensors").read_bytes()
+    encode(tmp_path)  # is there already
+    assert (tmp_path / "out" / "a.safetensors").read_bytes() == whole
+    assert names_in(tmp_path / "out") == ["a.safetensors"]
 
 
 def test_two_processes_saving_one_run(tmp_path):
-    from adaneg_openood.encoding.lock import exclusive
-
-    predictor = Predictor(TinyModel(), labels(), AdaNegConfig(groups=2))
-
-    def hold():
-        with exclusive(tmp_path / "run.json"):
-            time.sleep(60)
-
-    child = forked(hold)
-    while not (tmp_path / ".run.json.lock").exists():
-        time.sleep(0.005)
+    predictor = fault_children.saved_predictor(0)
+    child = start(fault_children.hold, tmp_path)
+    wait_for(tmp_path / ".run.json.lock")
     time.sleep(0.05)
-    with pytest.raises(BlockingIOError, match=f"process {child}"):
+    with pytest.raises(BlockingIOError, match=f"process {child.pid}"):
         predictor.save(tmp_path)
-    os.kill(child, signal.SIGKILL)  # a killed holder holds nothing
-    ended(child)
+    os.kill(child.pid, signal.SIGKILL)  # a killed holder holds nothing
+    child.join(GUARD)
     predictor.save(tmp_path)
     assert Predictor.load(tmp_path, TinyModel()).labels.names == predictor.labels.names
-    assert not list(tmp_path.glob(".*"))
+    assert len(names_in(tmp_path)) == 2

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from adaneg_openood.cli import app
 from adaneg_openood.demo.model import load_demo_model
 from adaneg_openood.demo.run import demo_features
+from adaneg_openood.demo.world import draw
 from adaneg_openood.detectors import AdaNeg, AdaNegConfig
 from adaneg_openood.encoding import ImageSource, encode_to_file
 from adaneg_openood.evaluation import (
@@ -410,3 +411,44 @@ def test_images_of_encoded_folders_are_found_again(tmp_path: Path) -> None:
     shutil.rmtree(pictures.parent)
     assert remembered_images(bench) == {}
     assert remembered_images(tmp_path / "no-folder.npz") == {}
+
+
+DEFINITION = """\
+name: mine
+classes: [house, chair, cup]
+backbone: demo
+negatives: negatives.txt
+id: {folder: id}
+near:
+  lamps: {folder: lamps}
+methods:
+  NegLabel: {detector: neglabel, groups: 2}
+  My AdaNeg: {detector: adaneg, groups: 2, memory_length: 4}
+seeds: [3, 5]
+batch_size: 8
+"""
+
+
+def test_a_benchmark_definition_is_reported_with_its_images(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for folder, name in (
+        ("id/house", "house"),
+        ("id/chair", "chair"),
+        ("id/cup", "cup"),
+        ("lamps", "lamp"),
+    ):
+        (tmp_path / folder).mkdir(parents=True)
+        for index in range(8):
+            draw(name, rng).image.save(tmp_path / folder / f"{index}.png")
+    (tmp_path / "negatives.txt").write_text("red\nblue\nsea\nforest\n", "utf-8")
+    (tmp_path / "mine.yml").write_text(DEFINITION, "utf-8")
+    out, options = tmp_path / "report.html", ["--cache", str(tmp_path / "cache")]
+    done = CliRunner().invoke(app, ["report", str(tmp_path / "mine.yml"), "--out", str(out), *options])
+    assert done.exit_code == 0, done.output
+    text = out.read_text("utf-8")
+    assert "seeds 3, 5, batch size 8" in text and ">My AdaNeg</td>" in text and "mine.yml" in text
+    assert text.count("data:image/png;base64,") == 4 * 8
+    (tmp_path / "lamps" / "0.png").unlink()
+    (tmp_path / "negatives.txt").unlink()
+    done = CliRunner().invoke(app, ["reproduce", "gap", "--features", str(tmp_path / "mine.yml")])
+    assert done.exit_code == 2 and "negatives.txt" in done.output
