@@ -19,6 +19,7 @@ from adaneg_openood._version import __version__
 from adaneg_openood.detectors import AdaNeg, AdaNegConfig
 from adaneg_openood.detectors.decision import Threshold
 from adaneg_openood.encoding import ImageSource, decoded_batches
+from adaneg_openood.encoding.batches import worker_deaths_named
 from adaneg_openood.encoding.lock import exclusive
 from adaneg_openood.evaluation._atomic import atomic_path
 from adaneg_openood.text.prompt_features import LabelFeatures
@@ -161,15 +162,16 @@ class Predictor:
             from tqdm.auto import tqdm
 
             batches = tqdm(batches, desc=images.name, unit="batch")
-        for indices, pixels, bad in batches:
-            for index, error in bad:
-                logger.warning("%s cannot be read (%s)", images.names[index], error)
-            if pixels is None:
-                yield indices, bad, None, torch.empty(0), torch.empty(0)
-                continue
-            features = self.model.encode_image(pixels)
-            scores = self.detector.score(features)
-            yield indices, bad, features, scores.pred, scores.conf
+        with worker_deaths_named(images.name):
+            for indices, pixels, bad in batches:
+                for index, error in bad:
+                    logger.warning("%s cannot be read (%s)", images.names[index], error)
+                if pixels is None:
+                    yield indices, bad, None, torch.empty(0), torch.empty(0)
+                    continue
+                features = self.model.encode_image(pixels)
+                scores = self.detector.score(features)
+                yield indices, bad, features, scores.pred, scores.conf
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write labels, settings, threshold and memory; the model's weights are not copied.
@@ -256,14 +258,14 @@ class Predictor:
                 features=_caller_order(state, about["n_id"]),
                 n_id=about["n_id"],
                 names=tuple(about["names"]),
-                logit_scale=about["logit_scale"],
+                logit_scale=float(about["logit_scale"]),
                 provenance=about["model"],
             )
             predictor = cls(model, labels, AdaNegConfig(**about["config"]))
             predictor.detector.load_state_dict(state)
             if about["threshold"] is not None:
                 predictor.detector.threshold = Threshold(**about["threshold"])
-        except (RuntimeError, KeyError, TypeError, IndexError) as error:
+        except (RuntimeError, KeyError, TypeError, IndexError, ValueError) as error:
             raise ValueError(f"{root}: damaged run, {error}") from error
         return predictor
 

@@ -131,6 +131,7 @@ class FeatureBank(nn.Module):
         members = is_changed[self.rows[: self.n_cached]].nonzero().squeeze(1)
         slots = self.slot_of_row[self.rows[members]]
         self.sums.index_add_(0, slots, self.features.index_select(0, members))
+        slots = self.slot_of_row[is_changed.nonzero().squeeze(1)]
         self.lengths[slots] = torch.linalg.vector_norm(self.sums.index_select(0, slots), dim=1)
 
     def _reserve(self, names: tuple[str, ...], needed: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sized
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Optional
 
 import torch
@@ -59,22 +60,28 @@ class DecodedBatches(Sized):
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Batch]:
-        batches = iter(self.loader)
-        while True:
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            except RuntimeError as error:
-                # torch's own words for it; any other error is not ours to rename
-                if "DataLoader worker" not in str(error):
-                    raise
-                raise ChildProcessError(
-                    f"{self.name}: a decoding process died ({str(error).splitlines()[0]}). It may have "
-                    "run out of memory, or an image may crash its decoder; --workers 0 decodes in the "
-                    "main process and shows which"
-                ) from error
-            yield batch
+        with worker_deaths_named(self.name):
+            yield from self.loader
+
+
+@contextmanager
+def worker_deaths_named(name: str) -> Iterator[None]:
+    """A decoding process that dies is told as ChildProcessError, which is an OSError.
+
+    torch raises from a signal handler, so in whatever the main thread is doing: this belongs around the
+    whole use of the batches.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # torch's own words for it; any other error is not ours to rename
+        if "DataLoader worker" not in str(error):
+            raise
+        raise ChildProcessError(
+            f"{name}: a decoding process died ({str(error).splitlines()[0]}). It may have run out of "
+            "memory, or an image may crash its decoder; --workers 0 decodes in the main process and "
+            "shows which"
+        ) from error
 
 
 def decoded_batches(

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaneg_openood.encoding.batches import Batch, decoded_batches
+from adaneg_openood.encoding.batches import Batch, decoded_batches, worker_deaths_named
 from adaneg_openood.encoding.headers import read_json_object, refuse_other_rows, tensor_digest
 from adaneg_openood.encoding.sources import ImageSource
 from adaneg_openood.evaluation._atomic import atomic_path
@@ -165,7 +165,8 @@ def encode_part(
     loader = decoded_batches(model, source, rows, int(header["batch_size"]), workers)
     features, kept, broken = [], [], []
     # closed at once on an error, because it holds threads
-    with closing(_encoded(model, loader, header["on_error"] == "raise")) as batches:
+    stop = header["on_error"] == "raise"
+    with worker_deaths_named(source.name), closing(_encoded(model, loader, stop)) as batches:
         for indices, encoded, bad in batches:
             broken += bad
             if encoded is not None:

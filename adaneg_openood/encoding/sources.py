@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adaneg_openood.image_lists import OOD_LABEL, class_folders, list_folder, read_imglist, refuse_outside
+from adaneg_openood.image_lists import (
+    OOD_LABEL,
+    class_folders,
+    list_folder,
+    read_imglist,
+    refuse_outside,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -94,7 +94,12 @@ def two_results():
         data.text_features, 6, data.id_features, data.id_labels, dict(data.near), {}
     )
     return [
-        (adaneg_openood.evaluation.evaluate(detectors, part, seeds=(0,), batch_size=64, progress=False), part)
+        (
+            adaneg_openood.evaluation.evaluate(
+                detectors, part, seeds=(0,), batch_size=64, progress=False
+            ),
+            part,
+        )
         for part in (data, other)
     ]
 
