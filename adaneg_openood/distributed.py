@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from adaneg_openood.evaluation import FeatureSet, Results
     from adaneg_openood.evaluation.streams import Detector
 
+__all__ = ["ALONE", "Group", "evaluate_shared", "local_device", "process_group"]
+
 logger = logging.getLogger(__name__)
 
 Job = TypeVar("Job")

@@ -107,8 +107,8 @@ def refuse_outside(source: str | os.PathLike[str], base: Path, images: list[tupl
             continue
         if not os.path.abspath(os.path.join(root, image)).startswith(inside):
             raise ValueError(
-                f"{source}: the path {image!r} leads out of the root {root}; where that is meant, give a "
-                "root that holds all images (--root / allows any path)"
+                f"{source}: the path {image!r} leads out of the root {root}; where that is meant, give "
+                "a root that holds all images (--root / allows any path)"
             )
 
 

@@ -244,7 +244,7 @@ def _problem(folder: Path) -> str:
         about, size, checksum = noted["about"], noted["bytes"], noted["sha256"]
     except FileNotFoundError:
         return "unfinished"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return f"damaged, its {_ABOUT} cannot be read ({type(error).__name__})"
     if not isinstance(about, dict) or key_of(about) != folder.name:
         return "foreign, it was made of something else than its name says"
@@ -271,7 +271,7 @@ def _entry(folder: Path, problem: str | None = None) -> Entry:
     try:
         noted = json.loads((folder / _ABOUT).read_text("utf-8"))
         about = {**noted["about"], "source": noted["source"], "images": noted["images"]}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         problem = problem or ("damaged" if (folder / _ABOUT).exists() else "unfinished")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     stamp = folder / _ABOUT

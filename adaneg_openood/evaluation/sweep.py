@@ -16,6 +16,7 @@ import torch
 
 from adaneg_openood._version import __version__
 from adaneg_openood.detectors import AdaNegConfig
+from adaneg_openood.encoding.headers import read_json_object
 from adaneg_openood.evaluation._atomic import atomic_path
 from adaneg_openood.evaluation._fields import unknown_key
 from adaneg_openood.evaluation.feature_set import FeatureSet
@@ -195,7 +196,7 @@ def _check_folder(root: Path, data: FeatureSet, device: torch.device | str) -> N
     }
     file = root / "sweep.json"
     if file.exists():
-        known = json.loads(file.read_text("utf-8"))
+        known = read_json_object(file)
         key = first_different(known, about, list(about))
         if key is not None:
             raise ValueError(

@@ -11,8 +11,10 @@ import signal
 import sys
 import time
 import traceback
+from multiprocessing import forkserver
 from pathlib import Path
 
+import pytest
 import torch
 from fault_tools import TinyModel, detection, labels
 
@@ -28,6 +30,10 @@ _context.set_forkserver_preload(["fault_children"])
 
 def start(work, *arguments):
     """A child process that runs ``work(*arguments)``; it ends with code 0, 130 (Ctrl-C) or 1."""
+    with pytest.MonkeyPatch.context() as patched:
+        # the server looks for what it is to import in its own path, and imports nothing, silently, else
+        patched.setenv("PYTHONPATH", os.path.dirname(__file__), prepend=os.pathsep)
+        forkserver.ensure_running()
     child = _context.Process(target=_run, args=(work, arguments, list(sys.path)))
     child.start()
     return child

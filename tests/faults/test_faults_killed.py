@@ -19,7 +19,7 @@ from adaneg_openood.predictor import Predictor
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork to start processes cheaply")
 
-DELAYS = np.random.default_rng(0).uniform(0.0, 0.05, 6)  # seconds until the kill
+DELAYS = np.random.default_rng(0).uniform(0.0, 0.05, 20)  # seconds until the kill
 GUARD = 120
 
 
@@ -72,7 +72,7 @@ def test_results_killed_are_old_or_new(tmp_path):
     made[0][0].to_json(tmp_path / "results.json")
     save_features(tmp_path / "features.npz", made[0][1])
     seen = set()
-    for delay in DELAYS[:3]:
+    for delay in DELAYS[:6]:
         code = killed_after(0.6 + delay, signal.SIGKILL, fault_children.write_in_turn, tmp_path)
         assert code == -signal.SIGKILL
         seen.add(known.index(json.loads((tmp_path / "results.json").read_text())))

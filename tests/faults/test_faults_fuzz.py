@@ -1,0 +1,236 @@
+"""Parsers of users' files under random bytes: a clean result, or an error that names the file.
+
+The examples are the same in every run; ``ADANEG_FUZZ=5000 pytest tests/faults/test_faults_fuzz.py``
+tries more of them.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import string
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from fault_tools import detection
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save
+
+from adaneg_openood.encoding import image_source, read_feature_header
+from adaneg_openood.evaluation import load_features
+from adaneg_openood.evaluation.benchmark import load_benchmark
+from adaneg_openood.image_lists import read_imglist
+from adaneg_openood.openood.settings import METHOD_SETTINGS, defaults, read_settings, read_sweep
+from adaneg_openood.text import NegativeLabels, id_classes
+from adaneg_openood.text.classnames import classes_of_imglist
+from adaneg_openood.text.corpus import read_word_lists
+from adaneg_openood.text.prompt_features import load_label_features
+
+EXAMPLES = int(os.environ.get("ADANEG_FUZZ", "50"))
+FUZZ = settings(
+    max_examples=EXAMPLES, deadline=None, derandomize=True, database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)  # fmt: skip
+
+LINES = st.lists(
+    st.one_of(
+        st.text(max_size=30),
+        st.from_regex(r"[a-z/. ]{0,12}[ \t]-?[0-9]{1,22}", fullmatch=True),
+        st.sampled_from(
+            ["", "# count: 1", "adj\tred", "noun\thouse", "# x: [", "the nice x.", "\0", "\x85"]
+        ),
+    ),
+    max_size=8,
+)
+TEXTS = st.one_of(
+    LINES.map(lambda lines: "\n".join(lines).encode("utf-8", "replace")), st.binary(max_size=80)
+)
+
+
+@pytest.fixture(scope="module")
+def folder():
+    with tempfile.TemporaryDirectory() as made:
+        yield Path(made)
+
+
+def clean_or_named(read, file):
+    """The result, or None after an error that names the file."""
+    try:
+        return read(file)
+    except (ValueError, OSError) as error:
+        assert file.name in str(error), error
+        assert type(error) in (ValueError, FileNotFoundError), repr(error)
+        return None
+
+
+@FUZZ
+@given(content=TEXTS)
+def test_imglists(folder, content):
+    file = folder / "list.txt"
+    file.write_bytes(content)
+    found = clean_or_named(read_imglist, file)
+    for path, label in found or ():
+        assert path.strip() and -1 <= label < 2**63
+    source = clean_or_named(image_source, file)
+    assert source is None or len(source) == len(found)
+    clean_or_named(classes_of_imglist, file)
+
+
+@FUZZ
+@given(content=TEXTS, suffix=st.sampled_from([".txt", ".json"]))
+def test_word_lists_and_class_names(folder, content, suffix):
+    file = folder / f"words{suffix}"
+    file.write_bytes(content)
+    found = clean_or_named(read_word_lists, file)
+    assert found is None or len(found) > 0
+    names = clean_or_named(id_classes, file)
+    assert names is None or all(name.strip() for name in names.names)
+
+
+@FUZZ
+@given(content=TEXTS, header=st.booleans())
+def test_lists_of_negatives(folder, content, header):
+    file = folder / "negatives.txt"
+    file.write_bytes((b"# adaneg-openood negative labels, version 1\n" if header else b"") + content)
+    found = clean_or_named(NegativeLabels.load, file)
+    assert found is None or len(found.words) == len(found.kinds)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(string.printable, max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@FUZZ
+@given(value=JSON)
+def test_class_names_as_json(folder, value):
+    file = folder / "names.json"
+    file.write_text(json.dumps(value))
+    clean_or_named(id_classes, file)
+
+
+KEYS = st.sampled_from(
+    "id near far csid negatives classes seeds batch_size order methods backbone prompt logit_scale "
+    "precision features data name x-own full_spectrum text_features prompts description "
+    "preprocessing".split()
+)
+SETS = st.fixed_dictionaries({"imglist": JSON}) | st.dictionaries(
+    st.sampled_from(["imglist", "folder", "features", "root", "limit", "args", "images", "torchvision"]),
+    JSON,
+)
+METHOD = st.dictionaries(
+    st.sampled_from(["detector", "gamma", "gap", "groups", "mode", "tau", "beta", "proxy", "lam"]),
+    JSON | st.sampled_from(["adaneg", "mcm", "neglabel", "safe", "task"]),
+)
+BENCHMARKS = st.dictionaries(
+    KEYS,
+    st.one_of(
+        JSON, SETS, METHOD, st.dictionaries(st.text(max_size=5), SETS | METHOD, max_size=2),
+        st.fixed_dictionaries({"mine": st.dictionaries(st.sampled_from(["percentile", "match"]), JSON)}),
+    ),
+    max_size=8,
+)  # fmt: skip
+GOOD = {
+    "id": {"imglist": "a.txt"}, "near": {"x": {"imglist": "b.txt"}}, "negatives": "w.txt",
+    "classes": "imagenet",
+}  # fmt: skip
+
+
+@FUZZ
+@given(value=BENCHMARKS, complete=st.booleans())
+def test_benchmarks(folder, value, complete):
+    file = folder / "bench.yml"
+    file.write_text(yaml.safe_dump({**GOOD, **value} if complete else value), "utf-8")
+    clean_or_named(load_benchmark, file)
+
+
+@FUZZ
+@given(text=st.text(max_size=60) | st.text("{}[]:,-&*!?|>'\"%@` \n\tax<<1", max_size=40))
+def test_benchmarks_that_are_hardly_yaml(folder, text):
+    file = folder / "bench.yml"
+    file.write_bytes(text.encode("utf-8", "replace"))
+    clean_or_named(load_benchmark, file)
+
+
+@FUZZ
+@given(method=st.sampled_from(sorted(METHOD_SETTINGS)), data=st.data())
+def test_postprocessor_settings(method, data):
+    known = st.sampled_from(sorted(defaults(method)))
+    for read in (read_settings, read_sweep):
+        values = JSON if read is read_settings else JSON | st.lists(JSON, max_size=2)
+        given_values = data.draw(st.dictionaries(known | st.text(max_size=5), values, max_size=4))
+        try:
+            made = read(method, given_values, "my.yml")
+        except ValueError as error:
+            assert "my.yml" in str(error)
+        else:
+            assert set(made) <= set(defaults(method))
+
+
+def mutated(whole, changes, cut):
+    content = bytearray(whole[: cut or None])
+    for place, value in changes:
+        if content:
+            content[place % len(content)] = value
+    return bytes(content)
+
+
+CHANGES = st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), max_size=4)
+
+
+@pytest.fixture(scope="module")
+def feature_files():
+    _, data = detection()
+    arrays = {
+        "text_features": data.text_features.numpy(), "n_id": np.asarray(6),
+        "names": np.array(["a"] * 20),
+        "id_features": data.id_features.numpy(), "id_labels": data.id_labels.numpy(),
+        "far/c": data.far["c"].numpy(), "logit_scale": np.asarray(20.0),
+    }  # fmt: skip
+    plain, packed = io.BytesIO(), io.BytesIO()
+    np.savez(plain, **arrays)
+    np.savez_compressed(packed, **arrays)
+    tensors = save({"features": torch.ones(3, 4)}, {"adaneg": json.dumps({"names": ["a"] * 3})})
+    return {".npz": (plain.getvalue(), packed.getvalue()), ".safetensors": (tensors, tensors)}
+
+
+@FUZZ
+@given(
+    suffix=st.sampled_from([".npz", ".safetensors"]), packed=st.booleans(), changes=CHANGES,
+    near_end=st.booleans(), cut=st.integers(0, 4000),
+)  # fmt: skip
+def test_feature_files(folder, feature_files, suffix, packed, changes, near_end, cut):
+    whole = feature_files[suffix][packed]
+    if near_end:  # where a zip file's directory is, and safetensors' numbers
+        changes = [(len(whole) - 1 - place % 400, value) for place, value in changes]
+    file = folder / f"x{suffix}"
+    file.write_bytes(mutated(whole, changes, cut if cut < 3000 and cut % 3 == 0 else 0))
+    clean_or_named(load_label_features, file)
+    if suffix == ".npz":
+        clean_or_named(load_features, file)
+    else:
+        clean_or_named(read_feature_header, file)
+
+
+ENTRIES = st.sampled_from(["n_id.npy", "text_features.npy", "names.npy", "x", "../../x.npy"])
+
+
+@FUZZ
+@given(names=st.lists(ENTRIES, max_size=4), content=st.binary(max_size=200))
+def test_archives_of_anything(folder, names, content):
+    file = folder / "y.npz"
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in dict.fromkeys(names):
+            archive.writestr(name, content)
+    assert clean_or_named(load_features, file) is None
+    assert clean_or_named(load_label_features, file) is None
+    assert not (folder.parent / "x.npy").exists()
