@@ -224,6 +224,11 @@ def _huggingface(item: ImageSet) -> Any:
             f"{item.title}: a Hugging Face dataset needs the package datasets: pip install datasets"
         ) from error
     arguments = dict(item.options)
+    if arguments.get("trust_remote_code"):
+        raise ValueError(
+            f"{item.title}: trust_remote_code would run code that comes with the data; load such a data "
+            "set yourself, save it with save_to_disk, and name that folder"
+        )
     renamed = {arguments.pop(key, key): key for key in ("image", "label") if key in arguments}
     if Path(item.location).is_dir():
         split = arguments.pop("split", None)

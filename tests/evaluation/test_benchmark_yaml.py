@@ -342,6 +342,14 @@ def test_hugging_face_datasets(
     assert calls[0] == ("someone/things", {"split": "test"})
     assert data.id_labels.tolist() == [i % 3 for i in range(9)]
 
+    foreign = small.with_name("code.yml")
+    foreign.write_text(
+        YAML.replace("{folder: id}", new.replace("split:", "trust_remote_code: true, split:"))
+    )
+    with pytest.raises(ValueError, match="trust_remote_code would run code"):
+        encode_benchmark(load_benchmark(foreign), settings)
+    assert len(calls) == 1
+
     monkeypatch.setitem(sys.modules, "datasets", None)
     (gone,) = missing(check(load_benchmark(file), tmp_path))
     assert gone.what == "id" and "pip install datasets" in gone.found
