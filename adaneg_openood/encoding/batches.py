@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Optional
@@ -15,6 +16,8 @@ from adaneg_openood.vlm import VisionLanguageModel
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+_HANDLER_WAIT = 2.0  # seconds; a signal ends it
 
 # indices of the good images, their pixels (b, 3, H, W) or None, and (index, error) of the others
 Batch = tuple[list[int], Optional[Tensor], list[tuple[int, str]]]
@@ -72,7 +75,13 @@ def worker_deaths_named(name: str) -> Iterator[None]:
     whole use of the batches.
     """
     try:
-        yield
+        try:
+            yield
+        except ConnectionError:
+            # The worker's pipe broke before torch heard of its death: its signal handler is yet to
+            # raise, and should do so in here.
+            time.sleep(_HANDLER_WAIT)
+            raise
     except RuntimeError as error:
         # torch's own words for it; any other error is not ours to rename
         if "DataLoader worker" not in str(error):
