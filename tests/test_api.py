@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
-import importlib.util
 import inspect
 import re
 import subprocess
@@ -16,6 +15,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from adaneg_openood.openood import compat
 
 SNAPSHOT = Path(__file__).parent / "data" / "api.txt"
 MODULES = (
@@ -28,7 +29,7 @@ MODULES = (
     "adaneg_openood.text",
     "adaneg_openood.vlm",
 )
-HAS_OPENOOD = importlib.util.find_spec("openood") is not None
+HAS_OPENOOD = compat.installed()
 # what an import of this package must not bring along, because it takes seconds
 HEAVY = (
     "IPython matplotlib nltk open_clip openood pandas PIL scipy sklearn torchvision transformers typer "

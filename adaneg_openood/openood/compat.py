@@ -61,6 +61,12 @@ PACKAGES: dict[str, tuple[str, str]] = {
 }
 
 
+def installed() -> bool:
+    """Whether OpenOOD itself can be found; a plain folder called ``openood`` on the path is not it."""
+    spec = importlib.util.find_spec("openood")
+    return spec is not None and spec.origin is not None
+
+
 class MissingName:
     """A name from a package that is not installed; every use of it raises."""
 

@@ -124,7 +124,7 @@ def _machine() -> Iterator[Check]:
 
 def _openood() -> Iterator[Check]:
     disables = "postprocessor_name='adaneg', the classic pipeline, compare"
-    if importlib.util.find_spec("openood") is None:
+    if not compat.installed():
         yield Check("OpenOOD", False, "not installed", disables, f"{INSTALL_EXTRA} && {INSTALL_OPENOOD}")
         return
     try:
@@ -195,7 +195,7 @@ def _wordnet() -> Check:
 
 
 def _data(root: Path, benchmark: str | None, full: bool) -> Iterator[Check]:
-    if importlib.util.find_spec("openood") is None:
+    if not compat.installed():
         yield Check("data", None, f"{root}: not looked at, because OpenOOD is not installed")
         return
     if not root.is_dir():

@@ -18,7 +18,6 @@ def checkout() -> Path | None:
     record = importlib.metadata.distribution("openood").read_text("direct_url.json")
     if record:
         places.append(Path(unquote(urlparse(json.loads(record)["url"]).path)))
-    places.append(Path("/tmp/openood_src"))
     return next((place for place in places if (place / "main.py").is_file()), None)
 
 

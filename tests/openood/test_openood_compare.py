@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("openood", reason="OpenOOD is not installed")
+pytest.importorskip("openood.evaluation_api", reason="OpenOOD is not installed")
 
 import yaml
 from openood_checkout import checkout, needs_checkout

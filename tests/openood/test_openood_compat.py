@@ -8,7 +8,7 @@ import types
 
 import pytest
 
-pytest.importorskip("openood", reason="OpenOOD is not installed")
+pytest.importorskip("openood.evaluation_api", reason="OpenOOD is not installed")
 
 from adaneg_openood.openood import compat
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("openood", reason="OpenOOD is not installed")
+pytest.importorskip("openood.evaluation_api", reason="OpenOOD is not installed")
 
 from openood.evaluation_api.datasets import DATA_INFO
 from openood_tiny import TinyModel, build_benchmark, names_of

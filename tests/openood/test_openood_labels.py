@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-pytest.importorskip("openood", reason="OpenOOD is not installed")
+pytest.importorskip("openood.evaluation_api", reason="OpenOOD is not installed")
 
 from openood_tiny import CIFAR, NEGATIVES, TinyModel
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("openood", reason="OpenOOD is not installed")
+pytest.importorskip("openood.evaluation_api", reason="OpenOOD is not installed")
 
 ROOT = Path(__file__).parents[2]
 CHECK = """

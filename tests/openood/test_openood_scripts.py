@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-pytest.importorskip("openood", reason="OpenOOD is not installed")
+pytest.importorskip("openood.evaluation_api", reason="OpenOOD is not installed")
 
 from openood.evaluation_api.datasets import DATA_INFO
 from openood_checkout import checkout, needs_checkout
