@@ -12,7 +12,13 @@ from adaneg_openood.detectors.calibration import SideEvidence, StreamMean, log_s
 from adaneg_openood.detectors.config import AdaNegConfig
 from adaneg_openood.detectors.diagnosis import Diagnosis, diagnose
 from adaneg_openood.detectors.proxies import sample_adaptive_cosines, task_adaptive_cosines
-from adaneg_openood.detectors.scoring import SideSums, entropy, id_probabilities, replaced_sums
+from adaneg_openood.detectors.scoring import (
+    SideSums,
+    entropy,
+    replaced_sums,
+    row_argmax,
+    summed_id_probabilities,
+)
 
 
 class AdaNeg(GroupedDetector):
@@ -101,12 +107,11 @@ class AdaNeg(GroupedDetector):
             return Scores(logits.new_empty(0, dtype=torch.long), empty, empty, empty)
         s_nl = text.score()
         mean = None if self.centre is None else self.centre.observe(features)
-        self._cache(features, logits, text, s_nl)
-        probabilities = id_probabilities(text)
+        self._cache(features, text, s_nl)
         adaptive = text
         if self.bank.n_cached:
             adaptive = self._adapted(features, logits, _copied(text) if keep else text, mean, keep)
-        probabilities.add_(id_probabilities(adaptive) * self._prediction_weight())
+        probabilities = summed_id_probabilities(text, adaptive, self._prediction_weight())
         s_nl, s_ada = s_nl.float(), adaptive.score().float()
         conf = combined(s_nl, s_ada, self.config)
         return Scores(probabilities.argmax(dim=1), conf, s_nl, s_ada)
@@ -118,7 +123,7 @@ class AdaNeg(GroupedDetector):
         filled = (self.bank.active_rows[: self.bank.n_active] < self.n_id).sum()
         return self.config.lam * filled / self.n_id
 
-    def _cache(self, features: Tensor, logits: Tensor, text: SideSums, s_nl: Tensor) -> None:
+    def _cache(self, features: Tensor, text: SideSums, s_nl: Tensor) -> None:
         """Write confident images to the row of their nearest label, each on its own side."""
         balanced = text.score(self._log_odds)
         confidence = s_nl if self.centre is None else balanced
@@ -131,20 +136,11 @@ class AdaNeg(GroupedDetector):
         is_id, is_negative = confidence > upper, confidence < lower
         self.evidence.observe(is_id, is_negative, balanced)
         as_id, as_neg = is_id.nonzero().squeeze(1), is_negative.nonzero().squeeze(1)
-        places = torch.cat(
-            [
-                logits[:, : self.n_id].index_select(0, as_id).argmax(dim=1),
-                logits[:, self.n_id :].index_select(0, as_neg).argmax(dim=1) + self.n_id,
-            ]
-        )
+        exp_id, exp_neg = text.exp_id.index_select(0, as_id), text.exp_neg.index_select(0, as_neg)
+        places = torch.cat([exp_id.argmax(dim=1), row_argmax(exp_neg) + self.n_id])
         images = torch.cat([as_id, as_neg])
         if self.config.replacement == "entropy":
-            entropies = torch.cat(
-                [
-                    entropy(text.exp_id.index_select(0, as_id)),
-                    entropy(text.exp_neg.index_select(0, as_neg)),
-                ]
-            )
+            entropies = torch.cat([entropy(exp_id), entropy(exp_neg)])
         else:
             entropies = confidence.new_zeros(len(images))
         self.bank.add(

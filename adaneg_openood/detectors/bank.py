@@ -83,7 +83,29 @@ class FeatureBank(nn.Module):
             return
         arrivals = self.progress + torch.arange(n_new, device=rows.device)
         self.progress += n_new
+        asked = torch.bincount(torch.cat([self.rows[: self.n_cached], rows]))
+        if bool((asked[rows] <= self.capacity).all()):
+            entering, leaving = torch.arange(n_new, device=rows.device), rows[:0]
+        else:
+            entering, leaving = self._contest(rows, entropies, arrivals)
+            if len(entering) == 0:
+                return
+        # A row never shrinks, so the images that leave are never more than those that enter.
+        n_after = self.n_cached + len(entering) - len(leaving)
+        self._reserve(self._POOL, n_after)
+        places = torch.cat([leaving, torch.arange(self.n_cached, n_after, device=rows.device)])
+        rows = rows[entering]
+        self.features[places] = features.index_select(0, entering).to(self.features.dtype)
+        self.entropies[places] = entropies[entering].to(self.entropies.dtype)
+        self.rows[places] = rows
+        self.arrivals[places] = arrivals[entering]
+        self.n_cached = n_after
+        self._refresh_sums(
+            rows, anchors.index_select(0, entering).to(self.sums.dtype), None if len(leaving) else places
+        )
 
+    def _contest(self, rows: Tensor, entropies: Tensor, arrivals: Tensor) -> tuple[Tensor, Tensor]:
+        """Which of the N new images enter, and places in the pool whose images leave for them."""
         # Rivals: the new images and what their rows already hold. Everything else stays untouched.
         offered = torch.zeros(self.n_rows, dtype=torch.bool, device=rows.device)
         offered[rows] = True
@@ -100,38 +122,33 @@ class FeatureBank(nn.Module):
         )
         stays = torch.empty(len(order), dtype=torch.bool, device=rows.device)
         stays[order] = rank < self.capacity
+        return stays[len(held) :].nonzero().squeeze(1), held[~stays[: len(held)]]
 
-        entering = stays[len(held) :].nonzero().squeeze(1)
-        if len(entering) == 0:
-            return
-        # A row never shrinks, so the images that leave are never more than those that enter.
-        leaving = held[~stays[: len(held)]]
-        n_after = self.n_cached + len(entering) - len(leaving)
-        self._reserve(self._POOL, n_after)
-        places = torch.cat([leaving, torch.arange(self.n_cached, n_after, device=rows.device)])
-        self.features[places] = features.index_select(0, entering).to(self.features.dtype)
-        self.entropies[places] = entropies[entering].to(self.entropies.dtype)
-        self.rows[places] = rows[entering]
-        self.arrivals[places] = arrivals[entering]
-        self.n_cached = n_after
-        self._refresh_sums(rows[entering], anchors.index_select(0, entering).to(self.sums.dtype))
+    def _refresh_sums(self, changed: Tensor, anchors: Tensor, added: Tensor | None) -> None:
+        """Bring the sums of changed rows up to date.
 
-    def _refresh_sums(self, changed: Tensor, anchors: Tensor) -> None:
-        """Recompute the sums of changed rows; adding and subtracting would let errors pile up."""
-        fresh = changed[self.slot_of_row[changed] < 0].unique()
+        Args:
+            changed: (N,) the rows of the images that entered.
+            anchors: (N, D) their text features.
+            added: (N,) where the images lie, if none left. Otherwise the sums are made anew, as
+                subtracting would let errors pile up.
+        """
+        anew = self.slot_of_row[changed] < 0
+        fresh = changed[anew].unique()
         if len(fresh):
             n_after = self.n_active + len(fresh)
             self._reserve(self._ACTIVE, n_after)
             self.active_rows[self.n_active : n_after] = fresh
             self.slot_of_row[fresh] = torch.arange(self.n_active, n_after, device=fresh.device)
             self.n_active = n_after
-        self.sums[self.slot_of_row[changed]] = anchors
-        is_changed = torch.zeros(self.n_rows, dtype=torch.bool, device=changed.device)
-        is_changed[changed] = True
-        members = is_changed[self.rows[: self.n_cached]].nonzero().squeeze(1)
-        slots = self.slot_of_row[self.rows[members]]
-        self.sums.index_add_(0, slots, self.features.index_select(0, members))
-        slots = self.slot_of_row[is_changed.nonzero().squeeze(1)]
+        if added is None:
+            anew.fill_(True)
+            is_changed = torch.zeros(self.n_rows, dtype=torch.bool, device=changed.device)
+            is_changed[changed] = True
+            added = is_changed[self.rows[: self.n_cached]].nonzero().squeeze(1)
+        slots = self.slot_of_row[changed]
+        self.sums[slots[anew]] = anchors[anew]
+        self.sums.index_add_(0, self.slot_of_row[self.rows[added]], self.features.index_select(0, added))
         self.lengths[slots] = torch.linalg.vector_norm(self.sums.index_select(0, slots), dim=1)
 
     def _reserve(self, names: tuple[str, ...], needed: int) -> None:

@@ -90,11 +90,11 @@ class SideEvidence(nn.Module):
             is_id, is_negative: (B,) bool, confidently ID, and confidently not.
             probability: (B,) of being ID, such as the score at :func:`log_size_odds`.
         """
-        new = torch.stack([is_id.sum(), is_negative.sum()]).to(self.counts)
-        sums = torch.stack([(probability * is_id).sum(), ((1 - probability) * is_negative).sum()])
+        sides = torch.stack([is_id, is_negative]).to(self.counts)
+        right = torch.stack([probability, 1 - probability]).to(sides)
         keep = max(0.0, 1.0 - len(is_id) / _EVIDENCE_WINDOW)
-        self.counts.mul_(keep).add_(new)
-        self.confidences.mul_(keep).add_(sums.to(self.confidences))
+        self.counts.mul_(keep).add_(sides.sum(dim=1))
+        self.confidences.mul_(keep).add_(right.mul_(sides).sum(dim=1))
         # what the start was worth is never lost, so that both sides stay comparable
         floor = (1.0 - self.counts).clamp_(min=0.0)
         self.counts.add_(floor)

@@ -135,10 +135,25 @@ def _scored(
     return SideSums(exp_id, exp_neg, max_id, max_neg, lse_id, lse_neg, lse_groups)
 
 
-def id_probabilities(sums: SideSums) -> Tensor:
-    """(B, C) softmax over all C + M rows, ungrouped, of the ID columns alone."""
-    shift = sums.max_id - torch.logaddexp(sums.lse_id, sums.lse_neg)
-    return sums.exp_id * shift.exp()[:, None]
+def row_argmax(values: Tensor, width: int = 128) -> Tensor:
+    """(B,) argmax of each row of (B, N), the first of equals; in blocks, as torch's is slow on CPU."""
+    n = values.shape[1]
+    if n <= width:
+        return values.argmax(dim=1)
+    whole = n - n % width
+    # the last block reaches back over its neighbour, which comes first where both hold the largest
+    blocks = [values[:, :whole].unflatten(1, (-1, width)).amax(dim=2)]
+    blocks.append(values[:, -width:].amax(dim=1, keepdim=True))
+    start = (torch.cat(blocks, dim=1).argmax(dim=1) * width).clamp_max_(n - width)
+    block = values.gather(1, start[:, None] + torch.arange(width, device=values.device))
+    return start + block.argmax(dim=1)
+
+
+def summed_id_probabilities(first: SideSums, second: SideSums, weight: Tensor | float) -> Tensor:
+    """(B, C) ``p_first + weight * p_second``, each a softmax over all C + M rows, ungrouped."""
+    shifts = [sums.max_id - torch.logaddexp(sums.lse_id, sums.lse_neg) for sums in (first, second)]
+    total = first.exp_id * shifts[0].exp_()[:, None]
+    return total.addcmul_(second.exp_id, (shifts[1].exp_() * weight)[:, None])
 
 
 def entropy(exp_logits: Tensor) -> Tensor:
