@@ -69,7 +69,25 @@ class Group:
         """Do work on rank 0 alone; every rank gets its answer."""
         return self._collected(work if self.is_first else _nothing)[0]
 
-    def share(self, jobs: Sequence[Job], work: Callable[[Job], Answer]) -> list[Any]:
+    def local(self, work: Callable[[], Answer], first_alone: bool = False) -> Answer:
+        """Do work on every rank, and get this rank's own answer, which need not be JSON.
+
+        Args:
+            work: what to do.
+            first_alone: the others begin when rank 0 is done, and find in caches what it left there.
+        """
+        answers: list[Answer] = []
+        if first_alone:
+            self.first(lambda: answers.append(work()))
+        self.each(lambda: None if answers else answers.append(work()))
+        return answers[0]
+
+    def share(
+        self,
+        jobs: Sequence[Job],
+        work: Callable[[Job], Answer],
+        begun: Callable[[int], object] | None = None,
+    ) -> list[Any]:
         """Do each job on one rank, whichever is free; the answers in the order of the jobs.
 
         A rank that fails stops the others after the job they are at.
@@ -77,11 +95,18 @@ class Group:
         Args:
             jobs: the same on every rank.
             work: may depend on nothing but its job, because any rank may get it.
+            begun: called before each job of this rank with the number of jobs that all ranks have
+                begun before.
         """
         self._steps += 1
         step = self._steps
         if self._store is None:
-            return [work(job) for job in jobs]
+            answers_here = []
+            for number, job in enumerate(jobs):
+                if begun is not None:
+                    begun(number)
+                answers_here.append(work(job))
+            return answers_here
 
         def mine() -> dict[str, Any]:
             done: dict[str, Any] = {}
@@ -91,6 +116,8 @@ class Group:
                     number = store.add(f"next/{step}", 1) - 1
                     if number >= len(jobs):
                         break
+                    if begun is not None:
+                        begun(number)
                     done[str(number)] = work(jobs[number])
             except BaseException:
                 store.set(f"failed/{step}", "1")
@@ -207,6 +234,7 @@ def evaluate_shared(
     """
     import pandas as pd
 
+    from adaneg_openood.detectors.diagnosis import Diagnosis
     from adaneg_openood.evaluation.results import RECORD_COLUMNS, Results
     from adaneg_openood.evaluation.runner import evaluate
 
@@ -217,13 +245,13 @@ def evaluate_shared(
         for name, detector in detectors.items()
     }
 
-    def run(job: tuple[str, str, int]) -> list[dict[str, Any]]:
+    def run(job: tuple[str, str, int]) -> dict[str, Any]:
         split, name, seed = job
         empty: dict[str, Tensor] = {}
         one = {"near": empty, "far": empty, split: {name: getattr(data, split)[name]}}
         chosen = {m: d for m, d in detectors.items() if seed == seeds[0] or not once[m]}
         if not chosen:
-            return []
+            return {"records": [], "diagnoses": {}}
         part = dataclasses.replace(data, **one)  # type: ignore[arg-type]
         made = evaluate(
             chosen,
@@ -234,16 +262,24 @@ def evaluate_shared(
             progress=False,
             device=device,
         )
-        return [
+        records = [
             {str(key): None if pd.isna(value) else _plain(value) for key, value in row.items()}
             for row in made.records.to_dict("records")
         ]
+        told = {method: dataclasses.asdict(state) for (method, _, _), state in made.diagnoses.items()}
+        return {"records": records, "diagnoses": told}
 
     jobs = [(*item, seed) for item in sets for seed in seeds]
+    answers = group.share(jobs, run)
     found = {
         (row["method"], row["split"], row["dataset"], row["seed"]): row
-        for rows in group.share(jobs, run)
-        for row in rows
+        for answer in answers
+        for row in answer["records"]
+    }
+    diagnoses = {
+        (method, name, seed): Diagnosis(**state)
+        for (_, name, seed), answer in zip(jobs, answers)
+        for method, state in answer["diagnoses"].items()
     }
     records = [
         {**found[(method, split, name, seeds[0] if once[method] else seed)], "seed": seed}
@@ -253,7 +289,7 @@ def evaluate_shared(
     ]
     frame = pd.DataFrame(records, columns=list(RECORD_COLUMNS))
     frame = frame.astype({"id_rows_filled": "Int64", "n_id_rows": "Int64"})
-    return Results(frame, order, seeds, batch_size)
+    return Results(frame, order, seeds, batch_size, diagnoses=diagnoses)
 
 
 _made = 0

@@ -12,6 +12,7 @@ import typer
 from adaneg_openood.cli.common import CSV, DEVICE, JSON, readable_errors, show_results
 
 if TYPE_CHECKING:
+    from adaneg_openood.distributed import Group
     from adaneg_openood.evaluation.benchmark import Benchmark
     from adaneg_openood.evaluation.cache import Entry, FeatureCache
 
@@ -50,7 +51,11 @@ def evaluate_benchmark(
     json_file: Optional[Path] = JSON,
     csv_file: Optional[Path] = CSV,
 ) -> None:
-    """Near- and far-OOD tables of a benchmark: its own methods, or MCM, NegLabel and AdaNeg."""
+    """Near- and far-OOD tables of a benchmark: its own methods, or MCM, NegLabel and AdaNeg.
+
+    Under torchrun its processes share the images and then the streams: torchrun --nproc-per-node 4 -m
+    adaneg_openood eval ... gives the same numbers as one process.
+    """
     with readable_errors():
         benchmark = opened(source, data, fsood)
         if check:
@@ -62,22 +67,23 @@ def evaluate_benchmark(
             if missing(items):
                 raise typer.Exit(1)
             return
+        from adaneg_openood.distributed import process_group
         from adaneg_openood.evaluation import save_features as save
         from adaneg_openood.evaluation.benchmark_check import refuse_missing
         from adaneg_openood.evaluation.benchmark_run import run_benchmark
 
-        refuse_missing(benchmark, cache)
         chosen: dict[str, Any] = {"batch_size": batch_size, "order": order}
         protocol = {key: value for key, value in chosen.items() if value is not None}
         if seed is not None or orders is not None:
             protocol["seeds"] = seeds_of(benchmark, seed, orders)
         if intervals:
             protocol["resamples"] = resamples
-        results, encoding = run_benchmark(
-            benchmark,
-            encode_settings(device, encode_batch, workers, skip_broken, cache),
-            **protocol,
-        )
+        with process_group(device) as group:
+            group.first(lambda: refuse_missing(benchmark, cache))
+            settings = encode_settings(device, encode_batch, workers, skip_broken, cache, group)
+            results, encoding = run_benchmark(benchmark, settings, group, **protocol)
+            if not group.is_first:
+                return
         if save_features is not None:
             save(save_features, encoding.data)
         show_results(results, json_file, csv_file)
@@ -157,18 +163,19 @@ def opened(source: str, data: Path | None, fsood: bool | None) -> Benchmark:
 
 
 def encode_settings(
-    device: str, batch_size: int, workers: int, skip_broken: bool, cache: Path | None
+    device: str, batch_size: int, workers: int, skip_broken: bool, cache: Path | None, group: Group
 ) -> Any:
     """Encoding options as the library takes them."""
+    from adaneg_openood.distributed import local_device
     from adaneg_openood.evaluation.benchmark_run import Settings
 
     return Settings(
-        device=device,
+        device=local_device(device),
         batch_size=batch_size,
         workers=workers,
         on_error="skip" if skip_broken else "raise",
         cache=cache,
-        progress=True,
+        progress=group.is_first,
     )
 
 

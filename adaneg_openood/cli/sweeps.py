@@ -50,8 +50,13 @@ def sweep(
     device: str = DEVICE,
     json_file: Optional[Path] = JSON,
 ) -> None:
-    """AdaNeg over a grid of settings, ratios, numbers of images, batch sizes, orders and seeds."""
+    """AdaNeg over a grid of settings, ratios, numbers of images, batch sizes, orders and seeds.
+
+    Under torchrun its processes share the images and then the streams: torchrun --nproc-per-node 4 -m
+    adaneg_openood sweep ... writes the same results as one process.
+    """
     with readable_errors():
+        from adaneg_openood.distributed import process_group
         from adaneg_openood.evaluation.benchmark_check import refuse_missing
         from adaneg_openood.evaluation.benchmark_run import encode_benchmark
         from adaneg_openood.evaluation.method_specs import adaneg_config
@@ -72,23 +77,27 @@ def sweep(
             raise ValueError(f"--order must be of {', '.join(ORDERS)}, got {unknown[0]!r}")
         numbers = _numbers("--images", images) or [None]
         sizes = _numbers("--batch-size", batch_size) or [benchmark.batch_size]
-        refuse_missing(benchmark, cache)
-        settings = encode_settings(device, encode_batch, workers, skip_broken, cache)
-        features = encode_benchmark(benchmark, settings).data
-        result = run(
-            features,
-            values,
-            base=base,
-            released=released,
-            seeds=seeds_of(benchmark, seed, orders),
-            batch_sizes=sizes,
-            orders=named,
-            ratios=ratios,
-            n_images=numbers,
-            folder=out,
-            device=device,
-            progress=True,
-        )
+        with process_group(device) as group:
+            group.first(lambda: refuse_missing(benchmark, cache))
+            settings = encode_settings(device, encode_batch, workers, skip_broken, cache, group)
+            features = encode_benchmark(benchmark, settings, group).data
+            result = run(
+                features,
+                values,
+                base=base,
+                released=released,
+                seeds=seeds_of(benchmark, seed, orders),
+                batch_sizes=sizes,
+                orders=named,
+                ratios=ratios,
+                n_images=numbers,
+                folder=out,
+                device=settings.device,
+                progress=True,
+                group=group,
+            )
+            if not group.is_first:
+                return
         typer.echo(f"{n_configs} configurations, {len(result.records)} runs, {result.computed} now")
         columns = [*result.axes, "FPR@95", "FPR@95 (ID positive)", "AUROC", "AUROC std"]
         for row in ("nearood", "farood"):

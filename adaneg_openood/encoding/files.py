@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from adaneg_openood.encoding.headers import (
     refuse_other_rows,
     tensor_digest,
 )
-from adaneg_openood.encoding.lock import exclusive
+from adaneg_openood.encoding.lock import first_holds
 from adaneg_openood.encoding.parts import Part, encode_part, parts_folder, plan_parts, prepare, read_part
 from adaneg_openood.encoding.sources import ImageSource, image_source
 from adaneg_openood.evaluation._atomic import atomic_path
@@ -90,7 +90,7 @@ def encode_images(
         group, lambda: _checked_header(model, source, target, batch_size, workers, on_error, part_size)
     )
     # released on every way out; the other ranks work under rank 0's lock
-    with _first_holds(group, target):
+    with first_holds(group, target):
         if group.first(lambda: _is_finished(target, header, overwrite)):
             return target
         parts = plan_parts(target, len(source), batch_size, part_size)
@@ -137,27 +137,18 @@ def encode_to_file(
         ValueError, TypeError, OSError, ImportError: with a message for people.
     """
     # the images first: a wrong path should not wait for a model to load
-    opened: dict[str, Any] = {}  # stays on its rank: only errors go between ranks
+    source = group.local(lambda: image_source(images, root=root, labelled=labelled, limit=limit))
 
-    def open_images() -> None:
-        opened["images"] = image_source(images, root=root, labelled=labelled, limit=limit)
-
-    def open_model() -> None:
+    def loaded() -> VisionLanguageModel:
         from adaneg_openood.vlm import load_model
 
-        if "model" not in opened:
-            opened["model"] = (
-                load_model(model, device=device, precision=precision, preprocessing=preprocessing)
-                if isinstance(model, str)
-                else model
-            )
+        if not isinstance(model, str):
+            return model
+        return load_model(model, device=device, precision=precision, preprocessing=preprocessing)
 
-    group.each(open_images)
-    group.first(open_model)  # alone, so that a download happens once
-    group.each(open_model)
     return encode_images(
-        opened["model"],
-        opened["images"],
+        group.local(loaded, first_alone=True),  # so that a download happens once
+        source,
         output,
         batch_size=batch_size,
         workers=workers,
@@ -221,16 +212,6 @@ def _same_everywhere(group: Group, make: Any) -> dict[str, Any]:
                     "all processes must encode the same images with the same model"
                 )
     return dict(headers[0])
-
-
-@contextmanager
-def _first_holds(group: Group, target: Path) -> Iterator[None]:
-    lock = exclusive(target) if group.is_first else nullcontext()
-    group.first(lock.__enter__)
-    try:
-        yield
-    finally:
-        lock.__exit__(None, None, None)
 
 
 def _is_finished(target: Path, header: dict[str, Any], overwrite: bool) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adaneg_openood.distributed import ALONE, Group, evaluate_shared
 from adaneg_openood.encoding import read_feature_header
 from adaneg_openood.evaluation.benchmark import Benchmark, ImageSet, Mining
 from adaneg_openood.evaluation.cache import FeatureCache
@@ -34,6 +36,7 @@ from adaneg_openood.vlm import TwoTowerModel, VisionLanguageModel, describe, loa
 
 logger = logging.getLogger(__name__)
 
+_SHARED = ("seeds", "batch_size", "order", "device")
 _COMPARED = ("weights", "preprocessing", "dim")
 
 
@@ -80,13 +83,17 @@ class Encoding:
 
 
 def run_benchmark(
-    benchmark: Benchmark, settings: Settings | None = None, **evaluation: Any
+    benchmark: Benchmark,
+    settings: Settings | None = None,
+    group: Group = ALONE,
+    **evaluation: Any,
 ) -> tuple[Results, Encoding]:
     """Encode what is not in the cache, and evaluate every method of the benchmark.
 
     Args:
         benchmark: the definition.
         settings: see :class:`Settings`.
+        group: ranks that share the encoding, and then the streams; all get the same results.
         evaluation: ``seeds``, ``batch_size`` and ``order`` override the benchmark's; the rest is for
             :func:`~adaneg_openood.evaluation.evaluate`.
 
@@ -95,7 +102,12 @@ def run_benchmark(
             :func:`~adaneg_openood.evaluation.benchmark_check.check` for all of them at once.
     """
     settings = Settings() if settings is None else settings
-    made = encode_benchmark(benchmark, settings)
+    if group.size > 1 and evaluation.get("resamples") is not None:
+        raise ValueError(
+            "the bootstrap needs all scores in one process: run it again without torchrun, which finds "
+            "the encoded images in the cache"
+        )
+    made = encode_benchmark(benchmark, settings, group)
     protocol: dict[str, Any] = {
         "seeds": benchmark.seeds,
         "batch_size": benchmark.batch_size,
@@ -104,14 +116,26 @@ def run_benchmark(
         "progress": settings.progress,
     }
     detectors = {spec.name: spec.build(made.data) for spec in benchmark.methods}
-    results = evaluate(detectors, made.data, **{**protocol, **evaluation})
+    protocol.update(evaluation)
+    if group.size == 1:
+        results = evaluate(detectors, made.data, **protocol)
+    else:
+        protocol = {key: value for key, value in protocol.items() if key in _SHARED}
+        results = evaluate_shared(detectors, made.data, **protocol, group=group)
     methods = {spec.name: spec.to_dict() for spec in benchmark.methods}
     about = {**made.provenance, "methods": methods}
     return dataclasses.replace(results, provenance=about), made
 
 
-def encode_benchmark(benchmark: Benchmark, settings: Settings | None = None) -> Encoding:
+def encode_benchmark(
+    benchmark: Benchmark, settings: Settings | None = None, group: Group = ALONE
+) -> Encoding:
     """The features of a benchmark, from the cache where they are in it.
+
+    Args:
+        benchmark: the definition.
+        settings: see :class:`Settings`.
+        group: ranks that share the encoding; they must see one cache folder.
 
     Raises:
         ValueError, TypeError, OSError, ImportError: with a message for people.
@@ -119,27 +143,24 @@ def encode_benchmark(benchmark: Benchmark, settings: Settings | None = None) -> 
     settings = Settings() if settings is None else settings
     about: dict[str, Any] = {"benchmark": benchmark.name, "definition": benchmark.origin}
     if benchmark.features is not None:
-        data = load_features(benchmark.features)
+        file = benchmark.features
+        data = group.local(lambda: load_features(file))
         if benchmark.logit_scale is not None:
             data = dataclasses.replace(data, logit_scale=benchmark.logit_scale)
         return Encoding(data, {}, {}, {**about, "features": str(benchmark.features)})
     cache = FeatureCache(settings.cache)
     # lists first: a wrong path should not wait for a model to load
-    opened = {item.title: open_set(item, cache.folder) for item in benchmark.used_sets}
-    classes = benchmark_classes(benchmark, opened["id"])
+    opened = group.local(
+        lambda: {item.title: open_set(item, cache.folder) for item in benchmark.used_sets}
+    )
+    classes = group.local(lambda: benchmark_classes(benchmark, opened["id"]))
     needs_model = benchmark.text_features is None or any(
         isinstance(part, Images) for part in opened.values()
     )
-    model = None
-    if needs_model:
-        model = load_model(
-            benchmark.backbone,
-            device=settings.device,
-            precision=benchmark.precision,
-            preprocessing=benchmark.preprocessing,
-        )
+    model = group.local(lambda: _model(benchmark, settings) if needs_model else None, first_alone=True)
+    if model is not None:
         about["model"] = describe(model)
-    labels = benchmark_labels(benchmark, classes, model, settings)
+    labels = group.local(lambda: benchmark_labels(benchmark, classes, model, settings), first_alone=True)
     n_id = labels.n_id
     features: dict[str, Tensor] = {}
     id_labels: dict[str, Tensor] = {}
@@ -149,9 +170,9 @@ def encode_benchmark(benchmark: Benchmark, settings: Settings | None = None) -> 
     for item in benchmark.used_sets:
         part = opened[item.title]
         if item.labelled:
-            id_labels[item.title] = labels_of(item, part, n_id)
+            id_labels[item.title] = group.local(functools.partial(labels_of, item, part, n_id))
         if isinstance(part, Stored):
-            _refuse_other_model(part.file, model)
+            group.local(functools.partial(_refuse_other_model, part.file, model))
             features[item.title] = part.features
             continue
         assert model is not None
@@ -162,6 +183,7 @@ def encode_benchmark(benchmark: Benchmark, settings: Settings | None = None) -> 
             workers=settings.workers,
             on_error=settings.on_error,
             progress=settings.progress,
+            group=group,
         )
         features[item.title], names[item.title] = found.features, found.names
         if item.labelled and found.labels is not None:
@@ -176,6 +198,15 @@ def encode_benchmark(benchmark: Benchmark, settings: Settings | None = None) -> 
     }
     data = _joined(benchmark, labels, model, features, id_labels)
     return Encoding(data, names, roots, about, tuple(fresh))
+
+
+def _model(benchmark: Benchmark, settings: Settings) -> VisionLanguageModel:
+    return load_model(
+        benchmark.backbone,
+        device=settings.device,
+        precision=benchmark.precision,
+        preprocessing=benchmark.preprocessing,
+    )
 
 
 def benchmark_classes(benchmark: Benchmark, id_set: Images | Stored | None) -> IDClasses:

@@ -8,24 +8,24 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from adaneg_openood.distributed import ALONE, Group
 from adaneg_openood.encoding import encode_images
+from adaneg_openood.encoding.lock import exclusive, first_holds
 from adaneg_openood.evaluation._atomic import atomic_path
-from adaneg_openood.evaluation.journal import held
 from adaneg_openood.evaluation.sources import Images, file_digest, images_digest
 from adaneg_openood.vlm import VisionLanguageModel, describe
 
 logger = logging.getLogger(__name__)
 
 _FORMAT = 1
-_DATA, _ABOUT, _LOCK = "features.safetensors", "entry.json", "lock"
+_DATA, _ABOUT = "features.safetensors", "entry.json"
 # of describe(): what an image's features depend on
 _IDENTITY = ("model", "weights", "dim", "preprocessing", "precision")
 
@@ -92,6 +92,7 @@ class FeatureCache:
         workers: int = 4,
         on_error: str = "raise",
         progress: bool = False,
+        group: Group = ALONE,
     ) -> Encoded:
         """Features of a set, from the cache or encoded now.
 
@@ -101,28 +102,31 @@ class FeatureCache:
         Args:
             model: the image tower.
             images: see :func:`~adaneg_openood.evaluation.sources.open_set`.
-            batch_size, workers, on_error, progress: see
+            batch_size, workers, on_error, progress, group: see
                 :func:`~adaneg_openood.encoding.encode_images`.
 
         Raises:
             ValueError: broken images, or a bad argument.
             FileNotFoundError: an image file is missing.
         """
-        about = identity(model, images, on_error)
-        key = key_of(about)
-        folder = self.folder / key
-        with _locked(folder):
-            problem = _problem(folder) if (folder / _DATA).exists() else "new"
-            if not problem and "weights" not in about:
-                problem = "new"  # perhaps of other weights under the same name
-            if problem:
-                if problem != "new":
-                    logger.warning("%s: %s, so it is encoded again", folder, problem)
-                for name in (_ABOUT, _DATA):
-                    (folder / name).unlink(missing_ok=True)
-                self._make(folder, about, model, images, batch_size, workers, on_error, progress)
-            made = _load(folder, fresh=bool(problem))
-            os.utime(folder / _ABOUT)  # when it was last used
+        about = group.local(lambda: identity(model, images, on_error))
+        folder = self.folder / key_of(about)
+        with first_holds(group, folder / _ABOUT, wait=True):  # one job at a time makes an entry
+            whole = group.first(lambda: _is_whole(folder, about))
+            if not whole:
+                encode_images(
+                    model,
+                    images.source,
+                    folder / _DATA,
+                    batch_size=batch_size,
+                    workers=workers,
+                    on_error=on_error,
+                    progress=progress,
+                    group=group,
+                )
+                group.first(lambda: _finish(folder, about, images))
+            made = group.local(lambda: _load(folder, fresh=not whole))
+            group.first(lambda: os.utime(folder / _ABOUT))  # when it was last used
             return made
 
     def entries(self) -> list[Entry]:
@@ -169,41 +173,35 @@ class FeatureCache:
             shutil.rmtree(entry.folder)
         return gone
 
-    def _make(
-        self,
-        folder: Path,
-        about: dict[str, Any],
-        model: VisionLanguageModel,
-        images: Images,
-        batch_size: int,
-        workers: int,
-        on_error: str,
-        progress: bool,
-    ) -> None:
-        file = encode_images(
-            model,
-            images.source,
-            folder / _DATA,
-            batch_size=batch_size,
-            workers=workers,
-            on_error=on_error,
-            progress=progress,
-        )
-        if images.base is not None and images_digest(images) != about["images_sha256"]:
-            file.unlink()
-            raise ValueError(
-                f"{images.source.name}: images changed while they were encoded; run it again"
-            )
-        noted = {
-            "about": about,
-            "source": images.source.name,
-            "images": len(images.source),
-            "bytes": file.stat().st_size,
-            "sha256": file_digest(file),
-        }
-        # last, because an entry without it does not count
-        with atomic_path(folder / _ABOUT) as temporary:
-            temporary.write_text(json.dumps(noted, indent=1, sort_keys=True) + "\n", "utf-8")
+
+def _is_whole(folder: Path, about: Mapping[str, Any]) -> bool:
+    """Whether an entry can be used; what is left of one that cannot is removed."""
+    problem = _problem(folder) if (folder / _DATA).exists() else "new"
+    if not problem and "weights" not in about:
+        problem = "new"  # perhaps of other weights under the same name
+    if problem and problem != "new":
+        logger.warning("%s: %s, so it is encoded again", folder, problem)
+    if problem:
+        for name in (_ABOUT, _DATA):
+            (folder / name).unlink(missing_ok=True)
+    return not problem
+
+
+def _finish(folder: Path, about: Mapping[str, Any], images: Images) -> None:
+    file = folder / _DATA
+    if images.base is not None and images_digest(images) != about["images_sha256"]:
+        file.unlink()
+        raise ValueError(f"{images.source.name}: images changed while they were encoded; run it again")
+    noted = {
+        "about": about,
+        "source": images.source.name,
+        "images": len(images.source),
+        "bytes": file.stat().st_size,
+        "sha256": file_digest(file),
+    }
+    # last, because an entry without it does not count
+    with atomic_path(folder / _ABOUT) as temporary:
+        temporary.write_text(json.dumps(noted, indent=1, sort_keys=True) + "\n", "utf-8")
 
 
 def identity(model: VisionLanguageModel, images: Images, on_error: str = "raise") -> dict[str, Any]:
@@ -279,26 +277,9 @@ def _entry(folder: Path, problem: str | None = None) -> Entry:
     return Entry(folder.name, folder, problem or "", about, size, used)
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time makes an entry, where the system has file locks."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    with (folder / _LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:  # some network drives have none
-            logger.debug("%s: no file locks here", folder)
-        yield
-
-
 def _in_use(folder: Path) -> bool:
     try:
-        with held(folder / _LOCK):
+        with exclusive(folder / _ABOUT):
             return False
     except BlockingIOError:
         return True

@@ -6,8 +6,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,29 +63,6 @@ def digest_of(value: Any, length: int = 16) -> str:
     """Hex digits of a hash of JSON values; the same for the same values on every machine."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:length]
-
-
-@contextmanager
-def held(path: Path) -> Iterator[None]:
-    """Hold a lock file, where the system has such locks.
-
-    Raises:
-        BlockingIOError: another process holds it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BlockingIOError(f"{path.parent}: another process is at work here") from None
-        except OSError:  # some network drives have none
-            logger.debug("%s: no file locks here", path)
-        yield
 
 
 def _line(key: str, value: Mapping[str, Any]) -> bytes:

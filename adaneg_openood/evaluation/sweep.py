@@ -16,16 +16,18 @@ import torch
 
 from adaneg_openood._version import __version__
 from adaneg_openood.detectors import AdaNegConfig
+from adaneg_openood.distributed import ALONE, Group
 from adaneg_openood.encoding.headers import read_json_object
+from adaneg_openood.encoding.lock import first_holds
 from adaneg_openood.evaluation._atomic import atomic_path
 from adaneg_openood.evaluation._fields import unknown_key
 from adaneg_openood.evaluation.feature_set import FeatureSet
-from adaneg_openood.evaluation.journal import Journal, first_different, held
+from adaneg_openood.evaluation.journal import Journal, first_different
 from adaneg_openood.evaluation.method_specs import SETTINGS
 from adaneg_openood.evaluation.streams import ORDERS
 from adaneg_openood.evaluation.subsets import Ratio, subset_sizes
 from adaneg_openood.evaluation.sweep_result import BANK_COLUMNS, STREAM_AXES, SweepResult
-from adaneg_openood.evaluation.sweep_runs import Detectors, Protocol, families, streams
+from adaneg_openood.evaluation.sweep_runs import Detectors, Protocol, Stream, families, streams
 
 __all__ = ["Protocol", "SweepResult", "data_digest", "grid_configs", "sweep"]
 
@@ -49,6 +51,7 @@ def sweep(
     folder: str | os.PathLike[str] | None = None,
     device: torch.device | str = "cpu",
     progress: bool = False,
+    group: Group = ALONE,
 ) -> SweepResult:
     """Run AdaNeg with every combination of settings, protocols and seeds on every OOD set.
 
@@ -69,6 +72,8 @@ def sweep(
         folder: journal and results; None keeps nothing.
         device: where features and detectors are put.
         progress: show a bar.
+        group: ranks that share the streams. Each keeps a journal of its own in the folder, and rank 0
+            writes the results, which are the same bytes for any number of ranks.
 
     Raises:
         ValueError, TypeError: an unknown or impossible setting, more images than there are, or a folder
@@ -79,13 +84,13 @@ def sweep(
     protocols = [Protocol(*point) for point in itertools.product(batch_sizes, orders, ratios, n_images)]
     _check_protocols(protocols, seeds, data)
     if folder is None:
-        return _run(data, configs, protocols, seeds, None, device, progress)
+        return _run(data, configs, protocols, seeds, {}, None, device, progress, group)
     root = Path(folder)
-    with held(root / "lock"):
-        _check_folder(root, data, device)
-        journal = Journal(root / "journal.jsonl")
-        result = _run(data, configs, protocols, seeds, journal, device, progress)
-        result.write(root)
+    with first_holds(group, root / "journal.jsonl"):
+        known = group.first(lambda: _written_down(root, data, device))
+        journal = Journal(root / f"journal{f'-{group.rank}' if group.rank else ''}.jsonl")
+        result = _run(data, configs, protocols, seeds, known, journal, device, progress, group)
+        group.first(lambda: [str(file) for file in result.write(root)])
         return result
 
 
@@ -118,32 +123,43 @@ def _run(
     configs: Sequence[AdaNegConfig],
     protocols: Sequence[Protocol],
     seeds: Sequence[int],
+    known: dict[str, dict[str, Any]],
     journal: Journal | None,
     device: torch.device | str,
     progress: bool,
+    group: Group,
 ) -> SweepResult:
     import pandas as pd
     from tqdm import tqdm
 
-    known: dict[str, dict[str, Any]] = {} if journal is None else journal.records
-    groups = families(configs)
     met = list(streams(data, protocols, seeds))
-    computed, rows = 0, []
+    jobs: list[tuple[Stream, dict[AdaNegConfig, str]]] = []
+    for family in families(configs):  # outermost, so that its detectors are made once
+        for stream in met:
+            keys = {config: stream.key(config) for config in family}
+            missing = {config: key for config, key in keys.items() if key not in known}
+            if missing:
+                jobs.append((stream, missing))
+    before = list(itertools.accumulate((len(missing) for _, missing in jobs), initial=0))
     builder = Detectors(data, device)
-    with tqdm(total=len(met) * len(configs), unit="run", disable=not progress) as bar:
-        for family in groups:  # outermost, so that its detectors are made once
-            for stream in met:
-                keys = {config: stream.key(config) for config in family}
-                missing = [config for config in family if keys[config] not in known]
-                if missing:
-                    scored = stream.run(data, builder.of(missing), missing)
-                    records = {keys[config]: value for config, value in scored.items()}
-                    if journal is None:
-                        known.update(records)
-                    else:
-                        journal.append(records)
-                    computed += len(missing)
-                bar.update(len(family))
+
+    def run(job: tuple[Stream, dict[AdaNegConfig, str]]) -> dict[str, dict[str, Any]]:
+        stream, missing = job
+        scored = stream.run(data, builder.of(list(missing)), list(missing))
+        records = {missing[config]: value for config, value in scored.items()}
+        if journal is not None:
+            journal.append(records)
+        return records
+
+    done = len(met) * len(configs) - before[-1]
+    bar = tqdm(
+        total=done + before[-1], initial=done, unit="run", disable=not (progress and group.is_first)
+    )
+    with bar:
+        for records in group.share(jobs, run, lambda begun: bar.update(done + before[begun] - bar.n)):
+            known.update(records)
+        bar.update(done + before[-1] - bar.n)
+    rows = []
     for config in configs:
         for protocol in protocols:
             for seed in seeds:
@@ -154,7 +170,7 @@ def _run(
     nullable = {name: "Int64" for name in ("n_images", *BANK_COLUMNS)}
     frame = frame.astype(nullable)
     axes = [key for key in (*SETTINGS, *STREAM_AXES) if frame[key].nunique(dropna=False) > 1]
-    return SweepResult(frame, tuple(axes), computed)
+    return SweepResult(frame, tuple(axes), before[-1])
 
 
 def _point(config: AdaNegConfig, protocol: Protocol) -> dict[str, Any]:
@@ -183,6 +199,15 @@ def _check_protocols(protocols: Sequence[Protocol], seeds: Sequence[int], data: 
                 subset_sizes(len(data.id_features), len(ood), protocol.ratio, protocol.n_images)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
+
+
+def _written_down(root: Path, data: FeatureSet, device: torch.device | str) -> dict[str, dict[str, Any]]:
+    """The runs in a folder, of however many ranks."""
+    _check_folder(root, data, device)
+    known: dict[str, dict[str, Any]] = {}
+    for file in sorted(root.glob("journal*.jsonl")):
+        known.update(Journal(file).records)
+    return known
 
 
 def _check_folder(root: Path, data: FeatureSet, device: torch.device | str) -> None:

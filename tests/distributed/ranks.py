@@ -109,6 +109,17 @@ def evaluated(group, images, out):
     return made.records.to_csv(index=False)
 
 
+def commands(group, images, out):
+    """``eval`` and ``sweep`` of images/small.yml, as on the command line."""
+    from adaneg_openood.cli import app
+
+    options = [str(images / "small.yml"), "--workers", "0", "--cache", str(out / "cache")]
+    results, sweep = ["--json", str(out / "eval.json")], ["--out", str(out / "sweep"), "--no-plots"]
+    app(["eval", *options, *results], standalone_mode=False)
+    grid = ["--grid", "gamma=0.3,0.5", "--grid", "proxy=task,sample", "--orders", "2"]
+    app(["sweep", *options, *sweep, *grid], standalone_mode=False)
+
+
 def detection():
     from adaneg_openood import MCM, AdaNeg, AdaNegConfig
     from adaneg_openood.evaluation import FeatureSet
@@ -127,7 +138,7 @@ def detection():
 
 SCENARIOS = {
     work.__name__: work
-    for work in (whole, slow, broken, other_model, no_folder, share, share_fails, evaluated)
+    for work in (whole, slow, broken, other_model, no_folder, share, share_fails, evaluated, commands)
 }
 
 

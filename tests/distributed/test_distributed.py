@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import ranks
 import torch
 import typer
+from launch import GUARD, outcomes, start
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -24,9 +23,7 @@ from adaneg_openood.distributed import ALONE, Group, evaluate_shared, local_devi
 from adaneg_openood.encoding import encode_images, encode_to_file, image_source, read_feature_header
 from adaneg_openood.evaluation import evaluate
 
-SCRIPT = Path(ranks.__file__)
 N_IMAGES = 47  # 8 parts of 2 batches of 3, the last of 5 images
-GUARD = 120  # seconds until a hang is called one
 
 
 @pytest.fixture(scope="module")
@@ -48,42 +45,6 @@ def alone(images):
     source = image_source(images)
     encode_images(ranks.TinyModel(), source, out, batch_size=3, part_size=6, workers=0)
     return out
-
-
-def start(size, images, out, *names):
-    out.mkdir(parents=True, exist_ok=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(images), str(out), *names],
-            env={
-                **os.environ,
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": str(size),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-                "OMP_NUM_THREADS": "1",
-                "GLOO_SOCKET_IFNAME": "lo",
-            },
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(size)
-    ]
-
-
-def outcomes(processes, out):
-    try:
-        for process in processes:
-            _, stderr = process.communicate(timeout=GUARD)
-            assert process.returncode == 0, stderr
-    finally:
-        for process in processes:
-            process.kill()
-    return [json.loads((out / f"rank{rank}.json").read_text()) for rank in range(len(processes))]
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from PIL import Image
 
 from adaneg_openood.demo.model import load_demo_model
 from adaneg_openood.encoding import image_source
+from adaneg_openood.encoding.lock import exclusive
 from adaneg_openood.evaluation import cache as cache_module
 from adaneg_openood.evaluation.benchmark import ImageSet
 from adaneg_openood.evaluation.cache import FeatureCache
@@ -215,7 +216,7 @@ def test_prune_leaves_what_is_being_made(tmp_path: Path, model, images: Images) 
     cache = FeatureCache(tmp_path / "c")
     get(cache.folder, model, images)
     (entry,) = cache.entries()
-    with cache_module._locked(entry.folder):
+    with exclusive(entry.folder / "entry.json"):
         assert cache.prune(everything=True) == []
     assert len(cache.prune(everything=True)) == 1
 

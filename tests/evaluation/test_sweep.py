@@ -13,8 +13,9 @@ import torch
 from benchmark_fakes import make_sweep_data
 
 from adaneg_openood import AdaNeg, AdaNegConfig
+from adaneg_openood.encoding.lock import exclusive
 from adaneg_openood.evaluation import evaluate, sweep_runs
-from adaneg_openood.evaluation.journal import Journal, held
+from adaneg_openood.evaluation.journal import Journal
 from adaneg_openood.evaluation.method_specs import SETTINGS
 from adaneg_openood.evaluation.metrics import METRICS
 from adaneg_openood.evaluation.subsets import draw_subset, parse_ratio, subset_sizes
@@ -145,7 +146,7 @@ def test_other_data_or_versions_are_refused(tmp_path: Path) -> None:
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     pytest.importorskip("fcntl")
-    with held(tmp_path / "lock"), pytest.raises(BlockingIOError, match="another process"):
+    with exclusive(tmp_path / "journal.jsonl"), pytest.raises(BlockingIOError, match="is writing it"):
         sweep(DATA, {}, folder=tmp_path, **QUICK)
 
 

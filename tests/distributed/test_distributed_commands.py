@@ -1,0 +1,69 @@
+"""``eval`` and ``sweep`` on several processes: the numbers and files of one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import ranks
+from launch import outcomes, start
+
+from adaneg_openood.distributed import ALONE, Group
+from adaneg_openood.evaluation.benchmark import load_benchmark
+from adaneg_openood.evaluation.benchmark_run import run_benchmark
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "evaluation"))
+from benchmark_fakes import write_small_benchmark
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The commands' output of one process, and of three."""
+    root = tmp_path_factory.mktemp("commands")
+    write_small_benchmark(root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ADANEG_CACHE", str(root / "text"))
+        (root / "one").mkdir()
+        ranks.commands(ALONE, root, root / "one")
+        told = outcomes(start(3, root, root / "three", "commands"), root / "three")
+    assert told == [{"commands": {"value": None}}] * 3
+    return root
+
+
+def test_eval_gives_the_same_numbers(made):
+    one, three = (json.loads((made / name / "eval.json").read_text()) for name in ("one", "three"))
+    assert one["records"] == three["records"] and len(one["records"]) == 2 * 2 * 2
+    assert one["diagnoses"] == three["diagnoses"] and len(one["diagnoses"]) == 4
+
+
+def test_sweep_writes_the_same_bytes(made):
+    for name in ("results.csv", "summary.csv", "conventions.json"):
+        assert (made / "one" / "sweep" / name).read_bytes() == (
+            made / "three" / "sweep" / name
+        ).read_bytes()
+
+
+def test_each_rank_wrote_down_its_own_runs_and_one_process_takes_them_up(made, capsys):
+    sweep = made / "three" / "sweep"
+    journals = {file.name: file.read_bytes().count(b"\n") for file in sweep.glob("journal*.jsonl")}
+    assert set(journals) <= {"journal.jsonl", "journal-1.jsonl", "journal-2.jsonl"}
+    assert sum(journals.values()) == 4 * 2 * 2 and len(journals) > 1
+    before = (sweep / "results.csv").read_bytes()
+    ranks.commands(ALONE, made, made / "three")
+    assert "4 configurations, 16 runs, 0 now" in capsys.readouterr().out
+    assert (sweep / "results.csv").read_bytes() == before
+
+
+def test_images_are_encoded_once(made):
+    one, three = (
+        sorted(file.read_bytes() for file in (made / name / "cache").rglob("features.safetensors"))
+        for name in ("one", "three")
+    )
+    assert one == three and len(one) == 3
+
+
+def test_the_bootstrap_is_refused(made):
+    with pytest.raises(ValueError, match="run it again without torchrun"):
+        run_benchmark(load_benchmark(made / "small.yml"), group=Group(size=2), resamples=100)
