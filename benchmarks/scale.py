@@ -28,6 +28,7 @@ def grid(steps: int = 7) -> dict[str, dict[str, Any]]:
         "K 80,000": replace(MAIN, n_negatives=79_000),
         "D 768": replace(MAIN, dim=768),
         "D 1,152": replace(MAIN, dim=1152),
+        "bfloat16": replace(MAIN, dtype=torch.bfloat16),
         "L 2": replace(MAIN, memory_length=2, cached=2000, rows=(1000, 1000)),
         "L 50": replace(MAIN, memory_length=50),
         "1,000 cached": replace(MAIN, cached=1000),

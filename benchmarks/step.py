@@ -34,6 +34,7 @@ class Setting:
     cached: int = 5000
     memory_length: int = 10
     rows: tuple[int, int] = (1000, 1000)
+    dtype: torch.dtype = torch.float32
 
 
 MAIN = Setting()
@@ -46,7 +47,9 @@ def measure(setting: Setting, steps: int = 15, methods: tuple[str, ...] = METHOD
     capacity = setting.memory_length - 1
     text = text_rows(setting.n_id + setting.n_negatives, setting.dim, generator)
     rows = some_rows(setting.cached, setting.n_id, setting.rows, capacity, generator)
-    detectors = {name: make(name, text, setting.n_id, setting.memory_length) for name in methods}
+    detectors = {
+        name: make(name, text, setting.n_id, setting.memory_length).to(setting.dtype) for name in methods
+    }
     full, offered, active = {}, 0, 0
     for name, detector in detectors.items():
         if isinstance(detector, AdaNeg):
@@ -57,7 +60,7 @@ def measure(setting: Setting, steps: int = 15, methods: tuple[str, ...] = METHOD
     times: dict[str, list[float]] = {name: [] for name in methods}
     for _ in range(steps + 2):
         near = some_rows(setting.batch, setting.n_id, setting.rows, capacity, generator)
-        batch = images_near(text, near, generator)
+        batch = images_near(text, near, generator).to(setting.dtype)
         for name, detector in detectors.items():
             restore(getattr(detector, "bank", spare), full.get(name, some))
             start = time.perf_counter()

@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from adaneg_openood.detectors.precision import AtLeastSingle
 
 # Spare room: an eighth of what is cached, at most 2,048 images, so that it stays small in memory and
 # growing stays rare.
 _GROWTH, _MOST_SPARE, _FIRST_ROOM = 1.125, 2048, 64
 
 
-class FeatureBank(nn.Module):
+class FeatureBank(AtLeastSingle):
     """Images cached per label row, in memory that grows with the images and not with rows x slots.
 
     Cached images lie in one pool in no particular order; only rows that hold images own a running
@@ -38,6 +40,7 @@ class FeatureBank(nn.Module):
     progress: Tensor
     _POOL = ("features", "entropies", "rows", "arrivals")
     _ACTIVE = ("sums", "lengths", "active_rows")
+    _at_least_single = ("entropies", "lengths")
 
     def __init__(self, n_rows: int, dim: int, capacity: int, replacement: str = "entropy") -> None:
         super().__init__()
@@ -149,7 +152,8 @@ class FeatureBank(nn.Module):
         slots = self.slot_of_row[changed]
         self.sums[slots[anew]] = anchors[anew]
         self.sums.index_add_(0, self.slot_of_row[self.rows[added]], self.features.index_select(0, added))
-        self.lengths[slots] = torch.linalg.vector_norm(self.sums.index_select(0, slots), dim=1)
+        sums = self.sums.index_select(0, slots)
+        self.lengths[slots] = torch.linalg.vector_norm(sums, dim=1, dtype=self.lengths.dtype)
 
     def _reserve(self, names: tuple[str, ...], needed: int) -> None:
         room = len(getattr(self, names[0]))

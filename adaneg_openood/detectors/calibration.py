@@ -16,7 +16,9 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from adaneg_openood.detectors.precision import AtLeastSingle
 
 _MEAN_WINDOW = 2048  # images the running mean looks back
 _EVIDENCE_WINDOW = 10_000  # images, AdaGap's window
@@ -30,7 +32,7 @@ def log_size_odds(n_id: int, n_negatives: int, groups: int) -> float:
     return math.log(n_negatives // groups) - math.log(n_id)
 
 
-class StreamMean(nn.Module):
+class StreamMean(AtLeastSingle):
     """Running mean of the image features of a stream, over about the last 2,048 images.
 
     Args:
@@ -39,6 +41,7 @@ class StreamMean(nn.Module):
 
     mean: Tensor
     seen: Tensor
+    _at_least_single = ("mean",)
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -52,15 +55,15 @@ class StreamMean(nn.Module):
 
     @torch.no_grad()
     def observe(self, features: Tensor) -> Tensor:
-        """Take in (B, D) features, B at least 1, and return the mean (D,)."""
+        """Take in (B, D) features, B at least 1, and return the mean (D,) in their dtype."""
         self.seen += len(features)
         # exact while the window fills, then exponential
         share = len(features) / self.seen.clamp(max=max(_MEAN_WINDOW, len(features)))
-        self.mean.lerp_(features.mean(dim=0).to(self.mean), share.to(self.mean))
-        return self.mean
+        self.mean.lerp_(features.to(self.mean.dtype).mean(dim=0), share.to(self.mean))
+        return self.mean.to(features.dtype)
 
 
-class SideEvidence(nn.Module):
+class SideEvidence(AtLeastSingle):
     """How a stream's confident images fall on the ID and the negative side.
 
     The sums look back over about the last 10,000 images and start at one image of even odds a side.
@@ -69,6 +72,7 @@ class SideEvidence(nn.Module):
     counts: Tensor
     confidences: Tensor
     seen: Tensor
+    _at_least_single = ("counts", "confidences")
 
     def __init__(self) -> None:
         super().__init__()

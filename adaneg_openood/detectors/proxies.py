@@ -23,7 +23,7 @@ def task_adaptive_cosines(features: Tensor, bank: FeatureBank) -> Tensor:
     """
     # the divisor goes to the small side, so no normalised copy of the sums is made
     lengths = bank.lengths[: bank.n_active, None].clamp_min(1e-12)
-    return (bank.sums[: bank.n_active] @ features.T).div_(lengths)
+    return (bank.sums[: bank.n_active] @ features.T).to(lengths.dtype).div_(lengths)
 
 
 def sample_adaptive_cosines(
@@ -69,7 +69,7 @@ def sample_adaptive_cosines(
             sims[:, 0] = text_cosines[chunk]
             sims[:, 1:] = (images.flatten(0, 1) @ features.T).unflatten(0, images.shape[:2])
             weights = (sims * beta).sub_(beta).exp_()
-            gram = memory @ memory.mT
+            gram = (memory @ memory.mT).to(sims.dtype)
             square = torch.bmm(gram, weights).mul_(weights).sum(dim=1)
             if text_offsets is not None and image_offsets is not None:
                 sims[:, 0] -= text_offsets[chunk, None]

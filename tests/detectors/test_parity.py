@@ -109,6 +109,34 @@ def test_other_dtypes_give_float32_scores(inputs: dict, dtype: torch.dtype, prox
     assert (scores.s_neglabel - exact.s_neglabel).abs().max() < bound
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("mode", ["NegLabel", "task", "sample", "safe"])
+def test_a_detector_in_half_precision_stays_near(inputs: dict, dtype: torch.dtype, mode: str) -> None:
+    """Products are in half precision, scores and what is counted in float32."""
+
+    def scored(detector: AdaNeg | NegLabel) -> tuple[np.ndarray, float]:
+        pred, conf = run(detector, torch.from_numpy(inputs["image"]), 64)
+        return conf, ood_metrics(conf, inputs["label"], pred)["AUROC"]
+
+    def made() -> AdaNeg | NegLabel:
+        text = torch.from_numpy(inputs["text"])
+        if mode == "NegLabel":
+            return NegLabel(text, 40)
+        return AdaNeg(
+            text, 40, config=AdaNegConfig.safe() if mode == "safe" else AdaNegConfig(proxy=mode)
+        )
+
+    half = made().to(dtype)
+    (conf, auroc), (expected, exact) = scored(half), scored(made())
+    assert half.text_features.dtype == dtype and conf.dtype == np.float32
+    assert np.abs(conf - expected).mean() < {torch.float16: 1e-3, torch.bfloat16: 1e-2}[dtype]
+    assert auroc == pytest.approx(exact, abs={torch.float16: 0.02, torch.bfloat16: 0.3}[dtype])
+    if isinstance(half, AdaNeg):
+        assert half.bank.features.dtype == half.bank.sums.dtype == dtype
+        assert half.bank.entropies.dtype == half.bank.lengths.dtype == torch.float32
+        assert half.evidence.counts.dtype == torch.float32
+
+
 @pytest.fixture(scope="module")
 def real() -> dict:
     data: dict = {"runs": json.loads((REALCLIP / "expected.json").read_text())["runs"]}
