@@ -85,7 +85,7 @@ class World:
 
 
 def selection_worlds() -> list[World]:
-    """The streams that settings are chosen on: near and far, three alignments, five mixes."""
+    """The streams that settings are chosen on: a grid of five mixes, and 60 drawn at random."""
     worlds = []
     mixes = ((400, 400), (1500, 60), (60, 1500), (40, 20), (3000, 3000))
     for i, (kind, alignment) in enumerate((k, a) for k in ("near", "far") for a in (0.45, 0.6, 0.8)):
@@ -103,19 +103,30 @@ def selection_worlds() -> list[World]:
                     n_negatives=(270, 900, 270)[j % 3],
                 )
             )
-    return worlds
+    return worlds + drawn_worlds(60, seed=777, first=5000)
 
 
-def report_worlds(n: int = 24) -> list[World]:
-    """Streams that nothing was chosen on, drawn at random: 50 to 50,000 images, mixes 1:100 to 100:1."""
-    rng = np.random.default_rng(2024)
+def report_worlds() -> list[World]:
+    """Streams that nothing was chosen on."""
+    return drawn_worlds(30, seed=2025, first=20_000)
+
+
+def drawn_worlds(n: int, seed: int, first: int) -> list[World]:
+    """Worlds drawn at random: 50 to 50,000 images, mixes from 1:100 to 100:1, half of them near-OOD.
+
+    Args:
+        n: how many.
+        seed: of the draw.
+        first: the first world's own seed.
+    """
+    rng = np.random.default_rng(seed)
     worlds = []
     for number in range(n):
         length = 50 * 1000 ** rng.random()
         share = 1 / (1 + 100 ** rng.uniform(-1, 1))
         n_id = max(10, round(length * share))
         world = World(
-            seed=9000 + number,
+            seed=first + number,
             kind=("near", "far")[number % 2],
             n_classes=int(rng.integers(4, 101)),
             n_negatives=int(100 * 20 ** rng.random()),

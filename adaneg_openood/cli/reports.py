@@ -166,6 +166,11 @@ def report(
     resamples: Optional[int] = typer.Option(
         None, min=2, help="Bootstrap resamples, for intervals and paired tests; 1000 is usual."
     ),
+    leaderboard: Optional[str] = typer.Option(
+        None, help="Also write the row of OpenOOD's leaderboard; an OpenOOD benchmark, with --arch."
+    ),
+    arch: Optional[str] = typer.Option(None, help="As the leaderboard writes it, such as ViT-B/16."),
+    method: str = typer.Option("AdaNeg", help="Whose row, with --leaderboard."),
     data: Optional[Path] = typer.Option(None, help="Root of a benchmark's image sets."),
     cache: Optional[Path] = typer.Option(None, help="Folder of the feature cache."),
     batch_size: Optional[int] = typer.Option(
@@ -180,12 +185,17 @@ def report(
 ) -> None:
     """One self-contained page of a run, with its tables and pictures as files beside it."""
     with readable_errors():
+        from adaneg_openood.openood import compat
         from adaneg_openood.report import load_record, save_record, write_report
         from adaneg_openood.report.drawing import require_matplotlib
         from adaneg_openood.report.record import RECORD_FILE
         from adaneg_openood.report.sources import DEMO
 
         require_matplotlib()
+        if (leaderboard is None) != (arch is None):
+            raise ValueError("--leaderboard BENCHMARK and --arch ARCHITECTURE go together")
+        if leaderboard is not None and not compat.installed():
+            raise ImportError("--leaderboard needs OpenOOD, which says what a complete result is")
         if (Path(run) / RECORD_FILE).is_file():
             record = load_record(run)
         else:
@@ -200,6 +210,12 @@ def report(
         name = title or ("The demo world" if run == DEMO else Path(run).name)
         page_title = f"{name}: out-of-distribution detection"
         written = write_report(record, out, files=files, title=page_title, resamples=resamples)
+        if leaderboard is not None and arch is not None:
+            from adaneg_openood.openood.leaderboard import write_files
+
+            folder = written[1].parent
+            for path in write_files(record.results, folder, leaderboard, arch=arch, method=method):
+                typer.echo(f"{path}: written")
         if json_file is not None:
             record.results.to_json(json_file)
         if csv_file is not None:

@@ -54,7 +54,7 @@ class AdaNegConfig:
     replacement: str = "entropy"
     adagap: bool = False
     calibration: str = "none"
-    gain: float = 0.2
+    gain: float = 0.05
 
     def __post_init__(self) -> None:
         for name in ("gamma", "gap"):

@@ -127,8 +127,8 @@ def write_files(
     table = results.table(method)[list(_METRICS)]
     if id_accuracy is not None:
         table = table.assign(ACC=id_accuracy)
-    row_path = Path(folder) / f"{id_name}_{method}_row.csv"
-    table_path = Path(folder) / f"{id_name}_{method}.csv"
+    stem = "_".join([id_name, *method.split()])
+    row_path, table_path = Path(folder) / f"{stem}_row.csv", Path(folder) / f"{stem}.csv"
     with atomic_path(row_path) as temporary:
         temporary.write_text(to_csv([row]), encoding="utf-8")
     with atomic_path(table_path) as temporary:

@@ -12,7 +12,9 @@ pytest.importorskip("openood.evaluation_api", reason="OpenOOD is not installed")
 
 from openood.evaluation_api.datasets import DATA_INFO
 from openood_tiny import TinyModel, build_benchmark, names_of
+from typer.testing import CliRunner
 
+from adaneg_openood.cli import app
 from adaneg_openood.evaluation import Results
 from adaneg_openood.openood import CLIPNetwork, Evaluator, MCMPostprocessor
 from adaneg_openood.openood.doctor import diagnose, to_dict, to_text
@@ -87,6 +89,21 @@ def test_leaderboard_row(benchmarks: Path, tmp_path: Path) -> None:
     assert [line.split(",")[0] for line in lines[1:]] == [
         *("cifar100", "tin", "nearood", "mnist", "svhn", "texture", "places365", "farood")
     ]
+
+
+def test_report_writes_the_row_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib", reason="plots need matplotlib")
+    monkeypatch.chdir(tmp_path)
+    runner = CliRunner()
+    asked = ["report", "demo", "--orders", "1", "--leaderboard", "demo", "--method", "AdaNeg (task)"]
+    refused = runner.invoke(app, asked)
+    assert refused.exit_code == 2 and "--arch ARCHITECTURE go together" in refused.output
+    done = runner.invoke(app, [*asked, "--arch", "tiny"])
+    assert done.exit_code == 0, done.output
+    row = (tmp_path / "report" / "demo_AdaNeg_(task)_row.csv").read_text().splitlines()[1]
+    table = (tmp_path / "report" / "demo_AdaNeg_(task).csv").read_text()
+    near = next(line for line in table.splitlines() if line.startswith("nearood")).split(",")[2]
+    assert row.startswith(f"Zero-shot CLIP,AdaNeg (task),{near},") and ",tiny," in row
 
 
 def test_incomplete_results_are_refused(benchmarks: Path, tmp_path: Path) -> None:
