@@ -232,18 +232,14 @@ def evaluate_shared(
     Raises:
         ValueError: as ``evaluate`` does.
     """
-    import pandas as pd
-
     from adaneg_openood.detectors.diagnosis import Diagnosis
-    from adaneg_openood.evaluation.results import RECORD_COLUMNS, Results
+    from adaneg_openood.evaluation.results import Results, plain_rows, records_frame
     from adaneg_openood.evaluation.runner import evaluate
+    from adaneg_openood.evaluation.streams import one_order_is_enough
 
     sets = [(split, name) for split in ("near", "far") for name in getattr(data, split)]
     seeds = tuple(seeds)
-    once = {
-        name: order == "id_first" or bool(getattr(detector, "stateless", False))
-        for name, detector in detectors.items()
-    }
+    once = {name: one_order_is_enough(detector, order) for name, detector in detectors.items()}
 
     def run(job: tuple[str, str, int]) -> dict[str, Any]:
         split, name, seed = job
@@ -262,12 +258,8 @@ def evaluate_shared(
             progress=False,
             device=device,
         )
-        records = [
-            {str(key): None if pd.isna(value) else _plain(value) for key, value in row.items()}
-            for row in made.records.to_dict("records")
-        ]
         told = {method: dataclasses.asdict(state) for (method, _, _), state in made.diagnoses.items()}
-        return {"records": records, "diagnoses": told}
+        return {"records": plain_rows(made.records), "diagnoses": told}
 
     jobs = [(*item, seed) for item in sets for seed in seeds]
     answers = group.share(jobs, run)
@@ -287,9 +279,7 @@ def evaluate_shared(
         for split, name in sets
         for seed in seeds
     ]
-    frame = pd.DataFrame(records, columns=list(RECORD_COLUMNS))
-    frame = frame.astype({"id_rows_filled": "Int64", "n_id_rows": "Int64"})
-    return Results(frame, order, seeds, batch_size, diagnoses=diagnoses)
+    return Results(records_frame(records), order, seeds, batch_size, diagnoses=diagnoses)
 
 
 _made = 0
@@ -315,11 +305,6 @@ def _told(error: Exception) -> dict[str, str]:
         if isinstance(error, kind):
             return {"kind": name, "text": str(error)}
     return {"kind": "RuntimeError", "text": f"{type(error).__name__}: {error}"}
-
-
-def _plain(value: Any) -> Any:
-    """A numpy number as Python's."""
-    return value.item() if hasattr(value, "item") else value
 
 
 def _nothing() -> None:

@@ -125,7 +125,7 @@ def files(root: Path, n: int = 100_000, dim: int = 512) -> dict[str, float]:
     """Reading a feature file with its checksum, and what an image takes."""
     from safetensors.torch import save_file
 
-    from adaneg_openood.encoding.headers import tensor_digest
+    from adaneg_openood.digests import tensor_digest
 
     features = normalize(torch.randn(n, dim), dim=1)
     names = [f"imagenet_1k/val/ILSVRC2012_val_{number:08d}.JPEG" for number in range(n)]

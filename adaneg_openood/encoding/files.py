@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
+from adaneg_openood.digests import tensor_digest
 from adaneg_openood.distributed import ALONE, Group
 from adaneg_openood.encoding.headers import (
     HEADER_KEY,
     read_feature_header,
     refuse_mixing,
     refuse_other_rows,
-    tensor_digest,
 )
 from adaneg_openood.encoding.lock import first_holds
 from adaneg_openood.encoding.parts import Part, encode_part, parts_folder, plan_parts, prepare, read_part

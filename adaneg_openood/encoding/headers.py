@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -56,17 +53,6 @@ def parsed_header(path: str | os.PathLike[str], metadata: dict[str, str]) -> dic
     if not isinstance(header, dict):
         raise ValueError(f"{path}: damaged header, must be an object, got {type(header).__name__}")
     return header
-
-
-def tensor_digest(tensor: Tensor) -> str:
-    """SHA-256 of a tensor's bytes, 64 hex digits."""
-    plain = tensor.detach().cpu().contiguous().reshape(-1)
-    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-    # viewed as bytes, because numpy has no bfloat16
-    import torch
-
-    digest.update(memoryview(plain.view(torch.uint8).numpy()))  # type: ignore[arg-type]
-    return digest.hexdigest()
 
 
 def refuse_mixing(target: Path, provenance: dict[str, Any]) -> None:

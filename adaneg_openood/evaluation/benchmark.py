@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from adaneg_openood.detectors.config import check_choice
 from adaneg_openood.evaluation._fields import Fields
 from adaneg_openood.evaluation.benchmark_spec import KINDS, SPLITS, Benchmark, ImageSet, Mining
 from adaneg_openood.evaluation.feature_set import RESERVED_NAMES
@@ -337,8 +338,6 @@ def _positive(fields: Fields, key: str, default: int | None) -> Any:
 
 
 def _choice(fields: Fields, key: str, allowed: tuple[str, ...], default: str) -> str:
-    from adaneg_openood.detectors.config import check_choice
-
     value = fields.take(key, str, default)
     check_choice(fields.at(key), value, allowed)
     return str(value)

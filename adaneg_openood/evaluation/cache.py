@@ -15,11 +15,12 @@ from typing import Any
 
 from torch import Tensor
 
+from adaneg_openood.digests import file_digest
 from adaneg_openood.distributed import ALONE, Group
 from adaneg_openood.encoding import encode_images
 from adaneg_openood.encoding.lock import exclusive, first_holds
 from adaneg_openood.evaluation._atomic import atomic_path
-from adaneg_openood.evaluation.sources import Images, file_digest, images_digest
+from adaneg_openood.evaluation.sources import Images, images_digest
 from adaneg_openood.vlm import VisionLanguageModel, describe
 
 logger = logging.getLogger(__name__)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from adaneg_openood.detectors import MCM, AdaNeg, AdaNegConfig, NegLabel
+from adaneg_openood.detectors.config import check_choice
 from adaneg_openood.evaluation._fields import Fields
 from adaneg_openood.evaluation.feature_set import FeatureSet
 from adaneg_openood.evaluation.streams import Detector
@@ -51,7 +52,6 @@ class MethodSpec:
         return AdaNeg(text, n_id, scale, self.config)
 
 
-# the same as methods.standard_detectors
 STANDARD = (
     MethodSpec("MCM", "mcm"),
     MethodSpec("NegLabel", "neglabel"),
@@ -66,8 +66,6 @@ def adaneg_config(mode: str = "published", **changed: Any) -> AdaNegConfig:
     Raises:
         ValueError, TypeError: unknown mode, or a setting out of range.
     """
-    from adaneg_openood.detectors.config import check_choice
-
     check_choice("mode", mode, _MODES)
     if mode == "released":
         return AdaNegConfig.released(**changed)
@@ -80,8 +78,6 @@ def read_method(name: str, own: Fields) -> MethodSpec:
     Raises:
         ValueError: unknown detector or setting, or a value out of range; the message names the place.
     """
-    from adaneg_openood.detectors.config import check_choice
-
     detector = own.take("detector", str)
     check_choice(own.at("detector"), detector, ("mcm", "neglabel", "adaneg"))
     try:

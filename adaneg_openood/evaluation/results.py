@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -181,7 +181,7 @@ class Results:
                 {"method": method, "dataset": dataset, "seed": seed, **asdict(diagnosis)}
                 for (method, dataset, seed), diagnosis in self.diagnoses.items()
             ],
-            "records": list(_by_row(self.records.reset_index(drop=True)).values()),
+            "records": plain_rows(self.records),
             **({} if self.bootstrap is None else {"bootstrap": self.bootstrap.to_dict()}),
             **({"provenance": dict(self.provenance)} if self.provenance else {}),
         }
@@ -212,6 +212,20 @@ class Results:
             parts += [rows[["dataset", "seed", *metrics, "n_id", "n_ood"]], group]
         stacked = pd.concat(parts, ignore_index=True)
         return stacked.set_index(["dataset", "seed"])[[*metrics, "n_id", "n_ood"]]
+
+
+def records_frame(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Records as :class:`Results` takes them, with columns :data:`RECORD_COLUMNS`."""
+    import pandas as pd
+
+    frame = pd.DataFrame(records, columns=list(RECORD_COLUMNS))
+    # nullable integers: a method without a bank has no rows to fill
+    return frame.astype({"id_rows_filled": "Int64", "n_id_rows": "Int64"})
+
+
+def plain_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """One dict of JSON values a row, missing values as None."""
+    return list(_by_row(frame.reset_index(drop=True)).values())
 
 
 def _by_row(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:

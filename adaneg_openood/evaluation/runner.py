@@ -14,8 +14,15 @@ from torch import Tensor
 from adaneg_openood.detectors import AdaNeg
 from adaneg_openood.evaluation.features import FeatureSet
 from adaneg_openood.evaluation.metrics import ood_metrics
-from adaneg_openood.evaluation.results import RECORD_COLUMNS, Results
-from adaneg_openood.evaluation.streams import ORDERS, Detector, StreamScores, run_stream, stream_order
+from adaneg_openood.evaluation.results import Results, records_frame
+from adaneg_openood.evaluation.streams import (
+    ORDERS,
+    Detector,
+    StreamScores,
+    one_order_is_enough,
+    run_stream,
+    stream_order,
+)
 from adaneg_openood.evaluation.uncertainty import Bootstrap, observed_and_drawn
 
 logger = logging.getLogger(__name__)
@@ -62,12 +69,11 @@ def evaluate(
             if isinstance(detector, torch.nn.Module):
                 detector.to(device)
 
-    import pandas as pd
     from tqdm import tqdm
 
     n_id = len(data.id_features)
     runs = {
-        name: seeds[:1] if order == "id_first" or getattr(detector, "stateless", False) else seeds
+        name: seeds[:1] if one_order_is_enough(detector, order) else seeds
         for name, detector in detectors.items()
     }
     images = sum(n_id + len(ood) for _, _, ood in _ood_sets(data)) * sum(map(len, runs.values()))
@@ -103,9 +109,7 @@ def evaluate(
                 for kept, part in zip((observed, drawn), parts):
                     kept.update({(name, dataset): values for name, values in part.items()})
             logger.info("evaluated %s (%s): %d OOD, %d ID images", dataset, split, len(ood), n_id)
-    frame = pd.DataFrame(records, columns=list(RECORD_COLUMNS))
-    # nullable integers: a method without a bank has no rows to fill
-    frame = frame.astype({"id_rows_filled": "Int64", "n_id_rows": "Int64"})
+    frame = records_frame(records)
     # method by method, each in the order of the sets
     rank = {name: place for place, name in enumerate(detectors)}
     frame = frame.sort_values("method", key=lambda names: names.map(rank), kind="stable")

@@ -79,6 +79,11 @@ def stream_order(n_ood: int, n_id: int, seed: int, order: str = "mixed") -> np.n
     return np.random.default_rng(seed).permutation(n).astype(np.int64, copy=False)
 
 
+def one_order_is_enough(detector: Detector, order: str) -> bool:
+    """Whether the seed cannot change a detector's scores: it is stateless, or nothing is shuffled."""
+    return order == "id_first" or bool(getattr(detector, "stateless", False))
+
+
 @torch.no_grad()
 def run_stream(
     detector: Detector,

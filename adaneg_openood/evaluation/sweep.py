@@ -16,12 +16,13 @@ import torch
 
 from adaneg_openood._version import __version__
 from adaneg_openood.detectors import AdaNegConfig
+from adaneg_openood.digests import tensor_bytes
 from adaneg_openood.distributed import ALONE, Group
 from adaneg_openood.encoding.headers import read_json_object
 from adaneg_openood.encoding.lock import first_holds
 from adaneg_openood.evaluation._atomic import atomic_path
 from adaneg_openood.evaluation._fields import unknown_key
-from adaneg_openood.evaluation.feature_set import FeatureSet
+from adaneg_openood.evaluation.feature_set import FeatureSet, named_tensors
 from adaneg_openood.evaluation.journal import Journal, first_different
 from adaneg_openood.evaluation.method_specs import SETTINGS
 from adaneg_openood.evaluation.streams import ORDERS
@@ -238,16 +239,8 @@ def _check_folder(root: Path, data: FeatureSet, device: torch.device | str) -> N
 def data_digest(data: FeatureSet) -> str:
     """SHA-256 of all features, labels and set names, 16 hex digits."""
     digest = hashlib.sha256()
-    parts = {
-        "text": data.text_features,
-        "id": data.id_features,
-        "labels": data.id_labels,
-        **{f"near/{name}": part for name, part in data.near.items()},
-        **{f"far/{name}": part for name, part in data.far.items()},
-    }
-    for name, tensor in parts.items():
+    for name, tensor in named_tensors(data):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(plain.numpy().data)
+        digest.update(tensor_bytes(tensor))
     digest.update(f"{data.n_id} {data.logit_scale!r}".encode())
     return digest.hexdigest()[:16]

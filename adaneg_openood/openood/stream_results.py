@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from adaneg_openood.digests import tensor_digest
 from adaneg_openood.evaluation._atomic import atomic_path
 from adaneg_openood.evaluation.metrics import ood_metrics
-from adaneg_openood.evaluation.results import RECORD_COLUMNS, Results
-from adaneg_openood.evaluation.streams import run_stream, stream_order
+from adaneg_openood.evaluation.results import Results, records_frame
+from adaneg_openood.evaluation.streams import one_order_is_enough, run_stream, stream_order
 from adaneg_openood.openood.images import EncodedSet
 from adaneg_openood.openood.settings import PROTOCOLS
 from adaneg_openood.openood.text_tower import Towers
@@ -55,7 +56,6 @@ def stream_results(
     Raises:
         ValueError: no seed, a repeated or negative one, or no OOD set.
     """
-    import pandas as pd
     from tqdm.auto import tqdm
 
     seeds = tuple(int(seed) for seed in seeds)
@@ -68,7 +68,7 @@ def stream_results(
     id_features = torch.cat([part.features for part in id_sets])
     id_labels = np.concatenate([part.labels for part in id_sets])
     detector = postprocessor.make_detector()
-    once = bool(getattr(detector, "stateless", False)) or order == "id_first"
+    once = one_order_is_enough(detector, order)
     common = {
         "method": postprocessor.method,
         "settings": settings,
@@ -113,9 +113,7 @@ def stream_results(
                     "n_id_rows": None,
                 }
             )
-    frame = pd.DataFrame(records, columns=list(RECORD_COLUMNS))
-    frame = frame.astype({"id_rows_filled": "Int64", "n_id_rows": "Int64"})
-    return Results(frame, order, seeds, batch_size)
+    return Results(records_frame(records), order, seeds, batch_size)
 
 
 def load_or_encode(folder: str | os.PathLike[str], key: Any, towers: Towers, encode: Any) -> EncodedSet:
@@ -156,11 +154,7 @@ def load_or_encode(folder: str | os.PathLike[str], key: Any, towers: Towers, enc
 
 
 def _digest(features: torch.Tensor) -> str:
-    data = features.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    shape = f"{features.dtype} {tuple(features.shape)}"
-    digest = hashlib.sha256(shape.encode())
-    digest.update(memoryview(data.numpy()))  # type: ignore[arg-type]
-    return digest.hexdigest()[:32]
+    return tensor_digest(features)[:32]
 
 
 def _key(parts: Mapping[str, Any]) -> str:

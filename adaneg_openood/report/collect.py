@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from adaneg_openood.evaluation import FeatureSet, run_stream, standard_detectors, stream_order
-from adaneg_openood.evaluation.streams import Detector
+from adaneg_openood.evaluation.streams import Detector, one_order_is_enough
 from adaneg_openood.report.examples import extreme_examples
 from adaneg_openood.report.provenance import describe_run
 from adaneg_openood.report.record import RunRecord, StreamRecord
@@ -70,7 +70,7 @@ def collect(
         joined = torch.cat([parts[dataset].to(place), data.id_features.to(place)])
         n_ood = len(parts[dataset])
         for method, detector in detectors.items():
-            fixed = order == "id_first" or getattr(detector, "stateless", False)
+            fixed = one_order_is_enough(detector, order)
             runs = []
             for seed in list(seeds)[:1] if fixed else seeds:
                 index = stream_order(n_ood, len(data.id_features), seed, order)

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 
 from adaneg_openood._version import __version__
+from adaneg_openood.digests import file_digest, tensor_bytes
 from adaneg_openood.evaluation import FeatureSet
+from adaneg_openood.evaluation.feature_set import named_tensors
 from adaneg_openood.evaluation.streams import Detector
-from adaneg_openood.report.record import sha256_of
 
 _PACKAGES = ("torch", "numpy", "scikit-learn", "pandas", "matplotlib", "openood", "open_clip_torch")
 _SETTINGS = ("groups", "permute", "logit_scale", "tau")
@@ -77,14 +78,9 @@ def settings_of(detector: Detector) -> dict[str, Any]:
 def content_hash(data: FeatureSet) -> str:
     """SHA-256 over every tensor of the features, whatever file they lie in."""
     digest = hashlib.sha256()
-    parts = {"text": data.text_features, "id": data.id_features, "labels": data.id_labels}
-    for split, sets in (("near", data.near), ("far", data.far)):
-        parts.update({f"{split}/{name}": part for name, part in sets.items()})
-    for name, part in parts.items():
-        plain = part.detach().cpu().contiguous()
-        digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}\n".encode())
-        # as bytes, because numpy has no bfloat16
-        digest.update(plain.view(torch.uint8).numpy().tobytes())
+    for name, part in named_tensors(data):
+        digest.update(f"{name} {part.dtype} {tuple(part.shape)}\n".encode())
+        digest.update(tensor_bytes(part))
     return digest.hexdigest()
 
 
@@ -94,4 +90,4 @@ def _file_hashes(features: str | os.PathLike[str] | None) -> dict[str, str]:
     root = Path(features)
     files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
     base = root.parent if root.is_file() else root
-    return {path.relative_to(base).as_posix(): sha256_of(path) for path in files}
+    return {path.relative_to(base).as_posix(): file_digest(path) for path in files}

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from adaneg_openood.digests import file_digest
 from adaneg_openood.evaluation import Results, ood_metrics, stream_order
 from adaneg_openood.evaluation._atomic import atomic_path
-from adaneg_openood.evaluation.results import RECORD_COLUMNS
+from adaneg_openood.evaluation.results import records_frame
 
 FORMAT = 1
 RECORD_FILE = "run.json"
@@ -123,8 +124,6 @@ class RunRecord:
     @cached_property
     def results(self) -> Results:
         """The metrics, in percent."""
-        import pandas as pd
-
         rows: list[dict[str, Any]] = []
         for method in self.methods:
             for dataset, split in self.sets.items():
@@ -148,9 +147,7 @@ class RunRecord:
                             "n_id_rows": None if filled is None else self.n_classes,
                         }
                     )
-        frame = pd.DataFrame(rows, columns=list(RECORD_COLUMNS))
-        frame = frame.astype({"id_rows_filled": "Int64", "n_id_rows": "Int64"})
-        return Results(frame, self.order, self.seeds, self.batch_size)
+        return Results(records_frame(rows), self.order, self.seeds, self.batch_size)
 
     def row_name(self, row: int) -> str:
         """Name of a text row, or its number."""
@@ -227,7 +224,7 @@ def load_record(folder: str | os.PathLike[str]) -> RunRecord:
             f"{path}: not a record of format {FORMAT}; run the report on the features again"
         )
     scores = root / Path(about["scores"]["file"]).name
-    if not scores.is_file() or sha256_of(scores) != about["scores"]["sha256"]:
+    if not scores.is_file() or file_digest(scores) != about["scores"]["sha256"]:
         raise ValueError(f"{scores}: missing or damaged; run the report on the features again")
     with np.load(scores, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
@@ -259,12 +256,3 @@ def load_record(folder: str | os.PathLike[str]) -> RunRecord:
         examples=examples,
         example_method=about["example_method"],
     )
-
-
-def sha256_of(path: Path) -> str:
-    """Checksum of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

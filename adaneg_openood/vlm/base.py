@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from adaneg_openood.digests import tensor_bytes
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -255,7 +257,5 @@ def _hash_state(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        # viewed as bytes, because numpy has no bfloat16
-        data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(memoryview(data.numpy()))
+        digest.update(tensor_bytes(value))
     return digest.hexdigest()[:16]

@@ -1,0 +1,34 @@
+"""SHA-256 of tensors and files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+
+import torch
+from torch import Tensor
+
+_BLOCK = 1 << 20  # bytes of a file read at a time
+
+
+def tensor_bytes(tensor: Tensor) -> memoryview:
+    """A tensor's bytes, copied only where it is not contiguous or not on the CPU."""
+    # viewed as bytes, because numpy has no bfloat16
+    plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return memoryview(plain.numpy())  # type: ignore[arg-type]
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    """SHA-256 of a tensor's dtype, shape and bytes, 64 hex digits."""
+    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    digest.update(tensor_bytes(tensor))
+    return digest.hexdigest()
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, 64 hex digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
