@@ -104,9 +104,8 @@ class Predictor:
             of_id: they are all ID; otherwise a stream of both, which gives a lower threshold.
             batch_size, workers, progress: as in :meth:`predict`.
         """
-        scores = [
-            conf for *_, conf in self._scored(images, batch_size, workers, progress) if conf is not None
-        ]
+        scored = self._scored(images, batch_size, workers, progress)
+        scores = [conf for *_, conf in scored if len(conf)]
         conf = torch.cat(scores) if scores else torch.empty(0)
         return self.detector.calibrate(conf, tpr, "id" if of_id else "stream")
 
@@ -131,9 +130,7 @@ class Predictor:
         if threshold is None:
             raise RuntimeError("no threshold yet: calibrate with images first")
         names = self.labels.names
-        for indices, bad, features, pred, conf in self._scored_fully(
-            images, batch_size, workers, progress
-        ):
+        for indices, bad, features, pred, conf in self._scored(images, batch_size, workers, progress):
             made = {index: Prediction(images.names[index], "", error=error) for index, error in bad}
             if features is not None:
                 rows, _ = self.detector.nearest_negatives(features, n_negatives)
@@ -149,12 +146,6 @@ class Predictor:
                 yield made[index]
 
     def _scored(
-        self, images: ImageSource, batch_size: int, workers: int, progress: bool
-    ) -> Iterator[tuple[list[int], Tensor | None]]:
-        for indices, _, features, _, conf in self._scored_fully(images, batch_size, workers, progress):
-            yield indices, None if features is None else conf
-
-    def _scored_fully(
         self, images: ImageSource, batch_size: int, workers: int, progress: bool
     ) -> Iterator[tuple[list[int], list[tuple[int, str]], Tensor | None, Tensor, Tensor]]:
         batches = decoded_batches(self.model, images, range(len(images)), batch_size, workers)

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import typer
 
-from adaneg_openood.cli.common import CSV, DEVICE, JSON, readable_errors, show_results
+from adaneg_openood.cli.common import (
+    CSV,
+    DEVICE,
+    JSON,
+    SKIP_BROKEN,
+    WORKERS,
+    readable_errors,
+    show_results,
+)
 
 if TYPE_CHECKING:
     from adaneg_openood.distributed import Group
@@ -22,9 +30,7 @@ SOURCE = typer.Argument(
 DATA = typer.Option(None, help="Root of the benchmark's image paths, instead of its own.")
 FSOOD = typer.Option(None, "--fsood/--no-fsood", help="Covariate-shifted ID sets count as ID, or not.")
 CACHE = typer.Option(None, "--cache", help="Folder of encoded images; the user's cache otherwise.")
-WORKERS = typer.Option(4, min=0, help="Decoding processes.")
 ENCODE_BATCH = typer.Option(256, min=1, help="Images encoded at a time; changes no result.")
-SKIP_BROKEN = typer.Option(False, help="Leave out images that cannot be read.")
 
 
 def evaluate_benchmark(

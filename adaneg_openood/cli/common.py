@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 SEED = typer.Option(0, min=0, help="First seed of the stream orders.")
 ORDERS = typer.Option(3, min=1, help="Stream orders to average.")
 DEVICE = typer.Option("cpu", help="cpu, cuda, cuda:1, mps ...")
+WORKERS = typer.Option(4, min=0, help="Decoding processes.")
+SKIP_BROKEN = typer.Option(False, help="Leave out images that cannot be read.")
+PREPROCESSING = typer.Option("model", help="model, or paper (resize 256, crop 224).")
 JSON = typer.Option(None, "--json", help="Write all results here.")
 CSV = typer.Option(None, "--csv", help="Write one row a run here.")
 
@@ -49,6 +52,24 @@ def readable_errors() -> Iterator[None]:
         if os.environ.get("RANK", "0") == "0":
             typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
+
+
+def named_values(option: str, shape: str, given: Sequence[str] | None) -> Iterator[tuple[str, str]]:
+    """``["a=1", "b=2"]`` -> ``("a", "1"), ("b", "2")``.
+
+    Args:
+        option: as people type it.
+        shape: what it takes, for the error.
+        given: its values.
+
+    Raises:
+        ValueError: one has no equals sign.
+    """
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"{option} takes {shape}, got {text!r}")
+        yield name, value
 
 
 def say(group: Group, text: str) -> None:

@@ -7,7 +7,14 @@ from typing import Optional
 
 import typer
 
-from adaneg_openood.cli.common import DEVICE, readable_errors, say
+from adaneg_openood.cli.common import (
+    DEVICE,
+    PREPROCESSING,
+    SKIP_BROKEN,
+    WORKERS,
+    readable_errors,
+    say,
+)
 
 MODEL = typer.Option("open_clip:ViT-B-16/openai", help="Backbone, such as open_clip:ARCH/TAG or /FILE.")
 PRECISION = typer.Option("auto", help="auto (fp16 on CUDA), fp32, fp16 or bf16.")
@@ -76,10 +83,10 @@ def encode(
         None, "--labelled/--ood", help="Folders are classes, or every image is OOD."
     ),
     limit: Optional[int] = typer.Option(None, min=1, help="Only the first so many images."),
-    preprocessing: str = typer.Option("model", help="model, or paper (resize 256, crop 224)."),
+    preprocessing: str = PREPROCESSING,
     batch_size: int = typer.Option(256, min=1),
-    workers: int = typer.Option(4, min=0, help="Decoding processes."),
-    skip_broken: bool = typer.Option(False, help="Leave out images that cannot be read."),
+    workers: int = WORKERS,
+    skip_broken: bool = SKIP_BROKEN,
     overwrite: bool = typer.Option(False, help="Replace a finished file."),
     part_size: int = typer.Option(4096, min=1, help="Images kept and shared out at a time."),
     id_source: Optional[str] = typer.Option(

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import typer
 
-from adaneg_openood.cli.common import DEVICE, JSON, ORDERS, SEED, readable_errors, show_results
+from adaneg_openood.cli.common import (
+    DEVICE,
+    JSON,
+    ORDERS,
+    PREPROCESSING,
+    SEED,
+    readable_errors,
+    show_results,
+)
 from adaneg_openood.cli.labels import MODEL, PRECISION
 
 if TYPE_CHECKING:
@@ -23,7 +31,6 @@ SETTINGS = typer.Option(
     None, "--set", help="A setting of a method of this package, such as adaneg.negatives=list.txt."
 )
 CLASSES = typer.Option(None, "--id", help="Class names, if not the benchmark's own: a name or a file.")
-PREPROCESSING = typer.Option("model", help="model, or paper (resize 256, crop 224).")
 
 
 def compare(

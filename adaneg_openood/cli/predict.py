@@ -8,11 +8,10 @@ from typing import Optional
 
 import typer
 
-from adaneg_openood.cli.common import DEVICE, readable_errors
+from adaneg_openood.cli.common import DEVICE, WORKERS, readable_errors
 from adaneg_openood.cli.labels import ID, MODEL, PRECISION
 
 BATCH = typer.Option(64, min=1, help="Images scored at a time.")
-WORKERS = typer.Option(4, min=0, help="Decoding processes.")
 
 
 def build(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import typer
 
-from adaneg_openood.cli.common import CSV, DEVICE, JSON, ORDERS, SEED, readable_errors
+from adaneg_openood.cli.common import CSV, DEVICE, JSON, ORDERS, SEED, named_values, readable_errors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -123,10 +123,7 @@ def _settings(given: list[str] | None) -> dict[str, Any]:
     import json
 
     found: dict[str, Any] = {}
-    for text in given or []:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise ValueError(f"--set takes NAME=VALUE, got {text!r}")
+    for name, value in named_values("--set", "NAME=VALUE", given):
         try:
             found[name] = json.loads(value)
         except json.JSONDecodeError:
@@ -137,13 +134,10 @@ def _settings(given: list[str] | None) -> dict[str, Any]:
 def _streams(given: list[str] | None) -> dict[str, np.ndarray]:
     import numpy as np
 
-    found: dict[str, np.ndarray] = {}
-    for text in given or []:
-        name, equals, path = text.partition("=")
-        if not equals:
-            raise ValueError(f"--stream takes SET=FILE.npy, got {text!r}")
-        found[name] = np.load(path, allow_pickle=False)
-    return found
+    return {
+        name: np.load(path, allow_pickle=False)
+        for name, path in named_values("--stream", "SET=FILE.npy", given)
+    }
 
 
 def report(
@@ -230,12 +224,7 @@ def _collected(
 ) -> RunRecord:
     from adaneg_openood.report.sources import DEMO, benchmark_record, demo_record, given_images
 
-    given: dict[str, str] = {}
-    for text in images:
-        part, equals, path = text.partition("=")
-        if not equals:
-            raise ValueError(f"--images takes PART=FOLDER or PART=IMGLIST, got {text!r}")
-        given[part] = path
+    given = dict(named_values("--images", "PART=FOLDER or PART=IMGLIST", images))
     if run == DEMO and not Path(run).exists():
         if given:
             raise ValueError("--images: the demo world brings its own images")

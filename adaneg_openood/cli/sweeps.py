@@ -12,14 +12,12 @@ from adaneg_openood.cli.benchmarks import (
     DATA,
     ENCODE_BATCH,
     FSOOD,
-    SKIP_BROKEN,
     SOURCE,
-    WORKERS,
     encode_settings,
     opened,
     seeds_of,
 )
-from adaneg_openood.cli.common import DEVICE, JSON, readable_errors
+from adaneg_openood.cli.common import DEVICE, JSON, SKIP_BROKEN, WORKERS, readable_errors
 
 _SHOWN = 12  # best configurations that are printed
 

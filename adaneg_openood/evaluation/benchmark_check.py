@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from adaneg_openood.evaluation.benchmark import Benchmark, ImageSet, Mining
-from adaneg_openood.evaluation.benchmark_run import benchmark_classes
+from adaneg_openood.evaluation.benchmark_run import benchmark_classes, needs_model
 from adaneg_openood.evaluation.cache import default_feature_cache
+from adaneg_openood.evaluation.features import load_features
 from adaneg_openood.evaluation.sources import Images, Stored, labels_of, open_set
+from adaneg_openood.text import NegativeLabels, templates
+from adaneg_openood.text.prompt_features import load_label_features, load_prompts
+from adaneg_openood.text.wordnet import find_wordnet
 
 _NAMED = 3  # missing files an item lists
 _EXPECTED = (ValueError, TypeError, OSError, ImportError)
@@ -84,10 +88,7 @@ def check(benchmark: Benchmark, cache: Path | None = None) -> list[Item]:
         ]
     items += _text(benchmark, n_id)
     items += _widths(benchmark, opened)
-    needs_model = benchmark.text_features is None or any(
-        isinstance(part, Images) for part in opened.values()
-    )
-    if needs_model:
+    if needs_model(benchmark, opened):
         items.append(_backbone(benchmark.backbone))
     if left_out:
         items.append(Item("csid", None, f"left out without full_spectrum: {', '.join(left_out)}"))
@@ -136,8 +137,6 @@ def _tried(what: str, look: Callable[[], str], mend: str = "") -> Item:
 
 
 def _whole(benchmark: Benchmark) -> str:
-    from adaneg_openood.evaluation.features import load_features
-
     assert benchmark.features is not None
     data = load_features(benchmark.features)
     sets = {**data.near, **data.far}
@@ -195,8 +194,6 @@ def _widths(benchmark: Benchmark, opened: dict[str, Images | Stored]) -> Iterato
         title: part.features.shape[-1] for title, part in opened.items() if isinstance(part, Stored)
     }
     if benchmark.text_features is not None:
-        from adaneg_openood.text.prompt_features import load_label_features
-
         try:
             widths["text_features"] = load_label_features(benchmark.text_features).features.shape[1]
         except _EXPECTED:  # said elsewhere
@@ -246,8 +243,6 @@ def _labels(item: ImageSet, part: Images | Stored, n_id: int) -> str:
 
 def _text(benchmark: Benchmark, n_id: int | None) -> Iterator[Item]:
     if benchmark.text_features is not None:
-        from adaneg_openood.text.prompt_features import load_label_features
-
         file = benchmark.text_features
 
         def labels() -> str:
@@ -255,12 +250,8 @@ def _text(benchmark: Benchmark, n_id: int | None) -> Iterator[Item]:
 
         yield _tried("text_features", labels)
         return
-    from adaneg_openood.text import templates
-
     yield _tried("prompt", lambda: " | ".join(templates(benchmark.prompt)[:3]))
     if benchmark.prompts is not None:
-        from adaneg_openood.text.prompt_features import load_prompts
-
         prompts = benchmark.prompts
 
         def learned() -> str:
@@ -275,9 +266,6 @@ def _text(benchmark: Benchmark, n_id: int | None) -> Iterator[Item]:
 
 
 def _negatives(wanted: Any) -> str:
-    from adaneg_openood.text import NegativeLabels
-    from adaneg_openood.text.wordnet import find_wordnet
-
     if not isinstance(wanted, Mining):
         return f"{len(NegativeLabels.load(wanted))} labels in {wanted}"
     number = wanted.config.n_negatives or "all"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,9 +110,7 @@ def run_benchmark(
         )
     made = encode_benchmark(benchmark, settings, group)
     protocol: dict[str, Any] = {
-        "seeds": benchmark.seeds,
-        "batch_size": benchmark.batch_size,
-        "order": benchmark.order,
+        **benchmark.protocol,
         "device": settings.device,
         "progress": settings.progress,
     }
@@ -154,10 +153,8 @@ def encode_benchmark(
         lambda: {item.title: open_set(item, cache.folder) for item in benchmark.used_sets}
     )
     classes = group.local(lambda: benchmark_classes(benchmark, opened["id"]))
-    needs_model = benchmark.text_features is None or any(
-        isinstance(part, Images) for part in opened.values()
-    )
-    model = group.local(lambda: _model(benchmark, settings) if needs_model else None, first_alone=True)
+    wanted = needs_model(benchmark, opened)
+    model = group.local(lambda: _model(benchmark, settings) if wanted else None, first_alone=True)
     if model is not None:
         about["model"] = describe(model)
     labels = group.local(lambda: benchmark_labels(benchmark, classes, model, settings), first_alone=True)
@@ -198,6 +195,11 @@ def encode_benchmark(
     }
     data = _joined(benchmark, labels, model, features, id_labels)
     return Encoding(data, names, roots, about, tuple(fresh))
+
+
+def needs_model(benchmark: Benchmark, opened: Mapping[str, Images | Stored]) -> bool:
+    """Whether texts or images are to be encoded; ``opened`` are the sets by title."""
+    return benchmark.text_features is None or any(isinstance(part, Images) for part in opened.values())
 
 
 def _model(benchmark: Benchmark, settings: Settings) -> VisionLanguageModel:

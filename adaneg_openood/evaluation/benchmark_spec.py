@@ -114,6 +114,11 @@ class Benchmark:
         """The sets that are evaluated: without csid unless ``full_spectrum``."""
         return tuple(s for s in self.sets if self.full_spectrum or s.split != "csid")
 
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """Seeds, batch size and order, as ``evaluate`` takes them."""
+        return {"seeds": self.seeds, "batch_size": self.batch_size, "order": self.order}
+
     def config_of(self, method: str) -> AdaNegConfig:
         """The settings of an AdaNeg method.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Callable, NamedTuple, Protocol
 
 import numpy as np
@@ -77,6 +78,12 @@ def stream_order(n_ood: int, n_id: int, seed: int, order: str = "mixed") -> np.n
     if order == "id_first":
         return np.concatenate([np.arange(n_ood, n, dtype=np.int64), np.arange(n_ood, dtype=np.int64)])
     return np.random.default_rng(seed).permutation(n).astype(np.int64, copy=False)
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Raise a ValueError unless seeds are distinct and >= 0, at least one."""
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise ValueError(f"seeds must be distinct and >= 0, at least one, got {tuple(seeds)}")
 
 
 def one_order_is_enough(detector: Detector, order: str) -> bool:

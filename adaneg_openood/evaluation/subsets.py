@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -79,15 +80,19 @@ def draw_subset(
         ValueError: there are not so many images.
     """
     sizes = subset_sizes(n_id, n_ood, ratio, n_images)
-    parts = []
-    for side, (n, wanted) in enumerate(zip((n_id, n_ood), sizes)):
-        if wanted == n:
-            parts.append(np.arange(n))
-        else:
-            # of its own stream, so that the choice says nothing of the order
-            drawn = np.random.default_rng([seed, 1 + side]).permutation(n)[:wanted]
-            parts.append(np.sort(drawn))
-    return Subset(*parts)
+    # streams of their own, so that the choice says nothing of the order
+    ids, oods = (
+        nested_draw(n, keep, [seed, 1 + side])
+        for side, (n, keep) in enumerate(zip((n_id, n_ood), sizes))
+    )
+    return Subset(ids, oods)
+
+
+def nested_draw(n: int, keep: int, seed: Sequence[int]) -> np.ndarray:
+    """``keep`` of n rows in ascending order; a smaller draw lies in a larger one of the same seed."""
+    if keep >= n:
+        return np.arange(n)
+    return np.sort(np.random.default_rng(seed).permutation(n)[:keep])
 
 
 def parse_ratio(text: str) -> Ratio:

@@ -25,7 +25,7 @@ from adaneg_openood.evaluation._fields import unknown_key
 from adaneg_openood.evaluation.feature_set import FeatureSet, named_tensors
 from adaneg_openood.evaluation.journal import Journal, first_different
 from adaneg_openood.evaluation.method_specs import SETTINGS
-from adaneg_openood.evaluation.streams import ORDERS
+from adaneg_openood.evaluation.streams import ORDERS, check_seeds
 from adaneg_openood.evaluation.subsets import Ratio, subset_sizes
 from adaneg_openood.evaluation.sweep_result import BANK_COLUMNS, STREAM_AXES, SweepResult
 from adaneg_openood.evaluation.sweep_runs import Detectors, Protocol, Stream, families, streams
@@ -188,8 +188,7 @@ def _check_protocols(protocols: Sequence[Protocol], seeds: Sequence[int], data: 
         raise ValueError("batch_sizes, orders, ratios and n_images need at least one value each")
     if len(set(protocols)) < len(protocols):
         raise ValueError("batch_sizes, orders, ratios and n_images must not repeat a value")
-    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise ValueError(f"seeds must be distinct and >= 0, at least one, got {tuple(seeds)}")
+    check_seeds(seeds)
     for protocol in protocols:
         if protocol.batch_size < 1:
             raise ValueError(f"batch_size must be >= 1, got {protocol.batch_size}")

@@ -16,6 +16,7 @@ from adaneg_openood.detectors.adaneg import combined
 from adaneg_openood.evaluation.feature_set import FeatureSet
 from adaneg_openood.evaluation.journal import digest_of
 from adaneg_openood.evaluation.metrics import ood_metrics
+from adaneg_openood.evaluation.side_by_side import run_side_by_side
 from adaneg_openood.evaluation.streams import stream_order
 from adaneg_openood.evaluation.subsets import Ratio, draw_subset, subset_sizes
 
@@ -100,14 +101,16 @@ class Stream:
         )
         labels = data.id_labels.cpu().numpy()[part.ids]
         label = np.concatenate([np.full(len(part.oods), -1), labels])
-        scores = _side_by_side(detectors, features, order, how.batch_size)
+        scores = run_side_by_side(detectors, features, order, how.batch_size)
         by_config = {detector.config: index for index, detector in enumerate(detectors)}
         measured = {}
         for config in configs:
             index = by_config[_scoreless(config)]
-            pred, s_nl, s_ada = scores[index]
-            conf = combined(s_nl, s_ada, config).cpu().numpy()
-            metrics = ood_metrics(_unsorted(conf, order), label, _unsorted(pred.cpu().numpy(), order))
+            found = scores[index]
+            assert found.s_neglabel is not None and found.s_adaptive is not None
+            metrics = ood_metrics(
+                combined(found.s_neglabel, found.s_adaptive, config), label, found.pred
+            )
             counts = detectors[index].bank.counts
             n_id = data.n_id
             measured[config] = {
@@ -122,30 +125,6 @@ class Stream:
                 "cached": int(counts.sum()),
             }
         return measured
-
-
-@torch.no_grad()
-def _side_by_side(
-    detectors: Sequence[AdaNeg], features: Tensor, order: np.ndarray, batch_size: int
-) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """(pred, S_nl, S_ada) of each detector, (N,) each, in stream order. All read the same."""
-    for detector in detectors:
-        detector.reset()
-    kept: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in detectors]
-    for rows in torch.from_numpy(order).to(features.device).split(batch_size):
-        reading = detectors[0].read(features[rows])
-        for index, detector in enumerate(detectors):
-            last = index == len(detectors) - 1
-            scores = detector.score_reading(reading, keep=not last)
-            assert scores.s_neglabel is not None and scores.s_adaptive is not None
-            kept[index].append((scores.pred, scores.s_neglabel, scores.s_adaptive))
-    return [tuple(map(torch.cat, zip(*parts))) for parts in kept]  # type: ignore[misc]
-
-
-def _unsorted(values: np.ndarray, order: np.ndarray) -> np.ndarray:
-    out = np.empty_like(values)
-    out[order] = values
-    return out
 
 
 def _scoreless(config: AdaNegConfig) -> AdaNegConfig:

@@ -87,11 +87,6 @@ def benchmark_record(
         whole = sizes.get(part, len(names)) == len(names)
         if root is not None and whole and (root / names[0]).is_file():
             found[part] = _named_files(root, list(names))
-    protocol: dict[str, Any] = {
-        "seeds": benchmark.seeds,
-        "batch_size": benchmark.batch_size,
-        "order": benchmark.order,
-    }
     return collect(
         encoding.data,
         {spec.name: spec.build(encoding.data) for spec in benchmark.methods},
@@ -99,7 +94,7 @@ def benchmark_record(
         features=benchmark.features,
         images={**found, **(images or {})},
         about=encoding.provenance,
-        **{**protocol, **settings},
+        **{**benchmark.protocol, **settings},
     )
 
 

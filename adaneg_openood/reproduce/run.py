@@ -12,6 +12,7 @@ import torch
 
 from adaneg_openood.detectors import AdaNegConfig
 from adaneg_openood.evaluation import FeatureSet, stream_order
+from adaneg_openood.evaluation.streams import check_seeds
 from adaneg_openood.reproduce import geometry
 from adaneg_openood.reproduce.compare import beside_published
 from adaneg_openood.reproduce.published import select_protocol
@@ -73,7 +74,7 @@ def reproduce(
         raise ValueError(
             f"{target} takes one feature set, got {len(labelled)}; several are for {several}"
         )
-    _check_seeds(seeds)
+    check_seeds(seeds)
     config = _config(spec, settings or {})
     protocol = Protocol(tuple(seeds), batch_size or spec.batch_size, dict(streams or {}), double, device)
     if protocol.batch_size < 1:
@@ -199,8 +200,3 @@ def _changes(spec: Target, config: AdaNegConfig, protocol: Protocol) -> list[str
     if protocol.batch_size != spec.batch_size:
         changed.append(f"batch size {protocol.batch_size}, published with {spec.batch_size}")
     return changed
-
-
-def _check_seeds(seeds: Sequence[int]) -> None:
-    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise ValueError(f"seeds must be distinct and >= 0, at least one, got {tuple(seeds)}")

@@ -6,6 +6,7 @@ from math import gcd
 
 import numpy as np
 
+from adaneg_openood.evaluation.subsets import nested_draw
 from adaneg_openood.reproduce.trials import Draw
 
 
@@ -30,7 +31,7 @@ def draw_ratio(ratio_id: int, ratio_ood: int) -> Draw:
 
     def draw(n_id: int, n_ood: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         keep_id, keep_ood = ratio_counts(n_id, n_ood, ratio_id, ratio_ood)
-        return _random(n_id, keep_id, seed, 0), _random(n_ood, keep_ood, seed, 1)
+        return nested_draw(n_id, keep_id, [seed, 0]), nested_draw(n_ood, keep_ood, [seed, 1])
 
     return draw
 
@@ -42,7 +43,7 @@ def draw_total(total: int, ratio_id: int = 5, ratio_ood: int = 4) -> Draw:
         parts = total // (ratio_id + ratio_ood)
         most_id, most_ood = ratio_counts(n_id, n_ood, ratio_id, ratio_ood)
         keep_id, keep_ood = min(most_id, parts * ratio_id), min(most_ood, parts * ratio_ood)
-        return _random(n_id, keep_id, seed, 0), _random(n_ood, keep_ood, seed, 1)
+        return nested_draw(n_id, keep_id, [seed, 0]), nested_draw(n_ood, keep_ood, [seed, 1])
 
     return draw
 
@@ -57,10 +58,3 @@ def totals(n_id: int, n_ood: int) -> list[int]:
     most = sum(ratio_counts(n_id, n_ood, 5, 4))
     sizes = [90, 180, 450, 900, 1_800, 4_500, 9_000, 18_000, 45_000, 90_000]
     return [*(size for size in sizes if size < most), most]
-
-
-def _random(n: int, keep: int, seed: int, side: int) -> np.ndarray:
-    if keep >= n:
-        return np.arange(n)
-    # nested: a smaller stream's images are among a larger one's, so sizes differ in size alone
-    return np.sort(np.random.default_rng([seed, side]).permutation(n)[:keep])

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from adaneg_openood.detectors import AdaNeg, AdaNegConfig
 from adaneg_openood.evaluation import FeatureSet, ood_metrics, stream_order
+from adaneg_openood.evaluation.side_by_side import run_side_by_side
 from adaneg_openood.evaluation.streams import Detector
-from adaneg_openood.reproduce.side_by_side import run_side_by_side
 
 FPR_OOD, FPR_ID = "FPR95 (OOD positive)", "FPR95 (ID positive)"
 _NAMES = {"FPR@95": FPR_OOD, "FPR@95 (ID positive)": FPR_ID}
@@ -164,6 +164,8 @@ def _measured(
     batch_size: int,
 ) -> Iterator[dict[str, float]]:
     """Metrics of each detector on one stream; those that read the same text share the reading."""
+    if not detectors:
+        return
     for scores in run_side_by_side(detectors, features, order, batch_size):
         metrics = ood_metrics(scores.conf, truth, scores.pred)
         yield {_NAMES.get(metric, metric): value for metric, value in metrics.items()}

@@ -20,7 +20,6 @@ from typer.testing import CliRunner
 
 from adaneg_openood.cli import app
 from adaneg_openood.demo.model import load_demo_model
-from adaneg_openood.demo.run import demo_features
 from adaneg_openood.demo.world import draw
 from adaneg_openood.detectors import AdaNeg, AdaNegConfig
 from adaneg_openood.encoding import ImageSource, encode_to_file
@@ -35,11 +34,6 @@ from adaneg_openood.report import RunRecord, collect, load_record, save_record, 
 from adaneg_openood.report.curves import fpr_over_stream, histogram, roc, threshold_fpr95
 from adaneg_openood.report.sources import demo_record, remembered_images
 from adaneg_openood.report.tables import filled_negatives, ranks, run_tables, to_latex, to_markdown
-
-
-@pytest.fixture(scope="module")
-def demo() -> FeatureSet:
-    return demo_features(progress=False)
 
 
 @pytest.fixture(scope="module")

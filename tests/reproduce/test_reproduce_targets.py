@@ -14,7 +14,6 @@ from torch.nn.functional import normalize
 from typer.testing import CliRunner
 
 from adaneg_openood.cli import app
-from adaneg_openood.demo.run import demo_features
 from adaneg_openood.detectors import AdaNeg, AdaNegConfig
 from adaneg_openood.evaluation import FeatureSet, evaluate, save_features
 from adaneg_openood.reproduce import TARGETS, Reproduction, load_published, reproduce
@@ -35,11 +34,6 @@ REALCLIP = SHARED / "realclip"
 needs_realclip = pytest.mark.skipif(
     not REALCLIP.is_dir(), reason="real CLIP features (../shared/realclip) are absent"
 )
-
-
-@pytest.fixture(scope="module")
-def demo() -> FeatureSet:
-    return demo_features(progress=False)
 
 
 @pytest.fixture(scope="module")
