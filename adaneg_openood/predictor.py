@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from adaneg_openood._version import __version__
+from adaneg_openood.data import ImageSource, decoded_batches
+from adaneg_openood.data.batches import worker_deaths_named
 from adaneg_openood.detectors import AdaNeg, AdaNegConfig
-from adaneg_openood.detectors.decision import Threshold
-from adaneg_openood.encoding import ImageSource, decoded_batches
-from adaneg_openood.encoding.batches import worker_deaths_named
-from adaneg_openood.encoding.lock import exclusive
-from adaneg_openood.evaluation._atomic import atomic_path
+from adaneg_openood.detectors.threshold import Threshold
+from adaneg_openood.io.files import atomic_path
+from adaneg_openood.io.locks import exclusive
 from adaneg_openood.text.prompt_features import LabelFeatures
 from adaneg_openood.vlm import VisionLanguageModel, describe
 

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch.nn.functional import normalize
 
-from adaneg_openood.encoding import ImageSource, encode_images, encode_to_file
-from adaneg_openood.evaluation.features import _read
+from adaneg_openood.data import ImageSource, encode_images, encode_to_file
+from adaneg_openood.data.feature_files import _read
 from adaneg_openood.text import NegativeMiner
 from benchmarks import scale
 from benchmarks.common import images_near, make, text_rows
@@ -107,7 +107,7 @@ def decoding(root: Path, n: int = 300) -> dict[str, float]:
     """JPEG files of ImageNet's usual size to pixels, on one core."""
     from PIL import Image
 
-    from adaneg_openood.encoding import load_image
+    from adaneg_openood.data import load_image
     from adaneg_openood.vlm.preprocessing import paper_preprocess
 
     # smooth with some grain, so that it takes about ImageNet's 110 kB
@@ -125,7 +125,7 @@ def files(root: Path, n: int = 100_000, dim: int = 512) -> dict[str, float]:
     """Reading a feature file with its checksum, and what an image takes."""
     from safetensors.torch import save_file
 
-    from adaneg_openood.digests import tensor_digest
+    from adaneg_openood.io.digests import tensor_digest
 
     features = normalize(torch.randn(n, dim), dim=1)
     names = [f"imagenet_1k/val/ILSVRC2012_val_{number:08d}.JPEG" for number in range(n)]

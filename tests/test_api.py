@@ -21,8 +21,8 @@ from adaneg_openood.openood import compat
 SNAPSHOT = Path(__file__).parent / "data" / "api.txt"
 MODULES = (
     "adaneg_openood",
-    "adaneg_openood.distributed",
-    "adaneg_openood.encoding",
+    "adaneg_openood.io.processes",
+    "adaneg_openood.data",
     "adaneg_openood.evaluation",
     "adaneg_openood.openood",
     "adaneg_openood.predictor",
@@ -178,7 +178,7 @@ def test_documentation_builds(tmp_path):
     assert f"pdoc --docformat google -o build/docs {' '.join(names)}" in contributing.replace(
         " \\\n        ", " "
     )
-    page = (tmp_path / "adaneg_openood" / "encoding.html").read_text("utf-8")
+    page = (tmp_path / "adaneg_openood" / "data.html").read_text("utf-8")
     assert "Encode images into a feature file" in page
     page = (tmp_path / "adaneg_openood" / "evaluation.html").read_text("utf-8")
     assert "each as one stream with the ID images" in page

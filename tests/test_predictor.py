@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 
 from adaneg_openood import AdaNeg, AdaNegConfig, NegLabel
 from adaneg_openood.cli import app
+from adaneg_openood.data import ImageSource, image_source
 from adaneg_openood.demo import world
 from adaneg_openood.demo.model import load_demo_model
 from adaneg_openood.demo.run import label_features
-from adaneg_openood.detectors.decision import find_threshold
-from adaneg_openood.encoding import ImageSource, image_source
+from adaneg_openood.detectors.threshold import find_threshold
 from adaneg_openood.predictor import OOD, Predictor
 from adaneg_openood.text.prompt_features import LabelFeatures
 from adaneg_openood.vlm import describe

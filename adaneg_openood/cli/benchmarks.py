@@ -20,9 +20,9 @@ from adaneg_openood.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from adaneg_openood.distributed import Group
-    from adaneg_openood.evaluation.benchmark import Benchmark
-    from adaneg_openood.evaluation.cache import Entry, FeatureCache
+    from adaneg_openood.benchmark.definition import Benchmark
+    from adaneg_openood.data.feature_store import Entry, FeatureCache
+    from adaneg_openood.io.processes import Group
 
 SOURCE = typer.Argument(
     ..., help="A YAML file, a benchmark's name (see benchmarks), or an npz file or folder of features."
@@ -65,18 +65,18 @@ def evaluate_benchmark(
     with readable_errors():
         benchmark = opened(source, data, fsood)
         if check:
-            from adaneg_openood.evaluation.benchmark_check import check as look
-            from adaneg_openood.evaluation.benchmark_check import missing, to_text
+            from adaneg_openood.benchmark.check import check as look
+            from adaneg_openood.benchmark.check import missing, to_text
 
             items = look(benchmark, cache)
             typer.echo(to_text(items))
             if missing(items):
                 raise typer.Exit(1)
             return
-        from adaneg_openood.distributed import process_group
+        from adaneg_openood.benchmark.check import refuse_missing
+        from adaneg_openood.benchmark.run import run_benchmark
         from adaneg_openood.evaluation import save_features as save
-        from adaneg_openood.evaluation.benchmark_check import refuse_missing
-        from adaneg_openood.evaluation.benchmark_run import run_benchmark
+        from adaneg_openood.io.processes import process_group
 
         chosen: dict[str, Any] = {"batch_size": batch_size, "order": order}
         protocol = {key: value for key, value in chosen.items() if value is not None}
@@ -102,7 +102,7 @@ def benchmarks(
 ) -> None:
     """The benchmarks that come with this package; with a name, its definition."""
     with readable_errors():
-        from adaneg_openood.evaluation.benchmark import load_benchmark, shipped_benchmarks
+        from adaneg_openood.benchmark.definition import load_benchmark, shipped_benchmarks
 
         shipped = shipped_benchmarks()
         if name is not None:
@@ -163,7 +163,7 @@ def cache_prune(
 
 def opened(source: str, data: Path | None, fsood: bool | None) -> Benchmark:
     """The benchmark that a command was given."""
-    from adaneg_openood.evaluation.benchmark import open_benchmark
+    from adaneg_openood.benchmark.definition import open_benchmark
 
     return open_benchmark(source, data=data, full_spectrum=fsood)
 
@@ -172,8 +172,8 @@ def encode_settings(
     device: str, batch_size: int, workers: int, skip_broken: bool, cache: Path | None, group: Group
 ) -> Any:
     """Encoding options as the library takes them."""
-    from adaneg_openood.distributed import local_device
-    from adaneg_openood.evaluation.benchmark_run import Settings
+    from adaneg_openood.benchmark.run import Settings
+    from adaneg_openood.io.processes import local_device
 
     return Settings(
         device=local_device(device),
@@ -193,13 +193,13 @@ def seeds_of(benchmark: Benchmark, seed: int | None, orders: int | None) -> tupl
 
 def opened_cache(folder: Path | None) -> FeatureCache:
     """The cache that a command was given, or the user's."""
-    from adaneg_openood.evaluation.cache import FeatureCache
+    from adaneg_openood.data.feature_store import FeatureCache
 
     return FeatureCache(folder)
 
 
 def _show_entries(entries: list[Entry], json_file: Path | None) -> None:
-    from adaneg_openood.evaluation.benchmark_check import readable_bytes
+    from adaneg_openood.benchmark.check import readable_bytes
 
     for entry in entries:
         about = entry.about
@@ -211,7 +211,7 @@ def _show_entries(entries: list[Entry], json_file: Path | None) -> None:
     if json_file is not None:
         import json
 
-        from adaneg_openood.evaluation._atomic import atomic_path
+        from adaneg_openood.io.files import atomic_path
 
         rows = [{**dataclasses.asdict(entry), "folder": str(entry.folder)} for entry in entries]
         with atomic_path(json_file) as temporary:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from adaneg_openood.distributed import Group
     from adaneg_openood.evaluation import Results
+    from adaneg_openood.io.processes import Group
 
 SEED = typer.Option(0, min=0, help="First seed of the stream orders.")
 ORDERS = typer.Option(3, min=1, help="Stream orders to average.")

@@ -108,8 +108,8 @@ def encode(
     encode ... gives the same bytes as one process.
     """
     with readable_errors():
-        from adaneg_openood.distributed import local_device, process_group
-        from adaneg_openood.encoding import encode_to_file
+        from adaneg_openood.data import encode_to_file
+        from adaneg_openood.io.processes import local_device, process_group
         from adaneg_openood.text.workflow import labels_to_folder
 
         if (images is None) != (out is None) or (id_source is None) != (folder is None):

@@ -54,7 +54,7 @@ def compare(
 ) -> None:
     """OpenOOD's postprocessors and this package's, side by side through OpenOOD's evaluator."""
     with readable_errors():
-        from adaneg_openood.evaluation._atomic import atomic_path
+        from adaneg_openood.io.files import atomic_path
         from adaneg_openood.openood.compare import compare as run
 
         names = None if postprocessors is None else [name.strip() for name in postprocessors.split(",")]
@@ -134,7 +134,7 @@ def doctor(
 ) -> None:
     """What is installed, what is missing, what that disables, and the command that mends it."""
     with readable_errors():
-        from adaneg_openood.evaluation._atomic import atomic_path
+        from adaneg_openood.io.files import atomic_path
         from adaneg_openood.openood.doctor import diagnose, to_dict, to_text
 
         checks = diagnose(data, benchmark, full=full)

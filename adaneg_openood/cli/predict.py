@@ -32,8 +32,8 @@ def build(
 ) -> None:
     """Make a run folder: labels, a calibrated detector, its threshold and its memory."""
     with readable_errors():
+        from adaneg_openood.data import image_source
         from adaneg_openood.detectors import AdaNegConfig
-        from adaneg_openood.encoding import image_source
         from adaneg_openood.predictor import Predictor
         from adaneg_openood.text.workflow import make_labels
         from adaneg_openood.vlm import load_model
@@ -64,9 +64,9 @@ def predict(
 ) -> None:
     """Label, confidence and verdict of images, with the negative labels that lie nearest."""
     with readable_errors():
-        from adaneg_openood.encoding import ImageSource, image_source, load_image
-        from adaneg_openood.evaluation._atomic import atomic_path
-        from adaneg_openood.image_lists import IMAGE_SUFFIXES
+        from adaneg_openood.data import ImageSource, image_source, load_image
+        from adaneg_openood.data.image_lists import IMAGE_SUFFIXES
+        from adaneg_openood.io.files import atomic_path
         from adaneg_openood.predictor import OOD, Predictor
 
         if images.is_file() and images.suffix.lower() in IMAGE_SUFFIXES:

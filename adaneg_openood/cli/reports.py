@@ -109,9 +109,9 @@ def _read(path: str, device: str) -> FeatureSet:
 
     if Path(path).suffix not in (".yml", ".yaml"):
         return load_features(path)
-    from adaneg_openood.evaluation.benchmark import load_benchmark
-    from adaneg_openood.evaluation.benchmark_check import refuse_missing
-    from adaneg_openood.evaluation.benchmark_run import Settings, encode_benchmark
+    from adaneg_openood.benchmark.check import refuse_missing
+    from adaneg_openood.benchmark.definition import load_benchmark
+    from adaneg_openood.benchmark.run import Settings, encode_benchmark
 
     benchmark = load_benchmark(path)
     refuse_missing(benchmark, None)

@@ -54,14 +54,14 @@ def sweep(
     adaneg_openood sweep ... writes the same results as one process.
     """
     with readable_errors():
-        from adaneg_openood.distributed import process_group
-        from adaneg_openood.evaluation.benchmark_check import refuse_missing
-        from adaneg_openood.evaluation.benchmark_run import encode_benchmark
-        from adaneg_openood.evaluation.method_specs import adaneg_config
+        from adaneg_openood.benchmark.check import refuse_missing
+        from adaneg_openood.benchmark.methods import adaneg_config
+        from adaneg_openood.benchmark.run import encode_benchmark
         from adaneg_openood.evaluation.streams import ORDERS
         from adaneg_openood.evaluation.subsets import parse_ratio
         from adaneg_openood.evaluation.sweep import grid_configs
         from adaneg_openood.evaluation.sweep import sweep as run
+        from adaneg_openood.io.processes import process_group
 
         benchmark = opened(source, data, fsood)
         base = adaneg_config(mode) if method is None else benchmark.config_of(method)
@@ -117,7 +117,7 @@ def sweep(
 
 
 def _write_json(file: Path, result: Any) -> None:
-    from adaneg_openood.evaluation._atomic import atomic_path
+    from adaneg_openood.io.files import atomic_path
 
     with atomic_path(file) as temporary:
         result.records.to_json(temporary, orient="records", indent=1)

@@ -11,10 +11,10 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from adaneg_openood.benchmark.methods import standard_detectors
 from adaneg_openood.demo.model import ADJECTIVE_TEMPLATE, TEMPLATES, load_demo_model
 from adaneg_openood.demo.world import ADJECTIVES, FAR, ID_NAMES, NEAR, NOUNS, write_benchmark
 from adaneg_openood.evaluation import FeatureSet, Results, evaluate
-from adaneg_openood.evaluation.methods import standard_detectors
 from adaneg_openood.text.mining import mine_negatives
 from adaneg_openood.vlm.base import VisionLanguageModel
 

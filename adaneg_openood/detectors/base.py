@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from adaneg_openood.detectors.config import check_positive_int
-from adaneg_openood.detectors.decision import Threshold, find_threshold
 from adaneg_openood.detectors.scoring import SideSums, group_order, side_sums
+from adaneg_openood.detectors.threshold import Threshold, find_threshold
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,6 @@
 """Evaluation: metrics, streams, feature files, and running detectors over a benchmark."""
 
-from adaneg_openood.evaluation.features import FeatureSet, load_features, save_features
-from adaneg_openood.evaluation.methods import standard_detectors
+from adaneg_openood.data.feature_files import FeatureSet, load_features, save_features
 from adaneg_openood.evaluation.metrics import ood_metrics
 from adaneg_openood.evaluation.results import Results
 from adaneg_openood.evaluation.runner import evaluate
@@ -18,6 +17,5 @@ __all__ = [
     "paired_bootstrap",
     "run_stream",
     "save_features",
-    "standard_detectors",
     "stream_order",
 ]

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from adaneg_openood.evaluation._atomic import atomic_path
 from adaneg_openood.evaluation.metrics import CONVENTIONS, METRICS
 from adaneg_openood.evaluation.streams import ORDERS
+from adaneg_openood.io.files import atomic_path
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adaneg_openood.data.feature_files import FeatureSet
 from adaneg_openood.detectors import AdaNeg
-from adaneg_openood.evaluation.features import FeatureSet
 from adaneg_openood.evaluation.metrics import ood_metrics
 from adaneg_openood.evaluation.results import Results, records_frame
 from adaneg_openood.evaluation.streams import (

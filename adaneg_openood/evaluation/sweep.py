@@ -15,20 +15,19 @@ from typing import Any
 import torch
 
 from adaneg_openood._version import __version__
+from adaneg_openood.benchmark.methods import SETTINGS
+from adaneg_openood.data.feature_set import FeatureSet, named_tensors
 from adaneg_openood.detectors import AdaNegConfig
-from adaneg_openood.digests import tensor_bytes
-from adaneg_openood.distributed import ALONE, Group
-from adaneg_openood.encoding.headers import read_json_object
-from adaneg_openood.encoding.lock import first_holds
-from adaneg_openood.evaluation._atomic import atomic_path
-from adaneg_openood.evaluation._fields import unknown_key
-from adaneg_openood.evaluation.feature_set import FeatureSet, named_tensors
-from adaneg_openood.evaluation.journal import Journal, first_different
-from adaneg_openood.evaluation.method_specs import SETTINGS
 from adaneg_openood.evaluation.streams import ORDERS, check_seeds
 from adaneg_openood.evaluation.subsets import Ratio, subset_sizes
 from adaneg_openood.evaluation.sweep_result import BANK_COLUMNS, STREAM_AXES, SweepResult
 from adaneg_openood.evaluation.sweep_runs import Detectors, Protocol, Stream, families, streams
+from adaneg_openood.io.digests import tensor_bytes
+from adaneg_openood.io.fields import unknown_key
+from adaneg_openood.io.files import atomic_path, read_json_object
+from adaneg_openood.io.journal import Journal, first_different
+from adaneg_openood.io.locks import first_holds
+from adaneg_openood.io.processes import ALONE, Group
 
 __all__ = ["Protocol", "SweepResult", "data_digest", "grid_configs", "sweep"]
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adaneg_openood.evaluation._atomic import atomic_path
 from adaneg_openood.evaluation.results import GROUP_ROWS
 from adaneg_openood.evaluation.sweep_result import SweepResult
+from adaneg_openood.io.files import atomic_path
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adaneg_openood.evaluation._atomic import atomic_path
-from adaneg_openood.evaluation.method_specs import SETTINGS
+from adaneg_openood.benchmark.methods import SETTINGS
 from adaneg_openood.evaluation.metrics import CONVENTIONS, METRICS
 from adaneg_openood.evaluation.results import GROUP_ROWS
+from adaneg_openood.io.files import atomic_path
 
 if TYPE_CHECKING:
     import pandas as pd

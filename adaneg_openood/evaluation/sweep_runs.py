@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adaneg_openood.data.feature_set import FeatureSet
 from adaneg_openood.detectors import AdaNeg, AdaNegConfig
 from adaneg_openood.detectors.adaneg import combined
-from adaneg_openood.evaluation.feature_set import FeatureSet
-from adaneg_openood.evaluation.journal import digest_of
 from adaneg_openood.evaluation.metrics import ood_metrics
 from adaneg_openood.evaluation.side_by_side import run_side_by_side
 from adaneg_openood.evaluation.streams import stream_order
 from adaneg_openood.evaluation.subsets import Ratio, draw_subset, subset_sizes
+from adaneg_openood.io.journal import digest_of
 
 _TOGETHER = 16  # detectors at a time: each holds a bank of its own
 

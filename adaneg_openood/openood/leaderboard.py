@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adaneg_openood.evaluation._atomic import atomic_path
 from adaneg_openood.evaluation.results import Results
 from adaneg_openood.evaluation.streams import ORDERS
+from adaneg_openood.io.files import atomic_path
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from adaneg_openood.digests import tensor_digest
-from adaneg_openood.evaluation._atomic import atomic_path
 from adaneg_openood.evaluation.metrics import ood_metrics
 from adaneg_openood.evaluation.results import Results, records_frame
 from adaneg_openood.evaluation.streams import one_order_is_enough, run_stream, stream_order
+from adaneg_openood.io.digests import tensor_digest
+from adaneg_openood.io.files import atomic_path
 from adaneg_openood.openood.images import EncodedSet
 from adaneg_openood.openood.settings import PROTOCOLS
 from adaneg_openood.openood.text_tower import Towers

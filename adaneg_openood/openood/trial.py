@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adaneg_openood.demo import world
-from adaneg_openood.evaluation._atomic import atomic_path
+from adaneg_openood.io.files import atomic_path
 from adaneg_openood.openood.registration import packaged_config
 
 if TYPE_CHECKING:

@@ -12,14 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adaneg_openood.evaluation import FeatureSet, run_stream, standard_detectors, stream_order
+from adaneg_openood.benchmark.methods import standard_detectors
+from adaneg_openood.evaluation import FeatureSet, run_stream, stream_order
 from adaneg_openood.evaluation.streams import Detector, one_order_is_enough
 from adaneg_openood.report.examples import extreme_examples
 from adaneg_openood.report.provenance import describe_run
 from adaneg_openood.report.record import RunRecord, StreamRecord
 
 if TYPE_CHECKING:
-    from adaneg_openood.encoding import ImageSource
+    from adaneg_openood.data import ImageSource
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from PIL import Image
 from adaneg_openood.report.record import Example, RunRecord
 
 if TYPE_CHECKING:
-    from adaneg_openood.encoding import ImageSource
+    from adaneg_openood.data import ImageSource
 
 PER_STRIP = 8
 _SIDE = 96  # pixels

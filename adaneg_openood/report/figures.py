@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from adaneg_openood.evaluation._atomic import atomic_path
+from adaneg_openood.io.files import atomic_path
 from adaneg_openood.report.curves import fpr_over_stream, histogram, roc, threshold_fpr95
 from adaneg_openood.report.drawing import (
     FAINT,

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from adaneg_openood._version import __version__
-from adaneg_openood.digests import file_digest, tensor_bytes
+from adaneg_openood.data.feature_set import named_tensors
 from adaneg_openood.evaluation import FeatureSet
-from adaneg_openood.evaluation.feature_set import named_tensors
 from adaneg_openood.evaluation.streams import Detector
+from adaneg_openood.io.digests import file_digest, tensor_bytes
 
 _PACKAGES = ("torch", "numpy", "scikit-learn", "pandas", "matplotlib", "openood", "open_clip_torch")
 _SETTINGS = ("groups", "permute", "logit_scale", "tau")

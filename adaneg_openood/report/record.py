@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from adaneg_openood.digests import file_digest
 from adaneg_openood.evaluation import Results, ood_metrics, stream_order
-from adaneg_openood.evaluation._atomic import atomic_path
 from adaneg_openood.evaluation.results import records_frame
+from adaneg_openood.io.digests import file_digest
+from adaneg_openood.io.files import atomic_path
 
 FORMAT = 1
 RECORD_FILE = "run.json"

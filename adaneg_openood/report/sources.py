@@ -15,7 +15,7 @@ from adaneg_openood.report.record import RunRecord
 if TYPE_CHECKING:
     import torch
 
-    from adaneg_openood.encoding import ImageSource
+    from adaneg_openood.data import ImageSource
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +29,9 @@ def demo_record(device: torch.device | str = "cpu", **settings: Any) -> RunRecor
         device: where it runs.
         settings: of :func:`~adaneg_openood.report.collect`.
     """
+    from adaneg_openood.data import image_source
     from adaneg_openood.demo.run import BATCH_SIZE, demo_features
     from adaneg_openood.demo.world import write_benchmark
-    from adaneg_openood.encoding import image_source
 
     data = demo_features(device)
     with tempfile.TemporaryDirectory(prefix="adaneg-demo-") as folder:
@@ -71,9 +71,9 @@ def benchmark_record(
     Raises:
         ValueError, OSError, ImportError: with a message for people.
     """
-    from adaneg_openood.evaluation.benchmark import open_benchmark
-    from adaneg_openood.evaluation.benchmark_check import refuse_missing
-    from adaneg_openood.evaluation.benchmark_run import Settings, encode_benchmark
+    from adaneg_openood.benchmark.check import refuse_missing
+    from adaneg_openood.benchmark.definition import open_benchmark
+    from adaneg_openood.benchmark.run import Settings, encode_benchmark
 
     benchmark = open_benchmark(source, data=data)
     refuse_missing(benchmark, cache)
@@ -104,9 +104,9 @@ def given_images(
     """Images named by the caller: ``"id"`` or an OOD set -> a folder or an imglist.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`adaneg_openood.encoding.image_source`.
+        FileNotFoundError, ValueError: as :func:`adaneg_openood.data.image_source`.
     """
-    from adaneg_openood.encoding import image_source
+    from adaneg_openood.data import image_source
 
     return {part: image_source(path, root=root) for part, path in given.items()}
 
@@ -120,7 +120,7 @@ def remembered_images(
         features: a folder that ``adaneg-openood encode`` filled; of anything else nothing is known.
         root: what the paths of imglists are relative to.
     """
-    from adaneg_openood.encoding import read_feature_header
+    from adaneg_openood.data import read_feature_header
 
     folder = Path(features)
     found: dict[str, ImageSource] = {}
@@ -145,7 +145,7 @@ def remembered_images(
 
 
 def _named_files(base: Path, names: list[str]) -> ImageSource:
-    from adaneg_openood.encoding import ImageSource, load_image
+    from adaneg_openood.data import ImageSource, load_image
 
     return ImageSource(
         str(base), names, [-1] * len(names), lambda index: load_image(base / names[index])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from adaneg_openood.evaluation._atomic import atomic_path
+from adaneg_openood.io.files import atomic_path
 from adaneg_openood.report.certainty import bootstrap_of, certainty_table
 from adaneg_openood.report.drawing import require_matplotlib, to_png
 from adaneg_openood.report.figures import distinct_banks, run_pictures

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from adaneg_openood.evaluation._atomic import atomic_path
+from adaneg_openood.io.files import atomic_path
 from adaneg_openood.reproduce.trials import FPR_ID, FPR_OOD, METRICS
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from adaneg_openood.evaluation._atomic import atomic_path
+from adaneg_openood.io.files import atomic_path
 
 if TYPE_CHECKING:
     from adaneg_openood.vlm import VisionLanguageModel

@@ -172,7 +172,7 @@ def classes_of_imglist(path: str | os.PathLike[str], fallback: bool = True) -> I
     Raises:
         ValueError: a label with several folders, labels that are not 0..C-1, or no folders.
     """
-    from adaneg_openood.image_lists import read_imglist
+    from adaneg_openood.data.image_lists import read_imglist
 
     folders: dict[int, str] = {}
     for image, label in read_imglist(path):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from adaneg_openood.evaluation._atomic import atomic_path
+from adaneg_openood.io.files import atomic_path
 from adaneg_openood.text.cache import TextCache
 from adaneg_openood.text.classnames import IDClasses
 from adaneg_openood.text.corpus import Corpus

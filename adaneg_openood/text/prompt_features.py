@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from adaneg_openood.evaluation._archives import refuse_bombs
-from adaneg_openood.evaluation._atomic import atomic_path
+from adaneg_openood.io.archives import refuse_bombs
+from adaneg_openood.io.files import atomic_path
 from adaneg_openood.text.classnames import IDClasses
 from adaneg_openood.text.negatives import NegativeLabels, text_features
 from adaneg_openood.text.prompts import encode_names

@@ -111,7 +111,7 @@ def labels_to_folder(
         ValueError: also where image features of another model lie in the folder.
         OSError, ImportError: with a message for people.
     """
-    from adaneg_openood.encoding import refuse_mixing
+    from adaneg_openood.data import refuse_mixing
     from adaneg_openood.vlm import describe
 
     id_classes(id_source)  # a typing error should not wait for a model to load

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from adaneg_openood.digests import tensor_bytes
+from adaneg_openood.io.digests import tensor_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from adaneg_openood.benchmark.methods import standard_detectors
 from adaneg_openood.cli import app
 from adaneg_openood.demo import world
 from adaneg_openood.demo.model import WordTokenizer, load_demo_model
 from adaneg_openood.demo.run import demo_features, label_features
-from adaneg_openood.evaluation import evaluate, standard_detectors
+from adaneg_openood.evaluation import evaluate
 
 
 @pytest.fixture(scope="module")

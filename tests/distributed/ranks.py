@@ -48,7 +48,7 @@ class TinyModel:
 
 
 def encode(group, images, out, **options):
-    from adaneg_openood.encoding import encode_images, image_source
+    from adaneg_openood.data import encode_images, image_source
 
     model = TinyModel(**{key: options.pop(key) for key in ("seed", "pause") if key in options})
     options = {"batch_size": 3, "part_size": 6, "workers": 0, **options}
@@ -72,7 +72,7 @@ def other_model(group, images, out):
 
 
 def no_folder(group, images, out):
-    from adaneg_openood.encoding import encode_to_file
+    from adaneg_openood.data import encode_to_file
 
     place = images if group.is_first else images / "nosuch"
     return str(encode_to_file(place, out / "none.safetensors", model=TinyModel(), group=group))
@@ -103,7 +103,7 @@ def share_fails(group, images, out):
 
 def evaluated(group, images, out):
     detectors, data = detection()
-    from adaneg_openood.distributed import evaluate_shared
+    from adaneg_openood.evaluation.shared import evaluate_shared
 
     made = evaluate_shared(detectors, data, seeds=(0, 1, 5), batch_size=16, group=group)
     return made.records.to_csv(index=False)
@@ -143,7 +143,7 @@ SCENARIOS = {
 
 
 def main() -> None:
-    from adaneg_openood.distributed import process_group
+    from adaneg_openood.io.processes import process_group
 
     images, out, *names = sys.argv[1:]
     told = {}

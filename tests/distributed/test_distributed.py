@@ -19,9 +19,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from adaneg_openood.cli.common import readable_errors
-from adaneg_openood.distributed import ALONE, Group, evaluate_shared, local_device, process_group
-from adaneg_openood.encoding import encode_images, encode_to_file, image_source, read_feature_header
+from adaneg_openood.data import encode_images, encode_to_file, image_source, read_feature_header
 from adaneg_openood.evaluation import evaluate
+from adaneg_openood.evaluation.shared import evaluate_shared
+from adaneg_openood.io.processes import ALONE, Group, local_device, process_group
 
 N_IMAGES = 47  # 8 parts of 2 batches of 3, the last of 5 images
 

@@ -10,9 +10,9 @@ import pytest
 import ranks
 from launch import outcomes, start
 
-from adaneg_openood.distributed import ALONE, Group
-from adaneg_openood.evaluation.benchmark import load_benchmark
-from adaneg_openood.evaluation.benchmark_run import run_benchmark
+from adaneg_openood.benchmark.definition import load_benchmark
+from adaneg_openood.benchmark.run import run_benchmark
+from adaneg_openood.io.processes import ALONE, Group
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "evaluation"))
 from benchmark_fakes import write_small_benchmark

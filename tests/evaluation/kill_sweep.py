@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 
 from adaneg_openood import AdaNegConfig
-from adaneg_openood.evaluation.benchmark import load_benchmark
-from adaneg_openood.evaluation.benchmark_run import Settings, encode_benchmark
+from adaneg_openood.benchmark.definition import load_benchmark
+from adaneg_openood.benchmark.run import Settings, encode_benchmark
 from adaneg_openood.evaluation.sweep import sweep
 
 GRID = {"gamma": [0.3, 0.4, 0.5, 0.6, 0.7], "gap": [0, 0.1, 0.5], "proxy": ["task", "sample"]}

@@ -14,18 +14,18 @@ from benchmark_fakes import CLASSES, YAML, make_sweep_data, write_small_benchmar
 from PIL import Image
 
 from adaneg_openood import AdaNegConfig
-from adaneg_openood.demo.run import run_demo
-from adaneg_openood.evaluation import evaluate, save_features, standard_detectors
-from adaneg_openood.evaluation import features as feature_files
-from adaneg_openood.evaluation.benchmark import (
+from adaneg_openood.benchmark.check import check, missing, refuse_missing, to_text
+from adaneg_openood.benchmark.definition import (
     Mining,
     load_benchmark,
     open_benchmark,
     shipped_benchmarks,
 )
-from adaneg_openood.evaluation.benchmark_check import check, missing, refuse_missing, to_text
-from adaneg_openood.evaluation.benchmark_run import Settings, encode_benchmark, run_benchmark
-from adaneg_openood.evaluation.method_specs import STANDARD
+from adaneg_openood.benchmark.methods import STANDARD, standard_detectors
+from adaneg_openood.benchmark.run import Settings, encode_benchmark, run_benchmark
+from adaneg_openood.data import feature_files
+from adaneg_openood.demo.run import run_demo
+from adaneg_openood.evaluation import evaluate, save_features
 from adaneg_openood.openood import compat
 
 SHIPPED = ("bimcv", "cifar10", "cifar100", "demo", "imagenet", "imagenet-four-ood", "imagenet200")
@@ -255,7 +255,7 @@ def test_sets_of_features_need_no_model(tmp_path: Path, monkeypatch: pytest.Monk
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("adaneg_openood.evaluation.benchmark_run.load_model", refuse)
+    monkeypatch.setattr("adaneg_openood.benchmark.run.load_model", refuse)
     benchmark = load_benchmark(file)
     assert not missing(check(benchmark, tmp_path))
     results, made = run_benchmark(benchmark)

@@ -14,13 +14,13 @@ import torchvision
 from benchmark_fakes import write_small_benchmark
 from PIL import Image
 
+from adaneg_openood.benchmark.definition import ImageSet
+from adaneg_openood.benchmark.sets import Images, images_digest, open_set
+from adaneg_openood.data import feature_store as cache_module
+from adaneg_openood.data import image_source
+from adaneg_openood.data.feature_store import FeatureCache
 from adaneg_openood.demo.model import load_demo_model
-from adaneg_openood.encoding import image_source
-from adaneg_openood.encoding.lock import exclusive
-from adaneg_openood.evaluation import cache as cache_module
-from adaneg_openood.evaluation.benchmark import ImageSet
-from adaneg_openood.evaluation.cache import FeatureCache
-from adaneg_openood.evaluation.sources import Images, images_digest, open_set
+from adaneg_openood.io.locks import exclusive
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ import torch
 from torch.nn.functional import normalize
 
 from adaneg_openood import AdaNegConfig
+from adaneg_openood.benchmark.definition import load_benchmark
+from adaneg_openood.benchmark.run import run_benchmark
 from adaneg_openood.evaluation import FeatureSet, save_features
-from adaneg_openood.evaluation.benchmark import load_benchmark
-from adaneg_openood.evaluation.benchmark_run import run_benchmark
 from adaneg_openood.evaluation.sweep import sweep
 
 REALCLIP = Path(__file__).parents[3] / "shared" / "realclip"

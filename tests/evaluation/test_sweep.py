@@ -13,13 +13,13 @@ import torch
 from benchmark_fakes import make_sweep_data
 
 from adaneg_openood import AdaNeg, AdaNegConfig
-from adaneg_openood.encoding.lock import exclusive
+from adaneg_openood.benchmark.methods import SETTINGS
 from adaneg_openood.evaluation import evaluate, sweep_runs
-from adaneg_openood.evaluation.journal import Journal
-from adaneg_openood.evaluation.method_specs import SETTINGS
 from adaneg_openood.evaluation.metrics import METRICS
 from adaneg_openood.evaluation.subsets import draw_subset, parse_ratio, subset_sizes
 from adaneg_openood.evaluation.sweep import Protocol, data_digest, grid_configs, sweep
+from adaneg_openood.io.journal import Journal
+from adaneg_openood.io.locks import exclusive
 
 DATA = make_sweep_data()
 GRID = {  # 30 configurations

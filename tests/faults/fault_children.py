@@ -21,8 +21,8 @@ from fault_tools import TinyModel, detection, labels
 import adaneg_openood.evaluation
 import adaneg_openood.predictor
 from adaneg_openood import AdaNegConfig
-from adaneg_openood.encoding import encode_images, image_source
-from adaneg_openood.encoding.lock import exclusive
+from adaneg_openood.data import encode_images, image_source
+from adaneg_openood.io.locks import exclusive
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["fault_children"])

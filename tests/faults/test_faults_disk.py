@@ -9,7 +9,7 @@ import pytest
 from fault_tools import TinyModel, detection, file_limit, full_disk, labels, snapshot, write_images
 
 from adaneg_openood import AdaNegConfig
-from adaneg_openood.encoding import encode_images, image_source
+from adaneg_openood.data import encode_images, image_source
 from adaneg_openood.evaluation import evaluate, save_features
 from adaneg_openood.predictor import Predictor
 from adaneg_openood.text import NegativeLabels

@@ -21,11 +21,11 @@ from safetensors.torch import save_file
 
 import adaneg_openood
 from adaneg_openood import AdaNegConfig
-from adaneg_openood.encoding import encode_images, image_source, read_feature_header
+from adaneg_openood.benchmark.definition import load_benchmark
+from adaneg_openood.benchmark.sets import Images
+from adaneg_openood.data import encode_images, image_source, read_feature_header
+from adaneg_openood.data.feature_store import FeatureCache
 from adaneg_openood.evaluation import load_features, save_features
-from adaneg_openood.evaluation.benchmark import load_benchmark
-from adaneg_openood.evaluation.cache import FeatureCache
-from adaneg_openood.evaluation.sources import Images
 from adaneg_openood.evaluation.sweep import sweep
 from adaneg_openood.openood.labels import load_tensor
 from adaneg_openood.predictor import Predictor

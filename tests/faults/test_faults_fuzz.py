@@ -23,10 +23,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from adaneg_openood.encoding import image_source, read_feature_header
+from adaneg_openood.benchmark.definition import load_benchmark
+from adaneg_openood.data import image_source, read_feature_header
+from adaneg_openood.data.image_lists import read_imglist
 from adaneg_openood.evaluation import load_features
-from adaneg_openood.evaluation.benchmark import load_benchmark
-from adaneg_openood.image_lists import read_imglist
 from adaneg_openood.openood.settings import METHOD_SETTINGS, defaults, read_settings, read_sweep
 from adaneg_openood.text import NegativeLabels, id_classes
 from adaneg_openood.text.classnames import classes_of_imglist

@@ -15,7 +15,7 @@ from fault_tools import TinyModel, detection, labels, snapshot, write_images
 from safetensors.torch import load_file
 
 from adaneg_openood import AdaNeg, AdaNegConfig
-from adaneg_openood.encoding import decoded_batches, encode_images, image_source
+from adaneg_openood.data import decoded_batches, encode_images, image_source
 from adaneg_openood.evaluation import FeatureSet, evaluate, save_features
 from adaneg_openood.predictor import Predictor
 from adaneg_openood.text import NegativeLabels

@@ -18,17 +18,17 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from adaneg_openood.benchmark.methods import standard_detectors
 from adaneg_openood.cli import app
+from adaneg_openood.data import ImageSource, encode_to_file
 from adaneg_openood.demo.model import load_demo_model
 from adaneg_openood.demo.world import draw
 from adaneg_openood.detectors import AdaNeg, AdaNegConfig
-from adaneg_openood.encoding import ImageSource, encode_to_file
 from adaneg_openood.evaluation import (
     FeatureSet,
     evaluate,
     ood_metrics,
     save_features,
-    standard_detectors,
 )
 from adaneg_openood.report import RunRecord, collect, load_record, save_record, write_report
 from adaneg_openood.report.curves import fpr_over_stream, histogram, roc, threshold_fpr95

@@ -6,10 +6,11 @@ import pandas as pd
 import pytest
 import torch
 
+from adaneg_openood.benchmark.methods import standard_detectors
+from adaneg_openood.data import encode_to_file
 from adaneg_openood.demo import world
 from adaneg_openood.demo.run import _SETS, BATCH_SIZE, N_NEGATIVES, demo_features
-from adaneg_openood.encoding import encode_to_file
-from adaneg_openood.evaluation import evaluate, load_features, standard_detectors
+from adaneg_openood.evaluation import evaluate, load_features
 from adaneg_openood.text import MiningConfig
 from adaneg_openood.text.workflow import labels_to_folder, mine_to_file
 from adaneg_openood.vlm import load_model

@@ -11,8 +11,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny_models import open_clip_model, picture
 
-from adaneg_openood import encoding
-from adaneg_openood.encoding import (
+from adaneg_openood import data as encoding
+from adaneg_openood.data import (
     encode_images,
     encode_to_file,
     image_source,

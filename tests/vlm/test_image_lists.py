@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from adaneg_openood.image_lists import class_folders, list_folder, read_imglist
+from adaneg_openood.data.image_lists import class_folders, list_folder, read_imglist
 
 
 def test_imglist_lines(tmp_path):

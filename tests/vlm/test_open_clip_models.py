@@ -324,7 +324,7 @@ def test_importing_the_package_imports_no_model_library():
     import sys
 
     code = (
-        "import sys, adaneg_openood.vlm, adaneg_openood.text, adaneg_openood.encoding;"
+        "import sys, adaneg_openood.vlm, adaneg_openood.text, adaneg_openood.data;"
         "print([m for m in ('open_clip','transformers','clip','torchvision','nltk','timm') "
         "if m in sys.modules])"
     )

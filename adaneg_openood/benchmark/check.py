@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adaneg_openood.evaluation.benchmark import Benchmark, ImageSet, Mining
-from adaneg_openood.evaluation.benchmark_run import benchmark_classes, needs_model
-from adaneg_openood.evaluation.cache import default_feature_cache
-from adaneg_openood.evaluation.features import load_features
-from adaneg_openood.evaluation.sources import Images, Stored, labels_of, open_set
+from adaneg_openood.benchmark.definition import Benchmark, ImageSet, Mining
+from adaneg_openood.benchmark.run import benchmark_classes, needs_model
+from adaneg_openood.benchmark.sets import Images, Stored, labels_of, open_set
+from adaneg_openood.data.feature_files import load_features
+from adaneg_openood.data.feature_store import default_feature_cache
 from adaneg_openood.text import NegativeLabels, templates
 from adaneg_openood.text.prompt_features import load_label_features, load_prompts
 from adaneg_openood.text.wordnet import find_wordnet

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from adaneg_openood.benchmark.methods import STANDARD, MethodSpec
 from adaneg_openood.detectors import AdaNegConfig
-from adaneg_openood.evaluation.method_specs import STANDARD, MethodSpec
 from adaneg_openood.text import MiningConfig
 from adaneg_openood.text.workflow import DEFAULT_MODEL
 

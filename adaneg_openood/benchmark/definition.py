@@ -9,12 +9,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from adaneg_openood.benchmark.methods import STANDARD, MethodSpec, read_method
+from adaneg_openood.benchmark.spec import KINDS, SPLITS, Benchmark, ImageSet, Mining
+from adaneg_openood.data.feature_set import RESERVED_NAMES
 from adaneg_openood.detectors.config import check_choice
-from adaneg_openood.evaluation._fields import Fields
-from adaneg_openood.evaluation.benchmark_spec import KINDS, SPLITS, Benchmark, ImageSet, Mining
-from adaneg_openood.evaluation.feature_set import RESERVED_NAMES
-from adaneg_openood.evaluation.method_specs import STANDARD, MethodSpec, read_method
 from adaneg_openood.evaluation.streams import ORDERS
+from adaneg_openood.io.fields import Fields
 from adaneg_openood.text import MiningConfig
 from adaneg_openood.text.workflow import DEFAULT_MODEL
 from adaneg_openood.vlm.base import PRECISIONS

@@ -15,12 +15,12 @@ from typing import Any
 
 from torch import Tensor
 
-from adaneg_openood.digests import file_digest
-from adaneg_openood.distributed import ALONE, Group
-from adaneg_openood.encoding import encode_images
-from adaneg_openood.encoding.lock import exclusive, first_holds
-from adaneg_openood.evaluation._atomic import atomic_path
-from adaneg_openood.evaluation.sources import Images, images_digest
+from adaneg_openood.benchmark.sets import Images, images_digest
+from adaneg_openood.data import encode_images
+from adaneg_openood.io.digests import file_digest
+from adaneg_openood.io.files import atomic_path
+from adaneg_openood.io.locks import exclusive, first_holds
+from adaneg_openood.io.processes import ALONE, Group
 from adaneg_openood.vlm import VisionLanguageModel, describe
 
 logger = logging.getLogger(__name__)
@@ -102,9 +102,9 @@ class FeatureCache:
 
         Args:
             model: the image tower.
-            images: see :func:`~adaneg_openood.evaluation.sources.open_set`.
+            images: see :func:`~adaneg_openood.benchmark.sets.open_set`.
             batch_size, workers, on_error, progress, group: see
-                :func:`~adaneg_openood.encoding.encode_images`.
+                :func:`~adaneg_openood.data.encode_images`.
 
         Raises:
             ValueError: broken images, or a bad argument.

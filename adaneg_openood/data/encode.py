@@ -14,19 +14,19 @@ from typing import Any
 
 import torch
 
-from adaneg_openood.digests import tensor_digest
-from adaneg_openood.distributed import ALONE, Group
-from adaneg_openood.encoding.headers import (
+from adaneg_openood.data.headers import (
     HEADER_KEY,
     read_feature_header,
     refuse_mixing,
     refuse_other_rows,
 )
-from adaneg_openood.encoding.lock import first_holds
-from adaneg_openood.encoding.parts import Part, encode_part, parts_folder, plan_parts, prepare, read_part
-from adaneg_openood.encoding.sources import ImageSource, image_source
-from adaneg_openood.evaluation._atomic import atomic_path
-from adaneg_openood.image_lists import OOD_LABEL
+from adaneg_openood.data.image_lists import OOD_LABEL
+from adaneg_openood.data.parts import Part, encode_part, parts_folder, plan_parts, prepare, read_part
+from adaneg_openood.data.sources import ImageSource, image_source
+from adaneg_openood.io.digests import tensor_digest
+from adaneg_openood.io.files import atomic_path
+from adaneg_openood.io.locks import first_holds
+from adaneg_openood.io.processes import ALONE, Group
 from adaneg_openood.vlm import VisionLanguageModel, describe
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def encode_images(
         overwrite: replace a finished file; otherwise it is left as it is if it is this very work.
         progress: show a bar.
         group: processes that share the work, see
-            :func:`~adaneg_openood.distributed.process_group`. All of them call this, with the same
+            :func:`~adaneg_openood.io.processes.process_group`. All of them call this, with the same
             arguments and a folder that all of them see; rank 0 writes the file.
 
     Returns:

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaneg_openood.digests import tensor_digest
-from adaneg_openood.encoding.batches import Batch, decoded_batches, worker_deaths_named
-from adaneg_openood.encoding.headers import read_json_object, refuse_other_rows
-from adaneg_openood.encoding.sources import ImageSource
-from adaneg_openood.evaluation._atomic import atomic_path
+from adaneg_openood.data.batches import Batch, decoded_batches, worker_deaths_named
+from adaneg_openood.data.headers import refuse_other_rows
+from adaneg_openood.data.sources import ImageSource
+from adaneg_openood.io.digests import tensor_digest
+from adaneg_openood.io.files import atomic_path, read_json_object
 from adaneg_openood.vlm import VisionLanguageModel
 
 logger = logging.getLogger(__name__)

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from adaneg_openood.io.files import read_json_object
+
 logger = logging.getLogger(__name__)
 
 # of describe(): what must agree before two feature files may be used together
@@ -111,19 +113,3 @@ def refuse_other(
                 f"{known[key]!r}; features of different models or preprocessing cannot be compared, "
                 "so put them in different folders"
             )
-
-
-def read_json_object(file: Path) -> dict[str, Any]:
-    """A JSON file that must hold an object.
-
-    Raises:
-        ValueError: it does not; the message names the file.
-        OSError: it cannot be read.
-    """
-    try:
-        loaded = json.loads(file.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: damaged, not JSON ({error})") from error
-    if not isinstance(loaded, dict):
-        raise ValueError(f"{file}: damaged, must be a JSON object, got {type(loaded).__name__}")
-    return loaded

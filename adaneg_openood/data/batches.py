@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from adaneg_openood.encoding.sources import ImageSource
+from adaneg_openood.data.sources import ImageSource
 from adaneg_openood.vlm import VisionLanguageModel
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adaneg_openood.digests import tensor_digest
-from adaneg_openood.evaluation._archives import refuse_bombs
-from adaneg_openood.evaluation._atomic import atomic_path
-from adaneg_openood.evaluation.feature_set import DEFAULT_LOGIT_SCALE, FeatureSet
+from adaneg_openood.data.feature_set import DEFAULT_LOGIT_SCALE, FeatureSet
+from adaneg_openood.io.archives import refuse_bombs
+from adaneg_openood.io.digests import tensor_digest
+from adaneg_openood.io.files import atomic_path
 
 __all__ = ["FeatureSet", "load_features", "save_features"]
 
@@ -216,7 +216,7 @@ def _read_safetensors(file: Path) -> dict[str, Any]:
         tensors = dict(load_file(file))
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{file}: cannot be read, {error}") from error
-    from adaneg_openood.encoding.headers import read_feature_header
+    from adaneg_openood.data.headers import read_feature_header
 
     # what was encoded here carries a checksum: safetensors itself does not notice a flipped bit
     checksum = read_feature_header(file).get("features_sha256")

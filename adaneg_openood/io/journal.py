@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adaneg_openood.evaluation._atomic import atomic_path
+from adaneg_openood.io.files import atomic_path
 
 logger = logging.getLogger(__name__)
 

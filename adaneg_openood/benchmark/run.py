@@ -13,15 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaneg_openood.distributed import ALONE, Group, evaluate_shared
-from adaneg_openood.encoding import read_feature_header
-from adaneg_openood.evaluation.benchmark import Benchmark, ImageSet, Mining
-from adaneg_openood.evaluation.cache import FeatureCache
-from adaneg_openood.evaluation.feature_set import DEFAULT_LOGIT_SCALE, FeatureSet
-from adaneg_openood.evaluation.features import load_features
+from adaneg_openood.benchmark.definition import Benchmark, ImageSet, Mining
+from adaneg_openood.benchmark.sets import Images, Stored, class_names_of, labels_of, open_set
+from adaneg_openood.data import read_feature_header
+from adaneg_openood.data.feature_files import load_features
+from adaneg_openood.data.feature_set import DEFAULT_LOGIT_SCALE, FeatureSet
+from adaneg_openood.data.feature_store import FeatureCache
 from adaneg_openood.evaluation.results import Results
 from adaneg_openood.evaluation.runner import evaluate
-from adaneg_openood.evaluation.sources import Images, Stored, class_names_of, labels_of, open_set
+from adaneg_openood.evaluation.shared import evaluate_shared
+from adaneg_openood.io.processes import ALONE, Group
 from adaneg_openood.text import Corpus, NegativeLabels, id_classes, load_corpus, mine
 from adaneg_openood.text.cache import TextCache, default_cache_folder
 from adaneg_openood.text.classnames import IDClasses, classes_of_imglist
@@ -100,7 +101,7 @@ def run_benchmark(
 
     Raises:
         ValueError, TypeError, OSError, ImportError: with a message for people; see
-            :func:`~adaneg_openood.evaluation.benchmark_check.check` for all of them at once.
+            :func:`~adaneg_openood.benchmark.check.check` for all of them at once.
     """
     settings = Settings() if settings is None else settings
     if group.size > 1 and evaluation.get("resamples") is not None:

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adaneg_openood.encoding import ImageSource, image_source
-from adaneg_openood.evaluation.benchmark import ImageSet
-from adaneg_openood.image_lists import class_folders
+from adaneg_openood.benchmark.definition import ImageSet
+from adaneg_openood.data import ImageSource, image_source
+from adaneg_openood.data.image_lists import class_folders
 
 _WORLD = "demo-world-1"  # the number goes up when the drawings change
 
@@ -26,7 +26,7 @@ class Images:
     """Images to encode.
 
     Attributes:
-        source: what :func:`~adaneg_openood.encoding.encode_images` takes.
+        source: what :func:`~adaneg_openood.data.encode_images` takes.
         base: folder of the image files, None if they lie in no files of their own.
         dataset: the dataset of a torchvision or Hugging Face set, otherwise None.
     """
@@ -158,7 +158,7 @@ def draw_world(cache_folder: Path) -> Path:
 
 
 def _stored(item: ImageSet) -> Stored:
-    from adaneg_openood.evaluation.features import _read, _tensor
+    from adaneg_openood.data.feature_files import _read, _tensor
 
     file = Path(item.location)
     if not file.is_file():

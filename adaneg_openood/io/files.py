@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -42,3 +44,19 @@ def _to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_json_object(file: Path) -> dict[str, Any]:
+    """A JSON file that must hold an object.
+
+    Raises:
+        ValueError: it does not; the message names the file.
+        OSError: it cannot be read.
+    """
+    try:
+        loaded = json.loads(file.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: damaged, not JSON ({error})") from error
+    if not isinstance(loaded, dict):
+        raise ValueError(f"{file}: damaged, must be a JSON object, got {type(loaded).__name__}")
+    return loaded

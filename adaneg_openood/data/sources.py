@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adaneg_openood.image_lists import (
+from adaneg_openood.data.image_lists import (
     OOD_LABEL,
     class_folders,
     list_folder,

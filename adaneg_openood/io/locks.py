@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from adaneg_openood.distributed import Group
+from adaneg_openood.io.processes import Group
 
 logger = logging.getLogger(__name__)
 

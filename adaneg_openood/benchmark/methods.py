@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from adaneg_openood.data.feature_set import FeatureSet
 from adaneg_openood.detectors import MCM, AdaNeg, AdaNegConfig, NegLabel
 from adaneg_openood.detectors.config import check_choice
-from adaneg_openood.evaluation._fields import Fields
-from adaneg_openood.evaluation.feature_set import FeatureSet
 from adaneg_openood.evaluation.streams import Detector
+from adaneg_openood.io.fields import Fields
 
 SETTINGS = tuple(f.name for f in dataclasses.fields(AdaNegConfig))
 _MODES = ("published", "released", "safe")
@@ -103,3 +103,8 @@ def _given(own: Fields, kinds: Mapping[str, type]) -> dict[str, Any]:
         if taken.get(key) is not None and not taken[key] > 0:
             raise ValueError(f"{key} must be above 0, got {taken[key]}")
     return {key: value for key, value in taken.items() if value is not None}
+
+
+def standard_detectors(data: FeatureSet) -> dict[str, Detector]:
+    """MCM, NegLabel and AdaNeg with both proxies, each with its published settings."""
+    return {spec.name: spec.build(data) for spec in STANDARD}
