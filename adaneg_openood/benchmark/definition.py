@@ -14,6 +14,7 @@ from adaneg_openood.benchmark.spec import KINDS, SPLITS, Benchmark, ImageSet, Mi
 from adaneg_openood.data.feature_set import RESERVED_NAMES
 from adaneg_openood.detectors.config import check_choice
 from adaneg_openood.evaluation.streams import ORDERS
+from adaneg_openood.io.configuration import read_yaml
 from adaneg_openood.io.fields import Fields
 from adaneg_openood.text import MiningConfig
 from adaneg_openood.text.workflow import DEFAULT_MODEL
@@ -86,7 +87,7 @@ def load_benchmark(
         ValueError: a key that is unknown, missing or of the wrong kind; the message names the place.
     """
     path, base = _find(source)
-    loaded = _read_yaml(path)
+    loaded = read_yaml(path)
     if isinstance(loaded, dict):  # x-...: nothing of ours; a place for YAML anchors
         loaded = {k: v for k, v in loaded.items() if not str(k).startswith("x-")}
     top = Fields(loaded, str(path))
@@ -153,32 +154,6 @@ def _find(source: str | os.PathLike[str]) -> tuple[Path, Path]:
     raise FileNotFoundError(
         f"{name}: neither a file nor a benchmark of this package ({', '.join(shipped)}){hint}"
     )
-
-
-def _read_yaml(path: Path) -> Any:
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """safe_load that refuses a key given twice, of which YAML silently keeps the last."""
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            seen: set[Any] = set()
-            for key_node, _ in node.value:
-                key = str(key_node.value)  # a list is a key, too, in YAML
-                if key_node.tag != "tag:yaml.org,2002:merge" and key in seen:
-                    line = key_node.start_mark.line + 1
-                    raise ValueError(f"{path}, line {line}: key {key!r} is there twice; keep one")
-                seen.add(key)
-            return super().construct_mapping(node, deep)
-
-    try:
-        return yaml.load(path.read_text("utf-8-sig"), Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not YAML, {error}") from error
-    # what it says of dates that do not exist, of endless numbers and of a thousand brackets
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        text = str(error)
-        raise ValueError(text if str(path) in text else f"{path}: not YAML, {text}") from error
 
 
 def _one_source(top: Fields, whole: str | None, sets: tuple[ImageSet, ...]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,24 +20,65 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     bytes are on the disk before the name is, so a power cut leaves the old file or the new one.
 
     Raises:
-        OSError: it cannot be written: a full disk, a folder that is read-only.
+        OSError: it cannot be written: a full disk, a folder that is read-only, a device in its place.
+            The message names ``path``, never the temporary file.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Same folder, because os.replace is atomic within one file system only.
+    # same folder, because os.replace is atomic within one file system only
     temporary = target.with_name(f".{target.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
+    _refuse_device(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _named(error, target) from error
     try:
         yield temporary
         _to_disk(temporary)
         os.replace(temporary, target)
+    except OSError as error:
+        # a full disk has no file name; an error of another file, which the block read, keeps its own
+        if error.errno is None or error.filename not in (None, *map(os.fspath, (temporary, target))):
+            raise
+        raise _named(error, target) from error
     except Exception as error:
         # safetensors has a kind of its own for a full disk, that is no OSError
         if type(error).__name__ != "SafetensorError":
             raise
         raise OSError(f"{target}: cannot be written, {error}") from error
     finally:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             temporary.unlink()
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Try whether :func:`atomic_path` could write a file, before the work for it begins.
+
+    Nothing is left behind, and folders that are missing are not made.
+
+    Raises:
+        OSError: it could not; the message names ``path``.
+    """
+    target = Path(path)
+    _refuse_device(target)
+    folder = next(parent for parent in target.absolute().parents if os.path.lexists(parent))
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _named(error, target) from error
+
+
+def _named(error: OSError, target: Path) -> OSError:
+    """The same error, of the same kind, with the name that the user knows."""
+    return OSError(error.errno, error.strerror, os.fspath(target))
+
+
+def _refuse_device(target: Path) -> None:
+    """A rename would put a file in the place of ``/dev/null``, and cannot replace a folder."""
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder, and a file is to be written", str(target))
+    if target.exists() and not target.is_file():
+        raise OSError(errno.EINVAL, "is a device, and a file is to be written", str(target))
 
 
 def _to_disk(path: Path) -> None:

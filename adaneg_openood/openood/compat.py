@@ -184,38 +184,6 @@ def numpy_sctypes() -> Iterator[None]:
 
 
 @contextmanager
-def pkg_resources_packaging() -> Iterator[None]:
-    """``pkg_resources.packaging``, which CLIP's packages import and newer setuptools lacks."""
-    missing = object()
-    before = sys.modules.get("pkg_resources", missing)
-    if before is missing and importlib.util.find_spec("pkg_resources") is not None:
-        try:
-            before = importlib.import_module("pkg_resources")
-        except ImportError:  # half of it is there
-            before = sys.modules.get("pkg_resources", missing)
-    if hasattr(before, "packaging"):
-        yield
-        return
-    try:
-        import packaging
-        import packaging.version
-    except ImportError:
-        yield  # CLIP's import then says what is missing
-        return
-    stand_in = types.ModuleType("pkg_resources", "Placeholder while CLIP's package is imported")
-    stand_in.packaging = packaging  # type: ignore[attr-defined]
-    stand_in.parse_version = packaging.version.parse  # type: ignore[attr-defined]
-    sys.modules["pkg_resources"] = stand_in
-    try:
-        yield
-    finally:
-        if before is missing:
-            sys.modules.pop("pkg_resources", None)
-        else:
-            sys.modules["pkg_resources"] = before  # type: ignore[assignment]
-
-
-@contextmanager
 def cuda_calls_go_to(device: Any = "cpu") -> Iterator[None]:
     """Where there is no CUDA, ``.cuda()`` within the block moves to ``device`` instead.
 

@@ -16,6 +16,7 @@ from typing import Any, Callable
 
 from adaneg_openood.openood import compat
 from adaneg_openood.openood.hooks import ImportHooks
+from adaneg_openood.vlm.clip_import import pkg_resources_packaging
 
 METHODS = ("adaneg", "neglabel", "mcm")
 NETWORK = "adaneg_clip"
@@ -31,8 +32,8 @@ def register() -> None:
         around: dict[str, Any] = {
             name: functools.partial(compat.placeholders, needs) for name, needs in compat.NEEDS.items()
         }
-        around["openood.networks.clip"] = compat.pkg_resources_packaging
-        around["clip.clip"] = compat.pkg_resources_packaging
+        around["openood.networks.clip"] = pkg_resources_packaging
+        around["clip.clip"] = pkg_resources_packaging
         _hooks = ImportHooks(
             around,
             {

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
-import sys
-import types
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Callable
 
 import torch
 from torch import Tensor, nn
 
 from adaneg_openood.vlm.base import TwoTowerModel
+from adaneg_openood.vlm.clip_import import import_clip
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-_INSTALL = "pip install clip-anytorch (the package called clip on PyPI is a clipboard tool)"
 
 
 class OpenAIClip(TwoTowerModel):
@@ -143,40 +137,6 @@ class OpenAIClip(TwoTowerModel):
 
     def _encode_tokens(self, tokens: Tensor) -> Tensor:
         return self.model.encode_text(tokens.to(self.device))  # type: ignore[operator]
-
-
-def import_clip() -> Any:
-    """The ``clip`` package, also where setuptools no longer brings the module it imports.
-
-    Raises:
-        ImportError: not installed, or PyPI's clipboard tool of that name.
-    """
-    with _package_resources():
-        try:
-            package = importlib.import_module("clip")
-        except ImportError as error:
-            raise ImportError(f"OpenAI's clip cannot be imported ({error}): {_INSTALL}") from error
-    if not hasattr(package, "load") or not hasattr(package, "available_models"):
-        raise ImportError(f"{package.__file__} is another package called clip: {_INSTALL}")
-    return package
-
-
-@contextmanager
-def _package_resources() -> Iterator[None]:
-    """``pkg_resources.packaging``, gone from setuptools 82, only while ``clip`` is imported."""
-    if "pkg_resources" in sys.modules or importlib.util.find_spec("pkg_resources") is not None:
-        yield
-        return
-    import packaging.version
-
-    stand_in = types.ModuleType("pkg_resources")
-    stand_in.packaging = packaging  # type: ignore[attr-defined]
-    sys.modules["pkg_resources"] = stand_in
-    try:
-        yield
-    finally:
-        if sys.modules.get("pkg_resources") is stand_in:
-            del sys.modules["pkg_resources"]
 
 
 def _read_state(file: str) -> dict[str, Tensor]:

@@ -63,15 +63,6 @@ def test_sctypes_are_lent() -> None:
     assert ("sctypes" in vars(np)) == before
 
 
-def test_pkg_resources_is_lent() -> None:
-    before = sys.modules.get("pkg_resources")
-    with compat.pkg_resources_packaging():
-        from pkg_resources import packaging  # type: ignore[import-untyped]
-
-        assert packaging.version.parse("2") > packaging.version.parse("1.9")
-    assert sys.modules.get("pkg_resources") is before or before is None
-
-
 def test_cuda_calls_go_to_the_device() -> None:
     import torch
 

@@ -11,7 +11,7 @@ from tiny_models import NAMES, picture
 from torch.nn.functional import normalize
 
 from adaneg_openood.vlm import OpenAIClip, load_model
-from adaneg_openood.vlm.openai_clip import import_clip
+from adaneg_openood.vlm.clip_import import import_clip, pkg_resources_packaging
 
 
 @pytest.fixture
@@ -97,3 +97,12 @@ def test_the_clipboard_tool_is_not_taken_for_clip(monkeypatch):
     monkeypatch.setitem(sys.modules, "clip", other)
     with pytest.raises(ImportError, match="another package called clip: pip install clip-anytorch"):
         import_clip()
+
+
+def test_pkg_resources_is_lent():
+    before = sys.modules.get("pkg_resources")
+    with pkg_resources_packaging():
+        from pkg_resources import packaging  # type: ignore[import-untyped]
+
+        assert packaging.version.parse("2") > packaging.version.parse("1.9")
+    assert sys.modules.get("pkg_resources") is before or before is None
