@@ -28,7 +28,7 @@ from adaneg_openood.vlm import VisionLanguageModel, describe
 logger = logging.getLogger(__name__)
 
 OOD = "OOD"
-_FORMAT = 2
+_FORMAT = 3
 _ABOUT = "run.json"
 _IDENTITY = ("model", "weights", "dim")
 
@@ -60,7 +60,7 @@ class Predictor:
     Args:
         model: encodes images; the labels must be of the same one.
         labels: text features and names, ID rows first.
-        config: AdaNeg's; by default the calibrated mode.
+        config: AdaNeg's; the published settings by default.
 
     Raises:
         ValueError: labels of another width or another model.
@@ -76,7 +76,7 @@ class Predictor:
             labels.features.to(model.device),
             labels.n_id,
             logit_scale=scale,
-            config=AdaNegConfig.safe() if config is None else config,
+            config=config,
         )
 
     @property

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from adaneg_openood import MCM, AdaNeg, AdaNegConfig, FeatureBank, NegLabel
 
-METHODS = ("MCM", "NegLabel", "AdaNeg (task)", "AdaNeg (sample)", "AdaNeg (safe)")
+METHODS = ("MCM", "NegLabel", "AdaNeg (task)", "AdaNeg (sample)")
 
 
 def make(method: str, text: Tensor, n_id: int, memory_length: int = 10) -> Any:
@@ -20,8 +20,6 @@ def make(method: str, text: Tensor, n_id: int, memory_length: int = 10) -> Any:
         return MCM(text, n_id)
     if method == "NegLabel":
         return NegLabel(text, n_id)
-    if method == "AdaNeg (safe)":
-        return AdaNeg(text, n_id, config=AdaNegConfig.safe(memory_length=memory_length))
     proxy = "sample" if "sample" in method else "task"
     return AdaNeg(text, n_id, config=AdaNegConfig(proxy=proxy, memory_length=memory_length))
 

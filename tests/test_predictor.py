@@ -131,7 +131,7 @@ def test_ten_thousand_images_in_bounded_memory(model, labels, folders):
     source = ImageSource(
         "many", [str(i) for i in range(10_000)], [-1] * 10_000, lambda i: images[i % 20]
     )
-    predictor = Predictor(model, labels, AdaNegConfig.safe(memory_length=4))
+    predictor = Predictor(model, labels, AdaNegConfig(memory_length=4))
     predictor.detector.calibrate(torch.linspace(0, 1, 100))
     made = sum(1 for _ in predictor.predict(source, batch_size=250))
     assert made == 10_000

@@ -12,7 +12,7 @@ from typing import Any
 from adaneg_openood.benchmark.methods import STANDARD, MethodSpec, read_method
 from adaneg_openood.benchmark.spec import KINDS, SPLITS, Benchmark, ImageSet, Mining
 from adaneg_openood.data.feature_set import RESERVED_NAMES
-from adaneg_openood.detectors.config import check_choice
+from adaneg_openood.detectors.checks import check_choice
 from adaneg_openood.evaluation.streams import ORDERS
 from adaneg_openood.io.configuration import read_yaml
 from adaneg_openood.io.fields import Fields

@@ -9,12 +9,12 @@ from typing import Any
 
 from adaneg_openood.data.feature_set import FeatureSet
 from adaneg_openood.detectors import MCM, AdaNeg, AdaNegConfig, NegLabel
-from adaneg_openood.detectors.config import check_choice
+from adaneg_openood.detectors.checks import check_choice
 from adaneg_openood.evaluation.streams import Detector
 from adaneg_openood.io.fields import Fields
 
 SETTINGS = tuple(f.name for f in dataclasses.fields(AdaNegConfig))
-_MODES = ("published", "released", "safe")
+_MODES = ("published", "released")
 
 
 @dataclass(frozen=True)
@@ -61,15 +61,13 @@ STANDARD = (
 
 
 def adaneg_config(mode: str = "published", **changed: Any) -> AdaNegConfig:
-    """AdaNeg's settings: as published, as the released code runs them, or calibrated.
+    """AdaNeg's settings: as published, or as the released code runs them.
 
     Raises:
         ValueError, TypeError: unknown mode, or a setting out of range.
     """
     check_choice("mode", mode, _MODES)
-    if mode == "released":
-        return AdaNegConfig.released(**changed)
-    return AdaNegConfig.safe(**changed) if mode == "safe" else AdaNegConfig(**changed)
+    return AdaNegConfig.released(**changed) if mode == "released" else AdaNegConfig(**changed)
 
 
 def read_method(name: str, own: Fields) -> MethodSpec:

@@ -21,7 +21,6 @@ def build(
     out: Path = typer.Option(..., help="Folder of the run."),
     tpr: float = typer.Option(0.95, help="Share of ID images to keep."),
     stream: bool = typer.Option(False, help="The validation images may be OOD too: a lower threshold."),
-    published: bool = typer.Option(False, help="Published AdaNeg in place of the calibrated mode."),
     text_features: Optional[Path] = typer.Option(None, help="Text features of your own."),
     model: str = MODEL,
     prompt: str = typer.Option("nice", help="nice, simple, or a template with {}."),
@@ -33,7 +32,6 @@ def build(
     """Make a run folder: labels, a calibrated detector, its threshold and its memory."""
     with readable_errors():
         from adaneg_openood.data import image_source
-        from adaneg_openood.detectors import AdaNegConfig
         from adaneg_openood.predictor import Predictor
         from adaneg_openood.text.workflow import make_labels
         from adaneg_openood.vlm import load_model
@@ -43,8 +41,7 @@ def build(
         labels = make_labels(
             id_source=id_source, negatives=negatives, model=towers, prompt=prompt, features=text_features
         )
-        config = AdaNegConfig() if published else AdaNegConfig.safe()
-        predictor = Predictor(towers, labels, config)
+        predictor = Predictor(towers, labels)
         threshold = predictor.calibrate(
             images, tpr, of_id=not stream, batch_size=batch_size, workers=workers, progress=True
         )

@@ -31,7 +31,7 @@ def sweep(
     method: Optional[str] = typer.Option(
         None, help="Start from this AdaNeg method of the benchmark, not from the published settings."
     ),
-    mode: str = typer.Option("published", help="Without --method: published, released or safe."),
+    mode: str = typer.Option("published", help="Without --method: published or released."),
     ratio: Optional[str] = typer.Option(None, help="ID:OOD ratios, such as 1:10,1:1,10:1."),
     images: Optional[str] = typer.Option(None, help="Numbers of test images, such as 1000,5000."),
     batch_size: Optional[str] = typer.Option(None, help="Batch sizes, such as 64,256."),

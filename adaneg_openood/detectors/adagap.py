@@ -2,53 +2,78 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from adaneg_openood.detectors.state import StateModule
 
 _WINDOW = 10_000
 _PRIOR = 100  # decisions of each kind the window starts with
 
 
-class RunningIdShare(nn.Module):
+class RunningIdShare(StateModule):
     """Share of ID among the last 10,000 confident decisions (AdaNeg, AdaGap).
 
     The window starts with 100 ID and 100 OOD decisions, alternating, ID first.
+
+    Attributes:
+        window: (10,000,) uint8, 1 = ID; the newest decision stands last.
+        held: scalar int64, how many entries at the end of the window are decisions.
     """
 
     window: Tensor
+    held: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("window", torch.tensor([1, 0] * _PRIOR, dtype=torch.uint8))
+        start = torch.zeros(_WINDOW, dtype=torch.uint8)
+        start[-2 * _PRIOR :: 2] = 1
+        self.add_state("window", start)
+        self.add_state("held", torch.tensor(2 * _PRIOR))
 
-    def reset(self) -> None:
-        """Back to the prior."""
-        self.window = torch.tensor([1, 0] * _PRIOR, dtype=torch.uint8, device=self.window.device)
+    def observe(self, is_id: Tensor, is_negative: Tensor) -> tuple[Tensor, Tensor]:
+        """Enter a batch's decisions, all ID ones first; no value is read back from the device.
 
-    def observe(self, n_id: int, n_ood: int) -> float:
-        """Enter a batch's decisions, ID ones first, and return the share of ID, in [0, 1]."""
-        entering = self.window.new_tensor([1] * n_id + [0] * n_ood)
-        self.window = torch.cat([self.window, entering])[-_WINDOW:]
-        return float(self.window.sum()) / len(self.window)
+        Args:
+            is_id, is_negative: (B,) bool.
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        saved = state_dict.get(prefix + "window")
-        if saved is not None:
-            self.window = self.window.new_empty(saved.shape)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        Returns:
+            How many of the window's decisions are ID, and how many there are: scalars, int64.
+        """
+        n_id = is_id.sum()
+        n_new = n_id + is_negative.sum()
+        source = torch.arange(_WINDOW, device=self.window.device) + n_new
+        old = self.window.gather(0, source.clamp_max(_WINDOW - 1))
+        new = (source - _WINDOW < n_id).to(torch.uint8)
+        self.window.copy_(torch.where(source < _WINDOW, old, new))
+        self.held.add_(n_new).clamp_(max=_WINDOW)
+        return self.window.sum(dtype=torch.long), self.held
+
+    def _unfit(self, state: dict[str, Tensor]) -> str | None:  # type: ignore[override]
+        problem = super()._unfit(state)
+        if problem is None and not 1 <= int(state["held"]) <= _WINDOW:
+            problem = f"held must be in [1, {_WINDOW}], got {int(state['held'])}"
+        if problem is None and int(state["window"].max()) > 1:
+            problem = "window must hold 0 and 1 only"
+        return problem
 
 
-def thresholds(gamma: float, gap: float, id_share: float | None = None) -> tuple[float, float]:
-    """Confidence thresholds (ID side, negative side) of the bank.
+def thresholds(gamma: float, gap: float) -> tuple[float, float]:
+    """Thresholds of both sides: ``gamma + gap (1 - gamma)``, ``gamma - gap gamma``."""
+    return gamma + gap * (1 - gamma), gamma - gap * gamma
 
-    Without ``id_share``: ``gamma + gap (1 - gamma)`` and ``gamma - gap gamma``. With it, the side that
-    the stream has too much of, seen from the other, is guarded by the share instead of ``gap``.
+
+def shared_thresholds(
+    gamma: float, gap: float, n_id: Tensor, n_all: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """:func:`thresholds` under AdaGap, as scalars of ``dtype``.
+
+    The side that the stream has too much of, seen from the other, is guarded by the share of ID,
+    ``n_id / n_all``, in place of ``gap``.
     """
-    upper, lower = gamma + gap * (1 - gamma), gamma - gap * gamma
-    if id_share is not None and id_share > 0.5:
-        lower = gamma - id_share * gamma
-    elif id_share is not None and id_share < 0.5:
-        upper = gamma + (1 - id_share) * (1 - gamma)
-    return upper, lower
+    upper, lower = (torch.full_like(n_id, t, dtype=dtype) for t in thresholds(gamma, gap))
+    share = n_id.to(dtype) / n_all.to(dtype)
+    return (
+        torch.where(2 * n_id < n_all, gamma + (1 - share) * (1 - gamma), upper),
+        torch.where(2 * n_id > n_all, gamma - share * gamma, lower),
+    )

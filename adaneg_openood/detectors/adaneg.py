@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
-from adaneg_openood.detectors.adagap import RunningIdShare, thresholds
-from adaneg_openood.detectors.bank import FeatureBank
-from adaneg_openood.detectors.base import GroupedDetector, Scores, TextReading
-from adaneg_openood.detectors.calibration import SideEvidence, StreamMean, log_size_odds
+from adaneg_openood.detectors.adagap import RunningIdShare, shared_thresholds, thresholds
+from adaneg_openood.detectors.bank import FeatureBank, sums_agree
+from adaneg_openood.detectors.base import Scores
 from adaneg_openood.detectors.config import AdaNegConfig
-from adaneg_openood.detectors.diagnosis import Diagnosis, diagnose
+from adaneg_openood.detectors.diagnosis import ConfidentImages, Diagnosis, diagnose
+from adaneg_openood.detectors.grouped import GroupedDetector, TextLogits
+from adaneg_openood.detectors.info import DetectorInfo
 from adaneg_openood.detectors.proxies import sample_adaptive_cosines, task_adaptive_cosines
 from adaneg_openood.detectors.scoring import (
-    SideSums,
+    GroupedLogits,
     entropy,
-    replaced_sums,
+    log_size_odds,
+    replaced_logits,
     row_argmax,
     summed_id_probabilities,
 )
@@ -41,7 +45,25 @@ class AdaNeg(GroupedDetector):
         >>> det.score(image_features).conf  # doctest: +SKIP
     """
 
-    stateless = False
+    info = DetectorInfo(
+        name="adaneg",
+        title="AdaNeg",
+        idea="NegLabel whose labels adapt to the stream through a memory of confident test images.",
+        paper="Zhang and Zhang, AdaNeg: Adaptive Negative Proxy Guided OOD Detection with "
+        "Vision-Language Models",
+        link="https://arxiv.org/abs/2410.20149",
+        published_in="NeurIPS 2024",
+        month="2024-12",
+        needs_negatives=True,
+        keeps_state=True,
+        batch_matters=True,
+        inputs="text features of ID and negative labels",
+        state="at most (L - 1) D per label, for labels that images were nearest to",
+        cost="(C + M) D + (rows that hold images) D; sample-adaptive: (C + M) D + (cached images) D",
+        published="ImageNet, four OOD sets, ViT-B/16: FPR95 18.92 (OOD positive), AUROC 96.66",
+        choose_when="A long stream, evenly mixed, far from the ID classes.",
+    )
+    config_class = AdaNegConfig
 
     def __init__(
         self,
@@ -55,86 +77,67 @@ class AdaNeg(GroupedDetector):
         self.config = config
         n_rows, dim = self.text_features.shape
         self.bank = FeatureBank(n_rows, dim, config.memory_length - 1, config.replacement)
-        self.bank.to(self.text_features.device)
-        self.id_share = RunningIdShare().to(self.text_features.device)
-        self.evidence = SideEvidence().to(self.text_features.device)
-        self.centre: StreamMean | None = None
-        if config.calibration == "centered":
-            self.centre = StreamMean(dim).to(self.text_features.device)
+        self.id_share, self.confident = RunningIdShare(), ConfidentImages()
+        for part in (self.bank, self.id_share, self.confident):
+            part.to(self.text_features.device)
         self._log_odds = log_size_odds(n_id, self.n_negatives, config.groups)
         place = torch.empty_like(self.negative_order)
         place[self.negative_order] = torch.arange(self.n_negatives, device=place.device)
-        # derived from the settings: not saved
+        # follows from the settings: not saved
         self.register_buffer("_place_of_negative", place, persistent=False)
 
     _place_of_negative: Tensor
 
-    def reset(self) -> None:
-        """Forget the stream: the bank is emptied, and AdaGap's window starts again."""
-        self.bank.reset()
-        self.id_share.reset()
-        self.evidence.reset()
-        if self.centre is not None:
-            self.centre.reset()
-
     def diagnose(self) -> Diagnosis:
         """What the memory looks like, with warnings where AdaNeg is used outside of where it helps."""
-        return diagnose(self)
+        with self._exactly():
+            return diagnose(self)
 
-    @torch.no_grad()
-    def score(self, features: Tensor) -> Scores:
+    def score(self, features: Tensor, text: TextLogits | None = None) -> Scores:
         """Cache the batch's confident images, then score the batch.
 
         Args:
             features: (B, D), any float dtype; B may be 0.
+            text: what :meth:`compare_text` said of them, here or by a detector that compares alike;
+                it is left as it is. None compares them now.
 
         Raises:
-            ValueError, TypeError: wrong width, or values that are not finite; the bank stays as it was.
+            ValueError, TypeError: wrong width, or rows that are zero, NaN or infinite; the bank stays
+                as it was.
         """
-        return self.score_reading(self.read(features))
+        if text is None:
+            return super().score(features)
+        with self._exactly():
+            return self._adapt(text, reuse=False)
 
-    @torch.no_grad()
-    def score_reading(self, reading: TextReading, keep: bool = False) -> Scores:
-        """:meth:`score` of a batch that was read already, here or by a detector that reads the same.
+    def _score(self, features: Tensor) -> Scores:
+        return self._adapt(self._compare(features), reuse=True)
 
-        Args:
-            reading: see :meth:`~GroupedDetector.read`.
-            keep: leave the reading as it is, for the next detector; otherwise its memory is used up.
-        """
-        features, logits, text = reading
-        if len(logits) == 0:
-            empty = logits.new_empty(0, dtype=torch.float32)
-            return Scores(logits.new_empty(0, dtype=torch.long), empty, empty, empty)
-        s_nl = text.score()
-        mean = None if self.centre is None else self.centre.observe(features)
-        self._cache(features, text, s_nl)
-        adaptive = text
-        if self.bank.n_cached:
-            adaptive = self._adapted(features, logits, _copied(text) if keep else text, mean, keep)
-        probabilities = summed_id_probabilities(text, adaptive, self._prediction_weight())
+    def _adapt(self, text: TextLogits, reuse: bool) -> Scores:
+        """Scores of a compared batch, whose memory may be reused for them."""
+        features, logits, grouped = text
+        s_nl = grouped.score()
+        self._cache(features, grouped, s_nl)
+        adaptive = grouped
+        if self.bank.n_cached and len(features):
+            if not reuse:
+                logits = logits.clone()
+                adaptive = grouped._replace(exp_neg=grouped.exp_neg.clone())
+            adaptive = self._adapted(features, logits, adaptive)
+        probabilities = summed_id_probabilities(grouped, adaptive, self.config.lam)
         s_nl, s_ada = s_nl.float(), adaptive.score().float()
         conf = combined(s_nl, s_ada, self.config)
         return Scores(probabilities.argmax(dim=1), conf, s_nl, s_ada)
 
-    def _prediction_weight(self) -> Tensor | float:
-        """Lambda; in the calibrated mode only as far as ID rows hold images to be compared."""
-        if self.centre is None:
-            return self.config.lam
-        filled = (self.bank.active_rows[: self.bank.n_active] < self.n_id).sum()
-        return self.config.lam * filled / self.n_id
-
-    def _cache(self, features: Tensor, text: SideSums, s_nl: Tensor) -> None:
+    def _cache(self, features: Tensor, text: GroupedLogits, s_nl: Tensor) -> None:
         """Write confident images to the row of their nearest label, each on its own side."""
-        balanced = text.score(self._log_odds)
-        confidence = s_nl if self.centre is None else balanced
         upper, lower = thresholds(self.config.gamma, self.config.gap)
+        is_id, is_negative = s_nl > upper, s_nl < lower
         if self.config.adagap:
-            share = self.id_share.observe(
-                int((confidence > upper).sum()), int((confidence < lower).sum())
-            )
-            upper, lower = thresholds(self.config.gamma, self.config.gap, share)
-        is_id, is_negative = confidence > upper, confidence < lower
-        self.evidence.observe(is_id, is_negative, balanced)
+            counted = self.id_share.observe(is_id, is_negative)
+            limits = shared_thresholds(self.config.gamma, self.config.gap, *counted, s_nl.dtype)
+            is_id, is_negative = s_nl > limits[0], s_nl < limits[1]
+        self.confident.observe(is_id, is_negative, text.score(self._log_odds))
         as_id, as_neg = is_id.nonzero().squeeze(1), is_negative.nonzero().squeeze(1)
         exp_id, exp_neg = text.exp_id.index_select(0, as_id), text.exp_neg.index_select(0, as_neg)
         places = torch.cat([exp_id.argmax(dim=1), row_argmax(exp_neg) + self.n_id])
@@ -142,7 +145,7 @@ class AdaNeg(GroupedDetector):
         if self.config.replacement == "entropy":
             entropies = torch.cat([entropy(exp_id), entropy(exp_neg)])
         else:
-            entropies = confidence.new_zeros(len(images))
+            entropies = s_nl.new_zeros(len(images))
         self.bank.add(
             self._rows_at(places),
             features.index_select(0, images),
@@ -150,37 +153,28 @@ class AdaNeg(GroupedDetector):
             self.text_features.index_select(0, places),
         )
 
-    def _adapted(
-        self, features: Tensor, logits: Tensor, text: SideSums, mean: Tensor | None, keep: bool
-    ) -> SideSums:
-        """Sums with proxies in place of the text features of rows that hold images."""
+    def _adapted(self, features: Tensor, logits: Tensor, text: GroupedLogits) -> GroupedLogits:
+        """With proxies in place of the text features of rows that hold images."""
         places = self._places_of(self.bank.active_rows[: self.bank.n_active])
-        if self.config.proxy == "task" and mean is None:
+        if self.config.proxy == "task":
             cosines = task_adaptive_cosines(features, self.bank)
         else:
             text_cosines = logits.index_select(1, places).T.div(self.logit_scale).contiguous()
-            cosines = self._other_cosines(features, self.text_features[places], text_cosines, mean)
-        changed = cosines.to(logits.dtype).mul_(self.logit_scale)
-        id_logits = logits[:, : self.n_id]
-        return replaced_sums(
-            text, id_logits.clone() if keep else id_logits, places, changed, self.groups
-        )
-
-    def _other_cosines(
-        self, features: Tensor, text: Tensor, text_cosines: Tensor, mean: Tensor | None
-    ) -> Tensor:
-        """(A, B) cosines with sample-adaptive proxies, centred proxies, or both."""
-        if self.config.proxy == "task":
-            assert mean is not None
-            proxies = task_adaptive_cosines(features - mean, self.bank)
-        else:
-            proxies = sample_adaptive_cosines(
-                features, text, text_cosines, self.bank, self.config.beta, mean
+            cosines = sample_adaptive_cosines(
+                features, self.text_features[places], text_cosines, self.bank, self.config.beta
             )
-        if mean is None:
-            return proxies
-        lift = proxies - (text_cosines - (text @ mean)[:, None])
-        return text_cosines + lift * (self.config.gain * self.evidence.balance)
+        changed = cosines.to(logits.dtype).mul_(self.logit_scale)
+        return replaced_logits(text, logits[:, : self.n_id], places, changed, self.groups)
+
+    def _problem_with_parts(self, parts: Mapping[str, Mapping[str, Tensor]]) -> str | None:
+        problem = super()._problem_with_parts(parts)
+        if problem is not None:
+            return problem
+        bank, text = parts["bank"], parts[""]["text_features"]
+        expected = text[self._places_of(bank["active_rows"].to(text.device))].float()
+        if not sums_agree(bank, expected):
+            return "bank: sums differ from text features and cached features added up"
+        return None
 
     # The bank speaks of rows in the caller's order; logits stand in group order.
 
@@ -200,8 +194,3 @@ def combined(s_neglabel: Tensor, s_adaptive: Tensor, config: AdaNegConfig) -> Te
     if config.score == "multiply":
         return s_adaptive * s_neglabel
     return s_adaptive if config.score == "adaptive" else s_neglabel
-
-
-def _copied(text: SideSums) -> SideSums:
-    """Sums of which :func:`replaced_sums` may use up what it uses up."""
-    return text._replace(exp_neg=text.exp_neg.clone())

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from adaneg_openood.detectors.precision import AtLeastSingle
+from adaneg_openood.detectors.state import StateModule
 
 # Spare room: an eighth of what is cached, at most 2,048 images, so that it stays small in memory and
 # growing stays rare.
 _GROWTH, _MOST_SPARE, _FIRST_ROOM = 1.125, 2048, 64
+_ROUNDING = 0.01  # of a sum in bfloat16, per image
 
 
-class FeatureBank(AtLeastSingle):
+class FeatureBank(StateModule):
     """Images cached per label row, in memory that grows with the images and not with rows x slots.
 
     Cached images lie in one pool in no particular order; only rows that hold images own a running
@@ -23,7 +25,7 @@ class FeatureBank(AtLeastSingle):
     (AdaNeg, section 3.2, and the half-precision behaviour of the released implementation).
 
     Args:
-        n_rows: K, one row a label.
+        n_rows: K, one row per label.
         dim: D, feature width.
         capacity: images a row can hold; 0 caches nothing.
         replacement: ``"entropy"`` or ``"first"``.
@@ -40,23 +42,23 @@ class FeatureBank(AtLeastSingle):
     progress: Tensor
     _POOL = ("features", "entropies", "rows", "arrivals")
     _ACTIVE = ("sums", "lengths", "active_rows")
-    _at_least_single = ("entropies", "lengths")
 
     def __init__(self, n_rows: int, dim: int, capacity: int, replacement: str = "entropy") -> None:
         super().__init__()
         self.n_rows, self.dim, self.capacity, self.replacement = n_rows, dim, capacity, replacement
         self.n_cached = 0
         self.n_active = 0
-        self.register_buffer("features", torch.empty(0, dim))
-        self.register_buffer("entropies", torch.empty(0))
-        self.register_buffer("rows", torch.empty(0, dtype=torch.long))
-        self.register_buffer("arrivals", torch.empty(0, dtype=torch.long))
-        self.register_buffer("sums", torch.empty(0, dim))
-        self.register_buffer("lengths", torch.empty(0))
-        self.register_buffer("active_rows", torch.empty(0, dtype=torch.long))
+        none = torch.empty(0, dtype=torch.long)
+        self.add_state("features", torch.empty(0, dim))
+        self.add_state("entropies", torch.empty(0), keep_float32=True)
+        self.add_state("rows", none)
+        self.add_state("arrivals", none)
+        self.add_state("sums", torch.empty(0, dim))
+        self.add_state("lengths", torch.empty(0), keep_float32=True)
+        self.add_state("active_rows", none)
         # -1: the row holds no image and owns no sum
-        self.register_buffer("slot_of_row", torch.full((n_rows,), -1, dtype=torch.long))
-        self.register_buffer("progress", torch.zeros((), dtype=torch.long))
+        self.add_state("slot_of_row", torch.tensor(-1).expand(n_rows))
+        self.add_state("progress", torch.zeros((), dtype=torch.long))
 
     @property
     def counts(self) -> Tensor:
@@ -65,11 +67,16 @@ class FeatureBank(AtLeastSingle):
 
     def reset(self) -> None:
         """Forget every image."""
-        for name in (*self._POOL, *self._ACTIVE):
-            setattr(self, name, getattr(self, name)[:0].clone())
-        self.n_cached = self.n_active = 0
-        self.slot_of_row.fill_(-1)
-        self.progress.zero_()
+        self._resize(0, 0)
+        super().reset()
+
+    def _resize(self, n_cached: int, n_active: int) -> None:
+        """Room for exactly so many images and active rows; what they are is undefined."""
+        for names, room in ((self._POOL, n_cached), (self._ACTIVE, n_active)):
+            for name in names:
+                old = getattr(self, name)
+                setattr(self, name, old.new_empty((room, *old.shape[1:])))
+        self.n_cached, self.n_active = n_cached, n_active
 
     @torch.no_grad()
     def add(self, rows: Tensor, features: Tensor, entropies: Tensor, anchors: Tensor) -> None:
@@ -171,52 +178,68 @@ class FeatureBank(AtLeastSingle):
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        used = dict.fromkeys(self._POOL, self.n_cached) | dict.fromkeys(self._ACTIVE, self.n_active)
         state["_buffers"] = {
-            name: buffer[: used[name]].clone() if name in used else buffer
+            name: None if buffer is None else self._used(name, buffer).clone()
             for name, buffer in self._buffers.items()
-            if buffer is not None
         }
         return state
 
+    def _used(self, name: str, buffer: Tensor) -> Tensor:
+        if name in self._POOL:
+            return buffer[: self.n_cached]
+        return buffer[: self.n_active] if name in self._ACTIVE else buffer
+
+    def state_names(self) -> list[str]:
+        # the others follow from these, so a damaged file cannot contradict itself
+        return [*self._POOL, "sums", "active_rows", "progress"]
+
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        for names, used in ((self._POOL, self.n_cached), (self._ACTIVE, self.n_active)):
-            for name in names:
-                destination[prefix + name] = destination[prefix + name][:used].clone()
+        for name in self.state_names():
+            destination[prefix + name] = self._used(name, getattr(self, name)).clone()
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        problem = self._problem_with(state_dict, prefix)
-        if problem:
-            args[-1].append(f"bank not loaded: {problem}")
-            return
-        for name in (*self._POOL, *self._ACTIVE):
-            saved = state_dict.get(prefix + name)
-            if saved is not None:
-                setattr(self, name, getattr(self, name).new_empty(saved.shape))
-        super()._load_from_state_dict(state_dict, prefix, *args)
-        self.n_cached, self.n_active = len(self.rows), len(self.active_rows)
+        self._resize(len(state_dict[prefix + "rows"]), len(state_dict[prefix + "active_rows"]))
+        for name in self.state_names():
+            getattr(self, name).copy_(state_dict[prefix + name])
+        self.slot_of_row.fill_(-1)
+        self.slot_of_row[self.active_rows] = torch.arange(self.n_active, device=self.rows.device)
+        self.lengths.copy_(torch.linalg.vector_norm(self.sums, dim=1, dtype=self.lengths.dtype))
 
-    def _problem_with(self, state: Any, prefix: str) -> str | None:
-        """Why this state cannot be a bank's; checked before anything is changed."""
-        names = (*self._POOL, *self._ACTIVE, "slot_of_row", "progress")
-        missing = [name for name in names if prefix + name not in state]
-        if missing:
-            return f"missing {', '.join(missing)}"
-        part = {name: state[prefix + name] for name in names}
-        for names_of_part in (self._POOL, self._ACTIVE):
-            if len({len(part[name]) for name in names_of_part}) != 1:
-                return f"lengths of {', '.join(names_of_part)} differ"
-        for name in ("features", "sums"):
-            if part[name].ndim != 2 or part[name].shape[1] != self.dim:
-                return f"{name} has shape {tuple(part[name].shape)}, width must be {self.dim}"
-        if part["slot_of_row"].shape != (self.n_rows,):
-            return f"it has {len(part['slot_of_row'])} rows, this detector has {self.n_rows}"
-        rows = part["rows"]
+    def _unfit(self, state: Mapping[str, Tensor]) -> str | None:
+        for names in (self._POOL, ("sums", "active_rows")):
+            if len({len(state[name]) for name in names}) != 1:
+                return f"lengths of {', '.join(names)} differ"
+        for name in state:
+            own = getattr(self, name)
+            if state[name].ndim != own.ndim or state[name].shape[1:] != own.shape[1:]:
+                return f"{name} has shape {tuple(state[name].shape)}, width must be {self.dim}"
+        rows, active, arrivals = state["rows"], state["active_rows"], state["arrivals"]
+        for name in ("rows", "active_rows"):
+            if bool(((state[name] < 0) | (state[name] >= self.n_rows)).any()):
+                return f"{name} must lie in [0, {self.n_rows})"
+        if not torch.equal(active.sort().values, rows.unique()):
+            return "active_rows are not the rows that hold images"
         if len(rows):
-            if int(rows.min()) < 0 or int(rows.max()) >= self.n_rows:
-                return f"rows must lie in [0, {self.n_rows})"
             fullest = int(torch.bincount(rows).max())
             if fullest > self.capacity:
                 return f"a row holds {fullest} images, memory_length allows {self.capacity}"
+            if int(arrivals.min()) < 0 or int(arrivals.max()) >= int(state["progress"]):
+                return "arrivals must lie in [0, progress)"
+            if len(arrivals.unique()) < len(arrivals):
+                return "arrivals must be distinct"
         return None
+
+
+def sums_agree(state: Mapping[str, Tensor], text: Tensor) -> bool:
+    """Whether a saved bank's sums are what its images add up to, within a bfloat16's rounding.
+
+    Args:
+        state: a bank's, with rows known to be right.
+        text: (A, D) float32 text features of its active rows, in the order of ``active_rows``.
+    """
+    active, rows = state["active_rows"].to(text.device), state["rows"].to(text.device)
+    order = torch.argsort(active)
+    slots = order[torch.searchsorted(active[order], rows)]
+    expected = text.index_add(0, slots, state["features"].to(text))
+    off = torch.linalg.vector_norm(state["sums"].to(text) - expected, dim=1)
+    return bool((off <= _ROUNDING * (1 + torch.bincount(slots, minlength=len(active)))).all())

@@ -1,23 +1,33 @@
-"""What every detector shares: checked text features, checked image features, one result type."""
+"""What every detector shares: checked features, one result type, state, and safety in threads."""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import inspect
 import logging
-import math
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from adaneg_openood.detectors.config import check_positive_int
-from adaneg_openood.detectors.scoring import SideSums, group_order, side_sums
+from adaneg_openood.detectors.checks import check_int
+from adaneg_openood.detectors.info import DetectorInfo
+from adaneg_openood.detectors.state import StateModule
 from adaneg_openood.detectors.threshold import Threshold, find_threshold
+
+if TYPE_CHECKING:
+    from adaneg_openood.detectors.diagnosis import Diagnosis
 
 logger = logging.getLogger(__name__)
 
 _UNIT_TOLERANCE = 1e-3  # a unit vector rounded to bfloat16 stays within this
 _NAMED = 8  # bad rows an error lists
+_GIVEN = ("self", "text_features", "n_id", "logit_scale")  # what is no setting
 
 
 @dataclass(frozen=True)
@@ -37,16 +47,27 @@ class Scores:
     s_adaptive: Tensor | None = None
 
 
-class TextDetector(nn.Module):
-    """A detector that compares image features with text features."""
+class TextDetector(StateModule):
+    """A detector that compares image features with text features.
 
-    stateless = True  # whether a score depends on the image alone, and not on the stream
+    A method is a subclass with a record of facts, ``info``, and a :meth:`_score`. Its settings are its
+    constructor's positional parameters behind ``text_features``, ``n_id`` and ``logit_scale``, each
+    kept in an attribute of the same name; a parameter ``config`` stands for the fields of
+    ``config_class``. Keyword-only parameters are further inputs and no settings. What it remembers is
+    declared with :meth:`~StateModule.add_state`.
+
+    One detector may be used by several threads: calls wait for one another.
+    """
+
+    info: ClassVar[DetectorInfo]
+    config_class: ClassVar[type[Any] | None] = None
     threshold: Threshold | None = None  # see calibrate
     text_features: Tensor
 
     def __init__(self, text_features: Tensor, n_id: int) -> None:
         super().__init__()
-        check_positive_int("n_id", n_id)
+        self._lock = threading.RLock()
+        check_int("n_id", n_id)
         if not isinstance(text_features, Tensor) or text_features.ndim != 2:
             raise ValueError(
                 "text_features must be a (C + M, D) tensor, got "
@@ -61,11 +82,31 @@ class TextDetector(nn.Module):
         self.register_buffer("text_features", self._unit(text_features.detach(), "text_features"))
 
     def score(self, features: Tensor) -> Scores:
-        """Score (B, D) image features of any float dtype."""
+        """Score a batch of images.
+
+        Args:
+            features: (B, D), any float dtype, on any device; B may be 0. Rows that are not of unit
+                length are normalised. Autocast is switched off, as it would move confidences.
+
+        Raises:
+            ValueError, TypeError: wrong width, or rows that are zero, NaN or infinite; the detector
+                stays as it was.
+        """
+        with self._exactly():
+            return self._score(self._checked(features))
+
+    def _score(self, features: Tensor) -> Scores:
+        """Score (B, D) features of unit length, on this detector's device and in its dtype."""
         raise NotImplementedError
 
     def reset(self) -> None:
-        """Forget the stream; nothing to forget here."""
+        """Forget the stream."""
+        with self._exactly():
+            super().reset()
+
+    def diagnose(self) -> Diagnosis | None:
+        """What the memory looks like; None where a method has none to look at."""
+        return None
 
     def calibrate(self, conf: Tensor, tpr: float = 0.95, source: str = "id") -> Threshold:
         """Set the threshold of :meth:`predict` from (N,) confidences; see :func:`find_threshold`."""
@@ -85,6 +126,101 @@ class TextDetector(nn.Module):
         scores = self.score(features)
         return torch.where(scores.conf >= self.threshold.value, scores.pred, -1)
 
+    # Settings: what the constructor's signature tells.
+
+    @classmethod
+    def default_settings(cls) -> dict[str, Any]:
+        """Every setting of this method with its default, as JSON values."""
+        found: dict[str, Any] = {}
+        for name in cls._setting_names():
+            if name == "config":
+                assert cls.config_class is not None
+                found.update({f.name: f.default for f in dataclasses.fields(cls.config_class)})
+            else:
+                found[name] = inspect.signature(cls).parameters[name].default
+        return found
+
+    def settings(self) -> dict[str, Any]:
+        """The settings this detector was made with; ``make_detector`` takes them again."""
+        found: dict[str, Any] = {}
+        for name in self._setting_names():
+            value = getattr(self, name)
+            found.update(dataclasses.asdict(value) if name == "config" else {name: value})
+        return found
+
+    @classmethod
+    def _setting_names(cls) -> list[str]:
+        parameters = inspect.signature(cls).parameters.values()
+        return [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY and p.name not in _GIVEN]
+
+    # Saving, loading and copying, each as one step among those of other threads.
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """A copy of the text features and of all that is remembered."""
+        with self._exactly():
+            return super().state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Take up a saved state; everything is checked before anything changes.
+
+        Raises:
+            RuntimeError: the state is damaged, or of a detector with other labels or settings.
+        """
+        with self._exactly():
+            parts: dict[str, dict[str, Any]] = {name: {} for name, _ in self.named_modules()}
+            for key, value in state_dict.items():
+                prefix, _, name = key.rpartition(".")
+                parts.setdefault(prefix, {})[name] = value
+            problem = self._problem_with_parts(parts)
+            if problem is not None:
+                raise RuntimeError(f"{type(self).__name__}: state not loaded; {problem}")
+            return super().load_state_dict(state_dict)
+
+    def _problem_with_parts(self, parts: Mapping[str, Mapping[str, Any]]) -> str | None:
+        """Why a state cannot be loaded, given as module name -> name -> tensor; nothing is changed."""
+        modules = dict(self.named_modules())
+        for prefix, part in parts.items():
+            module = modules.get(prefix)
+            if isinstance(module, StateModule):
+                problem = module.problem_with(part)
+            else:
+                problem = f"unknown {', '.join(part)}" if part else None
+            if problem:
+                return f"{prefix}: {problem}" if prefix else problem
+        return None
+
+    def _unfit(self, state: Mapping[str, Tensor]) -> str | None:
+        problem = super()._unfit(state)
+        if problem is None:
+            lengths = torch.linalg.vector_norm(state["text_features"].float(), dim=1)
+            if bool(((lengths - 1).abs() > 10 * _UNIT_TOLERANCE).any()):
+                problem = "text_features are not of unit length"
+        return problem
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._exactly():
+            state = self.__dict__.copy()
+            del state["_lock"]
+            for name in ("_buffers", "_modules"):
+                state[name] = copy.deepcopy(state[name])
+            return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._lock = threading.RLock()
+
+    @contextmanager
+    def _exactly(self) -> Iterator[None]:
+        """One thread at a time, without gradients, and in the dtypes that are written down."""
+        with self._lock, torch.inference_mode(False), torch.no_grad(), self._without_autocast():
+            yield
+
+    def _without_autocast(self) -> Any:
+        try:
+            return torch.autocast(self.text_features.device.type, enabled=False)
+        except RuntimeError:  # there is none for this kind of device
+            return nullcontext()
+
     def _checked(self, features: Tensor) -> Tensor:
         """(B, D) unit-length features on this detector's device and dtype, or an error."""
         dim = self.text_features.shape[1]
@@ -99,13 +235,13 @@ class TextDetector(nn.Module):
         """Rows as float32 unit vectors; those that are not unit length are normalised, said once."""
         if not features.is_floating_point():
             raise TypeError(f"{what} must be floating point, got {features.dtype}")
-        norms = torch.linalg.vector_norm(features.double(), dim=1)
-        off = ~((norms - 1.0).abs() <= _UNIT_TOLERANCE)
         unit = features.float()
+        off = ~((torch.linalg.vector_norm(unit, dim=1) - 1.0).abs() <= _UNIT_TOLERANCE)
         # One read decides for the whole batch: the checks below run only where something is off.
         if not bool(off.any()):
             return unit
-        for bad, said in ((~torch.isfinite(norms), "NaN or infinite"), (norms == 0, "all-zero")):
+        largest = features.abs().amax(dim=1)
+        for bad, said in ((~torch.isfinite(largest), "NaN or infinite"), (largest == 0, "all-zero")):
             rows = bad.nonzero().squeeze(1).tolist()
             if rows:
                 listed = ", ".join(map(str, rows[:_NAMED])) + (", ..." if len(rows) > _NAMED else "")
@@ -113,80 +249,6 @@ class TextDetector(nn.Module):
         if not self._said_normalised:
             logger.warning("%s are not unit length; normalising them (said once)", what)
             self._said_normalised = True
-        scaled = (features.double() / norms[:, None]).float()
+        scaled = (features / largest[:, None]).float()  # so that no square over- or underflows
+        scaled = scaled / torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
         return torch.where(off[:, None], scaled, unit)
-
-
-class TextReading(NamedTuple):
-    """What the labels' text says of a batch: the part of a score that no stream changes.
-
-    Attributes:
-        features: (B, D) of unit length.
-        logits: (B, C + M), negatives in group order.
-        sums: sums over them.
-    """
-
-    features: Tensor
-    logits: Tensor
-    sums: SideSums
-
-
-class GroupedDetector(TextDetector):
-    """A detector with negative labels, held in group order."""
-
-    negative_order: Tensor
-
-    def __init__(
-        self, text_features: Tensor, n_id: int, groups: int, permute: bool, logit_scale: float
-    ) -> None:
-        super().__init__(text_features, n_id)
-        self.n_negatives = len(text_features) - n_id
-        check_positive_int("groups", groups)
-        if self.n_negatives < 1:
-            raise ValueError(
-                f"n_id is {n_id} and text_features has {len(text_features)} rows: no negative label left"
-            )
-        if self.n_negatives < groups:
-            raise ValueError(f"{self.n_negatives} negative label(s) cannot form {groups} groups")
-        if not (math.isfinite(logit_scale) and logit_scale > 0):
-            raise ValueError(f"logit_scale must be finite and above 0, got {logit_scale}")
-        self.groups, self.permute, self.logit_scale = groups, permute, float(logit_scale)
-        order = group_order(self.n_negatives, groups, permute).to(text_features.device)
-        # where row k of the caller's text features stands in ours, and back
-        rows = torch.cat([torch.arange(n_id, device=order.device), order + n_id])
-        self.text_features = self.text_features[rows]
-        self.register_buffer("negative_order", order)
-
-    def _logits(self, features: Tensor) -> Tensor:
-        """(B, C + M) at least float32, negatives in group order."""
-        logits = features @ self.text_features.T
-        if logits.dtype in (torch.float16, torch.bfloat16):
-            logits = logits.float()
-        return logits.mul_(self.logit_scale)
-
-    def read(self, features: Tensor) -> TextReading:
-        """Compare (B, D) image features with the labels' text; changes nothing.
-
-        Detectors with the same text features, ``groups``, ``permute`` and ``logit_scale`` read the same,
-        so one reading serves all of them: see ``AdaNeg.score_reading``.
-
-        Raises:
-            ValueError, TypeError: wrong width, or values that are not finite.
-        """
-        features = self._checked(features)
-        logits = self._logits(features)
-        return TextReading(features, logits, self._sums(logits))
-
-    def nearest_negatives(self, features: Tensor, k: int = 3) -> tuple[Tensor, Tensor]:
-        """The k negative labels whose text is nearest to each image.
-
-        Returns:
-            (B, k) int64 rows of the caller's text features, nearest first, and their (B, k) cosines.
-        """
-        features = self._checked(features)
-        cosines = features @ self.text_features[self.n_id :].T
-        top = cosines.topk(min(k, self.n_negatives), dim=1)
-        return self.negative_order[top.indices] + self.n_id, top.values.float()
-
-    def _sums(self, logits: Tensor) -> SideSums:
-        return side_sums(logits, self.n_id, self.groups)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
-import math
 from dataclasses import dataclass
 from typing import Any
+
+from adaneg_openood.detectors.checks import check_choice, check_flag, check_int, check_number
 
 _CHOICES = {
     "proxy": ("task", "sample"),
     "score": ("combine", "adaptive", "neglabel", "multiply"),
     "replacement": ("entropy", "first"),
-    "calibration": ("none", "centered"),
 }
 
 
@@ -33,10 +32,6 @@ class AdaNegConfig:
         replacement: ``"entropy"`` (as described) or ``"first"`` (what the released code does in half
             precision, and so what the published numbers come from).
         adagap: thresholds follow the running share of ID images.
-        calibration: ``"none"`` is the published method; ``"centered"`` makes rows with and without
-            images comparable, see :mod:`adaneg_openood.detectors.calibration`.
-        gain: weight of what an image adds to its row under ``"centered"``; finite, at least 0. At 0 the
-            ranking is NegLabel's.
 
     Raises:
         ValueError, TypeError: a setting is not allowed; the message names it, its value and what is.
@@ -53,33 +48,18 @@ class AdaNegConfig:
     score: str = "combine"
     replacement: str = "entropy"
     adagap: bool = False
-    calibration: str = "none"
-    gain: float = 0.05
 
     def __post_init__(self) -> None:
         for name in ("gamma", "gap"):
-            value = _number(name, getattr(self, name))
-            if not 0.0 <= value <= 1.0:
-                raise ValueError(f"{name} must be in [0, 1], got {value}")
-        for name in ("lam", "beta", "gain"):
-            value = _number(name, getattr(self, name))
-            if not (math.isfinite(value) and value >= 0.0):
-                raise ValueError(f"{name} must be finite and at least 0, got {value}")
+            check_number(name, getattr(self, name), 0.0, 1.0)
+        for name in ("lam", "beta"):
+            check_number(name, getattr(self, name))
         for name in ("memory_length", "groups"):
-            check_positive_int(name, getattr(self, name))
+            check_int(name, getattr(self, name))
         for name in ("permute", "adagap"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be true or false, got {getattr(self, name)!r}")
+            check_flag(name, getattr(self, name))
         for name, allowed in _CHOICES.items():
             check_choice(name, getattr(self, name), allowed)
-
-    @classmethod
-    def safe(cls, **changed: Any) -> AdaNegConfig:
-        """A calibrated AdaNeg, made to be no worse than NegLabel on any stream.
-
-        Not the published method, and not the default: its scores equal no table of the paper.
-        """
-        return cls(**{"calibration": "centered", **changed})
 
     @classmethod
     def released(cls, **changed: Any) -> AdaNegConfig:
@@ -93,27 +73,3 @@ class AdaNegConfig:
         if config.adagap and config.score == "combine":
             changed["lam"] = 1.0
         return cls(**changed)
-
-
-def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    """Raise a ValueError that lists what is allowed and suggests the nearest, unless value is in it."""
-    if value in allowed:
-        return
-    near = difflib.get_close_matches(str(value), allowed, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    listed = ", ".join(map(repr, allowed))
-    raise ValueError(f"{name} must be one of {listed}, got {value!r}{hint}")
-
-
-def check_positive_int(name: str, value: object) -> None:
-    """Raise unless value is an integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
-
-
-def _number(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    return float(value)

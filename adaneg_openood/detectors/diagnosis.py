@@ -7,7 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from adaneg_openood.detectors.calibration import log_size_odds
+import torch
+from torch import Tensor
+
+from adaneg_openood.detectors.scoring import log_size_odds
+from adaneg_openood.detectors.state import StateModule
 
 if TYPE_CHECKING:
     from adaneg_openood.detectors.adaneg import AdaNeg
@@ -15,7 +19,55 @@ if TYPE_CHECKING:
 _UNEVEN_SIDES = 4.0  # ID names against a group's negatives, either way
 _LOPSIDED = 0.05  # the smaller side's share of confident images
 _IMPURE = 0.75  # what the thresholds mean to guarantee
-_SHORT = 5  # images an ID name
+_SHORT = 5  # images per ID name
+_WINDOW = 10_000  # images the counts look back, AdaGap's window
+
+
+class ConfidentImages(StateModule):
+    """How a stream's confident images fall on the ID and the negative side.
+
+    The sums look back over about the last 10,000 images and start at one image of even odds per side.
+
+    Attributes:
+        counts: (2,) float32, confident images of the ID side and the negative side.
+        right: (2,) float32, how many of them are expected to be right.
+        seen: scalar int64, images scored.
+    """
+
+    counts: Tensor
+    right: Tensor
+    seen: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("counts", torch.ones(2), keep_float32=True)
+        self.add_state("right", torch.full((2,), 0.5), keep_float32=True)
+        self.add_state("seen", torch.zeros((), dtype=torch.long))
+
+    def observe(self, is_id: Tensor, is_negative: Tensor, probability: Tensor) -> None:
+        """Take in a batch.
+
+        Args:
+            is_id, is_negative: (B,) bool, confidently ID, and confidently not.
+            probability: (B,) of being ID, such as the score at :func:`log_size_odds`.
+        """
+        sides = torch.stack([is_id, is_negative]).to(self.counts)
+        right = torch.stack([probability, 1 - probability]).to(sides)
+        keep = max(0.0, 1.0 - len(is_id) / _WINDOW)
+        self.counts.mul_(keep).add_(sides.sum(dim=1))
+        self.right.mul_(keep).add_(right.mul_(sides).sum(dim=1))
+        # what the start was worth is never lost, so that both sides stay comparable
+        floor = (1.0 - self.counts).clamp_(min=0.0)
+        self.counts.add_(floor)
+        self.right.add_(floor, alpha=0.5)
+        self.seen += len(is_id)
+
+    def _unfit(self, state: Mapping[str, Tensor]) -> str | None:
+        problem = super()._unfit(state)
+        counts, right = (state[name].float().flatten() for name in ("counts", "right"))
+        if problem is None and bool(((counts < 0.999) | (right < 0) | (right > 1.001 * counts)).any()):
+            problem = "right must lie between 0 and counts, and counts be at least 1"
+        return problem
 
 
 @dataclass(frozen=True)
@@ -50,39 +102,36 @@ class Diagnosis:
 
 
 def diagnose(detector: AdaNeg) -> Diagnosis:
-    """Look at a detector's memory and evidence."""
-    counts = detector.bank.counts > 0
-    evidence = detector.evidence
-    id_share, images = float(evidence.id_share), int(evidence.seen)
-    id_purity, negative_purity = evidence.purity.tolist()
-    warnings: dict[str, str] = {}
-    if detector.config.calibration == "none":
-        warnings = _warnings(detector, images, id_share, id_purity, negative_purity)
+    """Look at a detector's memory and its confident images."""
+    filled = detector.bank.counts > 0
+    confident = detector.confident
+    counts = confident.counts.tolist()
+    id_share, images = counts[0] / sum(counts), int(confident.seen)
+    purities = [right / count for right, count in zip(confident.right.tolist(), counts)]
     return Diagnosis(
         images=images,
-        id_rows=float(counts[: detector.n_id].float().mean()),
-        negative_rows=float(counts[detector.n_id :].float().mean()),
+        id_rows=float(filled[: detector.n_id].float().mean()),
+        negative_rows=float(filled[detector.n_id :].float().mean()),
         cached=detector.bank.n_cached,
         id_share=id_share,
-        id_purity=id_purity,
-        negative_purity=negative_purity,
-        warnings=warnings,
+        id_purity=purities[0],
+        negative_purity=purities[1],
+        warnings=_warnings(detector, images, id_share, counts, purities),
     )
 
 
 def _warnings(
-    detector: AdaNeg, images: int, id_share: float, id_purity: float, negative_purity: float
+    detector: AdaNeg, images: int, id_share: float, counts: list[float], purities: list[float]
 ) -> dict[str, str]:
-    """Of the published method; the calibrated one guards against these itself."""
     n_id, size = detector.n_id, detector.n_negatives // detector.groups
-    remedy = "AdaNegConfig.safe() (calibration: centered) guards against this; compare with NegLabel"
+    remedy = "Compare with NegLabel, or use SmoothedNegLabel, which was made for such streams"
     found = {}
     odds = abs(log_size_odds(n_id, detector.n_negatives, detector.groups))
     if odds > math.log(_UNEVEN_SIDES):
         found["uneven sides"] = (
-            f"{n_id} ID names stand against {size} negatives a group, so without any evidence the score "
-            f"is {n_id / (n_id + size):.2f} and not 0.5, and the thresholds cache images on the wrong "
-            f"side. {remedy}"
+            f"{n_id} ID names stand against {size} negatives per group, so without any evidence the "
+            f"score is {n_id / (n_id + size):.2f} and not 0.5, and the thresholds cache images on the "
+            f"wrong side. {remedy}"
         )
     if min(id_share, 1 - id_share) < _LOPSIDED:
         side = "ID" if id_share > 0.5 else "negative"
@@ -90,8 +139,7 @@ def _warnings(
             f"{max(id_share, 1 - id_share):.0%} of the confident images fall on the {side} side, so "
             f"what is cached helps that side alone. {remedy}"
         )
-    sides = zip(("ID", "negative"), detector.evidence.counts.tolist(), (id_purity, negative_purity))
-    for side, count, purity in sides:
+    for side, count, purity in zip(("ID", "negative"), counts, purities):
         if count > 1 and purity < _IMPURE:  # it starts at one
             found[f"impure {side} side"] = (
                 f"of the images cached on the {side} side only {purity:.0%} are expected to belong "

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
-import torch
 from torch import Tensor
 
 from adaneg_openood.detectors.base import Scores, TextDetector
+from adaneg_openood.detectors.checks import check_positive
+from adaneg_openood.detectors.info import DetectorInfo
 
 
 class MCM(TextDetector):
@@ -22,16 +21,33 @@ class MCM(TextDetector):
         ValueError, TypeError: bad shapes, values that are not finite, or settings out of range.
     """
 
+    info = DetectorInfo(
+        name="mcm",
+        title="MCM",
+        idea="The largest softmax probability over the ID labels.",
+        paper="Ming et al., Delving into Out-of-Distribution Detection with Vision-Language "
+        "Representations",
+        link="https://arxiv.org/abs/2211.13445",
+        published_in="NeurIPS 2022",
+        month="2022-12",
+        needs_negatives=False,
+        keeps_state=False,
+        batch_matters=False,
+        inputs="text features of the ID labels",
+        state="none",
+        cost="C D",
+        published="ImageNet, four OOD sets, ViT-B/16: FPR95 43.93 (ID positive), AUROC 90.82",
+        choose_when="No negative labels are at hand.",
+    )
+
     def __init__(self, text_features: Tensor, n_id: int, tau: float = 1.0) -> None:
-        if not (math.isfinite(tau) and tau > 0):
-            raise ValueError(f"tau must be finite and above 0, got {tau}")
+        check_positive("tau", tau)
         super().__init__(text_features, n_id)
         self.text_features = self.text_features[:n_id].clone()
         self.tau = float(tau)
 
-    @torch.no_grad()
-    def score(self, features: Tensor) -> Scores:
-        """Score (B, D) image features; ``pred`` is the zero-shot class."""
-        cosines = (self._checked(features) @ self.text_features.T).float()
+    def _score(self, features: Tensor) -> Scores:
+        """``pred`` is the zero-shot class."""
+        cosines = (features @ self.text_features.T).float()
         conf, pred = (cosines / self.tau).softmax(dim=1).max(dim=1)
         return Scores(pred, conf)

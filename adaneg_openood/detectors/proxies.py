@@ -32,7 +32,6 @@ def sample_adaptive_cosines(
     text_cosines: Tensor,
     bank: FeatureBank,
     beta: float,
-    centre: Tensor | None = None,
 ) -> Tensor:
     """(A, B) cosines with proxies weighted by similarity to the image itself (AdaNeg, eq. 8).
 
@@ -46,11 +45,7 @@ def sample_adaptive_cosines(
         text_cosines: (A, B) their cosines with the images.
         bank: its A active rows, in the order of ``bank.active_rows``.
         beta: sharpness, at least 0.
-        centre: (D,) m: the result is ``(v - m).proxy_k(v)`` instead, with the weights as they were.
     """
-    text_offsets, image_offsets = (
-        (None, None) if centre is None else (text @ centre, bank.features @ centre)
-    )
     result = torch.empty_like(text_cosines)
     slots = bank.slot_of_row[bank.rows[: bank.n_cached]]
     by_slot = torch.argsort(slots, stable=True)
@@ -71,9 +66,6 @@ def sample_adaptive_cosines(
             weights = (sims * beta).sub_(beta).exp_()
             gram = (memory @ memory.mT).to(sims.dtype)
             square = torch.bmm(gram, weights).mul_(weights).sum(dim=1)
-            if text_offsets is not None and image_offsets is not None:
-                sims[:, 0] -= text_offsets[chunk, None]
-                sims[:, 1:] -= image_offsets[places][:, :, None]
             cosines = sims.mul_(weights).sum(dim=1)
             result[chunk] = cosines.div_(square.clamp_min_(1e-24).sqrt_())
     return result

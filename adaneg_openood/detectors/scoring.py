@@ -6,14 +6,15 @@ that no group takes. Grouping is then a reshape, not a gather.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-class SideSums(NamedTuple):
-    """What one pass over a batch's logits leaves: exponentials per side, and their logarithmic sums."""
+class GroupedLogits(NamedTuple):
+    """What one pass over a batch's logits leaves: exponentials of both sides, and log-sum-exps."""
 
     exp_id: Tensor
     """(B, C) exp(ID logit - max_id)."""
@@ -56,8 +57,16 @@ def group_order(n_neg: int, groups: int, permute: bool) -> Tensor:
     return torch.cat([order, torch.arange(kept, n_neg)])
 
 
-def side_sums(logits: Tensor, n_id: int, groups: int) -> SideSums:
-    """Sums that the grouped ID score (NegLabel, ICLR 2024, eq. 5 averaged over groups) is made of.
+def log_size_odds(n_id: int, n_negatives: int, groups: int) -> float:
+    """Log odds that make the grouped ID score one half where no label fits better than another.
+
+    ``log(M / G) - log C``: sums of exponentials over the two sides become means.
+    """
+    return math.log(n_negatives // groups) - math.log(n_id)
+
+
+def grouped_logits(logits: Tensor, n_id: int, groups: int) -> GroupedLogits:
+    """The sums that the grouped ID score (NegLabel, ICLR 2024, eq. 5 averaged over groups) is made of.
 
     ``S_g = sigmoid(logsumexp(ID) - logsumexp(group g))``. Each side is shifted by its own maximum, so
     nothing overflows and a hopeless image keeps a score above zero.
@@ -73,13 +82,13 @@ def side_sums(logits: Tensor, n_id: int, groups: int) -> SideSums:
     exp_neg = (negatives - max_neg[:, None]).exp_()
     lse_id = max_id + exp_id.sum(dim=1).log_()
     parts = _group_sums(exp_neg, groups)
-    return _scored(exp_id, exp_neg, max_id, max_neg, lse_id, parts)
+    return _grouped(exp_id, exp_neg, max_id, max_neg, lse_id, parts)
 
 
-def replaced_sums(
-    text: SideSums, id_logits: Tensor, places: Tensor, changed: Tensor, groups: int
-) -> SideSums:
-    """:func:`side_sums` of logits of which A columns are replaced, without a second full pass.
+def replaced_logits(
+    text: GroupedLogits, id_logits: Tensor, columns: Tensor, changed: Tensor, groups: int
+) -> GroupedLogits:
+    """:func:`grouped_logits` of logits of which A columns are replaced, without a second full pass.
 
     Exponentials of the columns that stay are used again. They are weighed by a mask and not
     subtracted from the sums, so nothing cancels.
@@ -87,7 +96,7 @@ def replaced_sums(
     Args:
         text: sums of the logits before; its ``exp_neg`` is used up.
         id_logits: (B, C) ID logits before, overwritten with those after.
-        places: (A,) int64, distinct columns in [0, C + M).
+        columns: (A,) int64, distinct columns in [0, C + M).
         changed: (A, B) their new logits.
         groups: G.
 
@@ -95,28 +104,28 @@ def replaced_sums(
         Sums after; ``exp_neg`` holds the columns that stayed alone.
     """
     n_id, n_neg = text.exp_id.shape[1], text.exp_neg.shape[1]
-    is_id = places < n_id
+    is_id = columns < n_id
     of_id, of_neg = is_id.nonzero().squeeze(1), (~is_id).nonzero().squeeze(1)
 
-    id_logits.index_copy_(1, places[of_id], changed.index_select(0, of_id).T)
+    id_logits.index_copy_(1, columns[of_id], changed.index_select(0, of_id).T)
     max_id = id_logits.amax(dim=1)
     exp_id = (id_logits - max_id[:, None]).exp_()
     lse_id = max_id + exp_id.sum(dim=1).log_()
     if len(of_neg) == 0:
         parts = _group_sums(text.exp_neg, groups)
-        return _scored(exp_id, text.exp_neg, max_id, text.max_neg, lse_id, parts)
+        return _grouped(exp_id, text.exp_neg, max_id, text.max_neg, lse_id, parts)
 
-    columns, new = places[of_neg] - n_id, changed.index_select(0, of_neg)
-    stays = torch.ones(n_neg, dtype=new.dtype, device=new.device).index_fill_(0, columns, 0.0)
+    of_side, new = columns[of_neg] - n_id, changed.index_select(0, of_neg)
+    stays = torch.ones(n_neg, dtype=new.dtype, device=new.device).index_fill_(0, of_side, 0.0)
     kept = _group_sums(text.exp_neg.mul_(stays), groups)
     # the part behind the last whole group belongs to none, yet to the sum of all
-    group = (columns // (n_neg // groups)).clamp_max(groups)
-    member = torch.zeros(groups + 1, len(columns), dtype=new.dtype, device=new.device)
-    member[group, torch.arange(len(columns), device=new.device)] = 1.0
+    group = (of_side // (n_neg // groups)).clamp_max(groups)
+    member = torch.zeros(groups + 1, len(of_side), dtype=new.dtype, device=new.device)
+    member[group, torch.arange(len(of_side), device=new.device)] = 1.0
     max_neg = torch.maximum(text.max_neg, new.amax(dim=0))
     added = member @ new.sub_(max_neg).exp_()
     parts = kept * (text.max_neg - max_neg).exp_()[:, None] + added.T
-    return _scored(exp_id, text.exp_neg, max_id, max_neg, lse_id, parts)
+    return _grouped(exp_id, text.exp_neg, max_id, max_neg, lse_id, parts)
 
 
 def _group_sums(exp_neg: Tensor, groups: int) -> Tensor:
@@ -127,12 +136,12 @@ def _group_sums(exp_neg: Tensor, groups: int) -> Tensor:
     return torch.cat([grouped, rest], dim=1)
 
 
-def _scored(
+def _grouped(
     exp_id: Tensor, exp_neg: Tensor, max_id: Tensor, max_neg: Tensor, lse_id: Tensor, parts: Tensor
-) -> SideSums:
+) -> GroupedLogits:
     lse_groups = max_neg[:, None] + parts[:, :-1].log()
     lse_neg = max_neg + parts.sum(dim=1).log_()
-    return SideSums(exp_id, exp_neg, max_id, max_neg, lse_id, lse_neg, lse_groups)
+    return GroupedLogits(exp_id, exp_neg, max_id, max_neg, lse_id, lse_neg, lse_groups)
 
 
 def row_argmax(values: Tensor, width: int = 128) -> Tensor:
@@ -149,7 +158,9 @@ def row_argmax(values: Tensor, width: int = 128) -> Tensor:
     return start + block.argmax(dim=1)
 
 
-def summed_id_probabilities(first: SideSums, second: SideSums, weight: Tensor | float) -> Tensor:
+def summed_id_probabilities(
+    first: GroupedLogits, second: GroupedLogits, weight: Tensor | float
+) -> Tensor:
     """(B, C) ``p_first + weight * p_second``, each a softmax over all C + M rows, ungrouped."""
     shifts = [sums.max_id - torch.logaddexp(sums.lse_id, sums.lse_neg) for sums in (first, second)]
     total = first.exp_id * shifts[0].exp_()[:, None]

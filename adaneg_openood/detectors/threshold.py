@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from adaneg_openood.detectors.checks import check_choice, check_int, check_number
+
 _LEAST = 20  # scores below which a tail quantile says little
+_SOURCES = ("id", "stream")
 
 
 @dataclass(frozen=True)
@@ -20,12 +24,21 @@ class Threshold:
         n: scores it was taken from.
         source: ``"id"`` (scores of ID validation images) or ``"stream"`` (of a stream whose images
             may be ID or OOD).
+
+    Raises:
+        ValueError, TypeError: a value that no threshold can have, as a damaged file may hold.
     """
 
     value: float
     tpr: float
     n: int
     source: str
+
+    def __post_init__(self) -> None:
+        check_number("threshold", self.value, -math.inf)
+        _check_tpr(self.tpr)
+        check_int("n", self.n)
+        check_choice("source", self.source, _SOURCES)
 
     def __str__(self) -> str:
         of = "ID validation images" if self.source == "id" else "images of a stream, ID or not"
@@ -46,11 +59,9 @@ def find_threshold(conf: Tensor, tpr: float = 0.95, source: str = "id") -> Thres
     Raises:
         ValueError: too few scores, scores that are not finite, or an argument out of range.
     """
-    conf = torch.as_tensor(conf).detach().double().reshape(-1)
-    if not 0.0 < tpr <= 1.0:
-        raise ValueError(f"tpr must be in (0, 1], got {tpr}")
-    if source not in ("id", "stream"):
-        raise ValueError(f"source must be 'id' or 'stream', got {source!r}")
+    _check_tpr(tpr)
+    check_choice("source", source, _SOURCES)
+    conf = torch.as_tensor(conf).detach().cpu().double().reshape(-1)
     if len(conf) < _LEAST:
         raise ValueError(f"a threshold needs at least {_LEAST} scores, got {len(conf)}")
     if not bool(torch.isfinite(conf).all()):
@@ -58,3 +69,9 @@ def find_threshold(conf: Tensor, tpr: float = 0.95, source: str = "id") -> Thres
     below = int((1.0 - tpr) * len(conf) + 1e-9)  # how many may fall below
     value = torch.sort(conf).values[below].item()
     return Threshold(value, tpr, len(conf), source)
+
+
+def _check_tpr(tpr: float) -> None:
+    check_number("tpr", tpr)
+    if not 0.0 < tpr <= 1.0:
+        raise ValueError(f"tpr must be in (0, 1], got {tpr}")

@@ -42,7 +42,7 @@ def evaluate(
     """Evaluate detectors on every OOD set, each as one stream with the ID images.
 
     For an OOD set and a seed every detector meets the same stream, and is reset before it. Where
-    the seed cannot change a result (a detector whose ``stateless`` attribute is true, or the order
+    the seed cannot change a result (a detector whose ``info`` says that it keeps no state, or the order
     ``"id_first"``) the stream runs once and its result stands for every seed.
 
     Args:

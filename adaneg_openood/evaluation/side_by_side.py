@@ -9,40 +9,37 @@ import numpy as np
 import torch
 
 from adaneg_openood.detectors import AdaNeg, Scores
-from adaneg_openood.detectors.base import TextReading
+from adaneg_openood.detectors.grouped import TextLogits
 from adaneg_openood.evaluation.streams import Detector, run_stream
 
 
 class _Together:
-    """Detectors as one: scores of all, side by side; AdaNegs that read the same share one reading."""
+    """Detectors as one: scores of all, side by side; AdaNegs that compare alike share one comparison."""
 
     def __init__(self, detectors: Sequence[Detector]) -> None:
         self.detectors = detectors
         self.scores: list[list[Any]] = [[] for _ in detectors]
-        # what decides a reading, beside the text that all detectors of one feature set share
+        # what decides a comparison, beside the text that all detectors of one feature set share
         self.kinds = [
             (detector.groups, detector.permute, detector.text_features.dtype)
             if isinstance(detector, AdaNeg)
             else None
             for detector in detectors
         ]
-        # the last one of a kind may use its reading's memory up
-        self.last = {kind: place for place, kind in enumerate(self.kinds)}
 
     def reset(self) -> None:
         for detector in self.detectors:
             detector.reset()
 
     def score(self, features: torch.Tensor) -> Any:
-        readings: dict[Any, TextReading] = {}
+        compared: dict[Any, TextLogits] = {}
         for place, (detector, kind) in enumerate(zip(self.detectors, self.kinds)):
-            if not isinstance(detector, AdaNeg):
+            if not isinstance(detector, AdaNeg) or self.kinds.count(kind) == 1:
                 self.scores[place].append(detector.score(features))
                 continue
-            if kind not in readings:
-                readings[kind] = detector.read(features)
-            keep = self.last[kind] != place
-            self.scores[place].append(detector.score_reading(readings[kind], keep=keep))
+            if kind not in compared:
+                compared[kind] = detector.compare_text(features)
+            self.scores[place].append(detector.score(features, compared[kind]))
         return self.scores[0][-1]
 
 

@@ -86,9 +86,15 @@ def check_seeds(seeds: Sequence[int]) -> None:
         raise ValueError(f"seeds must be distinct and >= 0, at least one, got {tuple(seeds)}")
 
 
+def keeps_state(detector: Detector) -> bool:
+    """Whether a detector's scores depend on the images before; one without ``info`` counts as such."""
+    info = getattr(detector, "info", None)
+    return bool(getattr(info, "keeps_state", True))
+
+
 def one_order_is_enough(detector: Detector, order: str) -> bool:
-    """Whether the seed cannot change a detector's scores: it is stateless, or nothing is shuffled."""
-    return order == "id_first" or bool(getattr(detector, "stateless", False))
+    """Whether the seed cannot change a detector's scores: it keeps no state, or nothing is shuffled."""
+    return order == "id_first" or not keeps_state(detector)
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from torch import Tensor
 from adaneg_openood.detectors import AdaNeg, AdaNegConfig
 from adaneg_openood.evaluation import FeatureSet, ood_metrics, stream_order
 from adaneg_openood.evaluation.side_by_side import run_side_by_side
-from adaneg_openood.evaluation.streams import Detector
+from adaneg_openood.evaluation.streams import Detector, keeps_state
 
 FPR_OOD, FPR_ID = "FPR95 (OOD positive)", "FPR95 (ID positive)"
 _NAMES = {"FPR@95": FPR_OOD, "FPR@95 (ID positive)": FPR_ID}
@@ -109,7 +109,7 @@ def _run_together(
                 todo = [
                     place
                     for place in places
-                    if place not in known or draw is not everything or not _stateless(detectors[place])
+                    if place not in known or draw is not everything or keeps_state(detectors[place])
                 ]
                 stream = _stream(joined, labels, len(ood), (of_id, of_ood), seed, name, protocol)
                 measured = _measured([detectors[place] for place in todo], *stream, protocol.batch_size)
@@ -169,10 +169,6 @@ def _measured(
     for scores in run_side_by_side(detectors, features, order, batch_size):
         metrics = ood_metrics(scores.conf, truth, scores.pred)
         yield {_NAMES.get(metric, metric): value for metric, value in metrics.items()}
-
-
-def _stateless(detector: Detector) -> bool:
-    return bool(getattr(detector, "stateless", False))
 
 
 class ProxySum(torch.nn.Module):

@@ -69,36 +69,6 @@ def test_saving_resetting_and_copying(proxy: str, adagap: bool) -> None:
     assert torch.equal(detector.score(images[:30]).conf, first.conf)
 
 
-def test_global_random_state_is_untouched() -> None:
-    before = torch.random.get_rng_state()
-    detector, images = make()
-    detector.score(images)
-    assert torch.equal(torch.random.get_rng_state(), before)
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 0.0])
-def test_bad_features_leave_the_bank_as_it_was(bad: float) -> None:
-    detector, images = make()
-    detector.score(images[:30])
-    counts = detector.bank.counts
-    broken = images[30:].clone()
-    broken[[2, 5]] = bad
-    with pytest.raises(ValueError, match="2 row\\(s\\): 2, 5"):
-        detector.score(broken)
-    with pytest.raises(ValueError, match="must be \\(B, 8\\)"):
-        detector.score(images[:, :5])
-    assert torch.equal(detector.bank.counts, counts)
-    assert detector.score(images[:0]).conf.shape == (0,)
-
-
-def test_scaled_features_are_normalised_and_said_once(caplog) -> None:
-    detector, images = make()
-    other, _ = make()
-    assert torch.allclose(detector.score(3 * images).conf, other.score(images).conf, atol=1e-5)
-    detector.score(3 * images)
-    assert sum("not unit length" in record.message for record in caplog.records) == 1
-
-
 @pytest.mark.parametrize(
     ("changed", "said"),
     [

@@ -31,7 +31,7 @@ class Cosine:
 
 
 class StatelessCosine(Cosine):
-    stateless = True
+    info = SimpleNamespace(keeps_state=False)
 
 
 class Drifting(Cosine):

@@ -129,7 +129,7 @@ SETS = st.fixed_dictionaries({"imglist": JSON}) | st.dictionaries(
 )
 METHOD = st.dictionaries(
     st.sampled_from(["detector", "gamma", "gap", "groups", "mode", "tau", "beta", "proxy", "lam"]),
-    JSON | st.sampled_from(["adaneg", "mcm", "neglabel", "safe", "task"]),
+    JSON | st.sampled_from(["adaneg", "mcm", "neglabel", "released", "task"]),
 )
 BENCHMARKS = st.dictionaries(
     KEYS,

@@ -1,0 +1,96 @@
+"""State that is declared once: reset, saving, checked loading and half precision follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class StateModule(nn.Module):
+    """A module whose state is declared with :meth:`add_state` (after torchmetrics' method of that name).
+
+    State is reset and loaded in place, so the addresses that a CUDA graph has captured stay valid.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._defaults: dict[str, Tensor] = {}
+        self._kept_float32: set[str] = set()
+
+    def add_state(self, name: str, default: Tensor, *, keep_float32: bool = False) -> None:
+        """Declare a state, a buffer of this name.
+
+        Args:
+            name: of the attribute.
+            default: its value after :meth:`reset`; a tensor expanded from one element takes no memory.
+            keep_float32: it stays float32 when the module is cast to half precision, as counts and
+                sums must: a count in bfloat16 stops at 256.
+        """
+        self._defaults[name] = default
+        if keep_float32:
+            self._kept_float32.add(name)
+        self.register_buffer(name, default.clone(memory_format=torch.contiguous_format))
+
+    def reset(self) -> None:
+        """Forget the stream: every state, of submodules too, gets its default value."""
+        for name, default in self._defaults.items():
+            state = getattr(self, name)
+            if not any(default.stride()) and default.numel():
+                state.fill_(default.flatten()[0].item())  # no copy between devices
+            else:
+                state.copy_(default)
+        for child in self.children():
+            if isinstance(child, StateModule):
+                child.reset()
+
+    def state_names(self) -> list[str]:
+        """Names under which :meth:`state_dict` holds this module's own tensors."""
+        return [name for name in self._buffers if name not in self._non_persistent_buffers_set]
+
+    def problem_with(self, state: Mapping[str, Any]) -> str | None:
+        """Why tensors cannot be loaded as this module's own, or None; nothing is changed.
+
+        Args:
+            state: what a state dict holds for this module, without its prefix.
+        """
+        expected = self.state_names()
+        missing = [name for name in expected if name not in state]
+        if missing:
+            return f"missing {', '.join(missing)}"
+        unknown = [name for name in state if name not in expected]
+        if unknown:
+            return f"unknown {', '.join(unknown)}"
+        for name in expected:
+            saved, own = state[name], getattr(self, name)
+            if not isinstance(saved, Tensor) or saved.is_floating_point() != own.is_floating_point():
+                told = saved.dtype if isinstance(saved, Tensor) else type(saved).__name__
+                return f"{name} is {told}, must be a tensor such as {own.dtype}"
+            if not bool(torch.isfinite(saved).all()):
+                return f"{name} holds values that are NaN or infinite"
+        return self._unfit(state)
+
+    def _unfit(self, state: Mapping[str, Tensor]) -> str | None:
+        """What :meth:`problem_with` says of complete, finite tensors; here: shapes must be the same."""
+        for name in self.state_names():
+            shape, expected = tuple(state[name].shape), tuple(getattr(self, name).shape)
+            if shape != expected:
+                return f"{name} has shape {shape}, must be {expected}"
+        return None
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name in self.state_names():  # a copy: later scores must not change what was saved
+            if prefix + name in destination:
+                destination[prefix + name] = destination[prefix + name].clone()
+
+    def _apply(self, fn: Any, *args: Any) -> Any:  # torch 2.0 has no recurse
+        before = {name: self._buffers[name] for name in self._kept_float32}
+        super()._apply(fn, *args)
+        for name, old in before.items():
+            new = self._buffers[name]
+            if old is not None and new is not None and new.element_size() < min(4, old.element_size()):
+                self._buffers[name] = old.to(new.device)
+        return self
