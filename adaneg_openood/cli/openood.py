@@ -103,6 +103,7 @@ def leaderboard(
     """Evaluate one method and write the row and file that OpenOOD's leaderboard takes."""
     with readable_errors():
         from adaneg_openood.openood import Evaluator
+        from adaneg_openood.openood.compare import configured
         from adaneg_openood.openood.leaderboard import write_files
         from adaneg_openood.openood.postprocessors import POSTPROCESSORS
 
@@ -114,7 +115,7 @@ def leaderboard(
             benchmark,
             str(data),
             str(configs),
-            postprocessor=POSTPROCESSORS[method](**own),
+            postprocessor=configured(method, benchmark, str(configs), own),
             batch_size=batch_size,
             num_workers=workers,
         )

@@ -1,11 +1,15 @@
-"""Which lists and folders of a benchmark OpenOOD would look for, and which of them are not there."""
+"""The image lists and folders of OpenOOD's benchmarks: which are read, and which are not there."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+
+from torch.utils.data import DataLoader, Dataset
 
 WHERE_TO_GET = (
     "OpenOOD's data: https://github.com/Jingkang50/OpenOOD#data, "
@@ -34,8 +38,17 @@ def image_lists(id_name: str) -> Iterator[tuple[str, dict[str, str]]]:
             yield f"{split} {name}", info["ood"][split][name]
 
 
+def is_always_read(name: str) -> bool:
+    """Whether every evaluation reads the list that :func:`image_lists` calls ``name``.
+
+    Training and validation lists are for methods that fit or search, covariate-shifted ones for
+    full-spectrum evaluation.
+    """
+    return name == "id test" or name.startswith(("near ", "far "))
+
+
 def missing_files(data_root: str | os.PathLike[str], id_name: str) -> list[str]:
-    """One line for every list that is not there and every image folder that is missing or empty.
+    """One line for every list that is always read and not there, and for every empty image folder.
 
     Raises:
         ValueError: no such benchmark.
@@ -46,7 +59,7 @@ def missing_files(data_root: str | os.PathLike[str], id_name: str) -> list[str]:
     missing = [
         f"image list of {name}: {root / entry['imglist_path']}"
         for name, entry in image_lists(id_name)
-        if not (root / entry["imglist_path"]).is_file()
+        if is_always_read(name) and not (root / entry["imglist_path"]).is_file()
     ]
     for dataset in benchmarks_dict[id_name]:
         parent = next((key for key, members in dir_dict.items() if dataset in members), None)
@@ -72,3 +85,58 @@ def refuse_missing(data_root: str | os.PathLike[str], id_name: str) -> None:
             f"the {id_name} benchmark is not complete under {data_root}:{listed}\n"
             f"Get it from {WHERE_TO_GET}"
         )
+
+
+class AbsentList(Dataset[Any]):
+    """Stands in for an image list that is not there; reading it says so."""
+
+    def __init__(self, path: str, name: str) -> None:
+        self.path, self.name = path, name
+
+    def __len__(self) -> int:
+        raise FileNotFoundError(
+            f"{self.name}: this method reads the image list {self.path}, which is not there. Get it "
+            f"from {WHERE_TO_GET}"
+        )
+
+    def __getitem__(self, index: int) -> Any:
+        return len(self)
+
+
+@contextmanager
+def absent_lists_may_stay_away(
+    datasets: ModuleType, id_name: str, data_root: str | os.PathLike[str]
+) -> Iterator[None]:
+    """Within the block, OpenOOD's loaders are made without the lists that need not be read.
+
+    OpenOOD opens every list of a benchmark before it knows which are read.
+
+    Args:
+        datasets: the module ``openood.evaluation_api.datasets``.
+        id_name: of the benchmark.
+        data_root: OpenOOD's data folder.
+    """
+    absent = {
+        path
+        for name, entry in image_lists(id_name)
+        if not is_always_read(name)
+        and not os.path.isfile(path := os.path.join(data_root, entry["imglist_path"]))
+    }
+    open_list = datasets.ImglistDataset
+    def dataset(*, name: str, imglist_pth: str, **kwargs: Any) -> Dataset[Any]:
+        if imglist_pth in absent:
+            return AbsentList(imglist_pth, name)
+        opened: Dataset[Any] = open_list(name=name, imglist_pth=imglist_pth, **kwargs)
+        return opened
+
+    def loader(source: Dataset[Any], **kwargs: Any) -> DataLoader[Any]:
+        if isinstance(source, AbsentList):
+            kwargs["shuffle"] = False  # a shuffling loader asks for the length at once
+        return DataLoader(source, **kwargs)
+
+    kept = datasets.ImglistDataset, datasets.DataLoader
+    datasets.ImglistDataset, datasets.DataLoader = dataset, loader  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        datasets.ImglistDataset, datasets.DataLoader = kept  # type: ignore[attr-defined]

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import os
+import sys
 from typing import Any
 
 from openood.evaluators.ood_evaluator import OODEvaluator
 
 from adaneg_openood.openood import compat
 from adaneg_openood.openood.text_tower import device_of
-
-logger = logging.getLogger(__name__)
-
 
 class ClassicEvaluator(OODEvaluator):  # type: ignore[misc]
     """OpenOOD's ``ood`` evaluator on any device; for this package's methods it also writes streams.
@@ -54,4 +51,5 @@ class ClassicEvaluator(OODEvaluator):  # type: ignore[misc]
         )
         results.to_csv(os.path.join(output, "streams.csv"))
         results.to_json(os.path.join(output, "streams.json"))
-        logger.info("%d stream orders:\n%s", n_streams, results.table(postprocessor.method))
+        # OpenOOD writes its own tables to stdout, from where they also go to its log file
+        sys.stdout.write(f"{n_streams} stream order(s):\n{results.format_table(postprocessor.method)}\n")

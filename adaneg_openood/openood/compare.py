@@ -237,7 +237,7 @@ def _evaluate(
 
     chosen: dict[str, Any] = {"postprocessor_name": name}
     if name in POSTPROCESSORS:
-        chosen["postprocessor"] = _own(name, id_name, config_root, settings)
+        chosen["postprocessor"] = configured(name, id_name, config_root, settings)
     elif not (Path(config_root) / "postprocessors" / f"{name}.yml").is_file():
         raise FileNotFoundError(
             f"no {name}.yml in {Path(config_root) / 'postprocessors'}: give OpenOOD's configs folder"
@@ -246,7 +246,12 @@ def _evaluate(
     return evaluator.eval_ood(fsood=fsood, progress=False)
 
 
-def _own(name: str, id_name: str, config_root: str, settings: dict[str, Any]) -> Any:
+def configured(name: str, id_name: str, config_root: str, settings: dict[str, Any]) -> Any:
+    """One of this package's postprocessors, of the YAML in ``config_root`` (else the packaged one).
+
+    Args:
+        settings: override the YAML's.
+    """
     from openood.evaluation_api.postprocessor import get_postprocessor
 
     built = get_postprocessor(config_root, name, id_name)

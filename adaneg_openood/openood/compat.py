@@ -68,7 +68,11 @@ def installed() -> bool:
 
 
 class MissingName:
-    """A name from a package that is not installed; every use of it raises."""
+    """A name from a package that is not installed.
+
+    Calling, indexing or subclassing it raises ModuleNotFoundError, and reading an attribute raises
+    AttributeError; both say what installs the package.
+    """
 
     def __init__(self, name: str, reason: str) -> None:
         self.__dict__.update(_name=name, _reason=reason)
@@ -79,9 +83,8 @@ class MissingName:
     __call__ = __iter__ = __len__ = __getitem__ = __enter__ = __mro_entries__ = _refuse
 
     def __getattr__(self, attribute: str) -> Any:
-        if attribute.startswith("__") and attribute.endswith("__"):
-            raise AttributeError(attribute)
-        self._refuse()
+        # hasattr and getattr with a default must work, so this is no ModuleNotFoundError
+        raise AttributeError(_explain(f"{self.__dict__['_name']}.{attribute}", self.__dict__["_reason"]))
 
     def __repr__(self) -> str:
         return f"<{self.__dict__['_name']}: not installed>"
@@ -103,11 +106,13 @@ class MissingModule(types.ModuleType):
 
 def refuse(name: str, reason: str) -> NoReturn:
     """Raise the error of a missing package."""
+    raise ModuleNotFoundError(_explain(name, reason), name=name.partition(".")[0])
+
+
+def _explain(name: str, reason: str) -> str:
     top = name.partition(".")[0]
     what, command = PACKAGES.get(top, ("it", f"pip install {top}"))
-    raise ModuleNotFoundError(
-        f"{name} was used, and {reason}. OpenOOD needs {top} for {what}; to have it: {command}", name=top
-    )
+    return f"{name} was used, and {reason}. OpenOOD needs {top} for {what}; to have it: {command}"
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from adaneg_openood.io.digests import tensor_digest
 from adaneg_openood.openood.text_model import CLIP_SCALE, TextModel
 from adaneg_openood.openood.text_tower import Towers
 from adaneg_openood.text.cache import TextCache, default_cache_folder
@@ -38,6 +39,11 @@ class Labels(NamedTuple):
     features: Tensor
     n_id: int
     logit_scale: float
+
+    @property
+    def digest(self) -> str:
+        """Of the features."""
+        return tensor_digest(self.features)
 
 
 @torch.no_grad()

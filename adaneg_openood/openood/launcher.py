@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import runpy
 import sys
@@ -54,20 +55,36 @@ def run_script(script: str, arguments: Sequence[str]) -> None:
 
 
 def with_packaged_configs(arguments: Sequence[str]) -> list[str]:
-    """The arguments, with configuration files that only this package has replaced by its own."""
+    """The arguments, with configuration files that only this package has replaced by its own.
+
+    Raises:
+        SystemExit: a file after ``--config`` that is nowhere, or that is empty.
+    """
     out, in_config = [], False
     for argument in arguments:
         if argument.startswith("--"):
             in_config = argument == "--config"
-        elif in_config and not Path(argument).is_file():
-            wanted = Path(argument)
-            try:
-                argument = str(packaged_config(wanted.parent.name, wanted.stem))
-                logger.info("%s: taken from %s", wanted, argument)
-            except FileNotFoundError:
-                pass  # the script says so itself
+        elif in_config and argument.strip():
+            if not Path(argument).is_file():
+                argument = str(_packaged(Path(argument)))
+            if not Path(argument).read_text(encoding="utf-8").strip():
+                raise SystemExit(f"the configuration {argument} is empty")
         out.append(argument)
     return out
+
+
+def _packaged(wanted: Path) -> Path:
+    kind = wanted.parent.name
+    try:
+        found = packaged_config(kind, wanted.stem)
+    except FileNotFoundError:
+        known = {path.stem for path in wanted.parent.glob("*.yml")}
+        known |= {path.stem for path in packaged_config("postprocessors", "adaneg").parent.glob("*.yml")}
+        near = difflib.get_close_matches(wanted.stem, known, n=1)
+        hint = f"; did you mean {wanted.with_name(near[0] + '.yml')}?" if near else ""
+        raise SystemExit(f"there is no configuration {wanted}{hint}") from None
+    logger.info("%s: taken from %s", wanted, found)
+    return found
 
 
 @contextmanager

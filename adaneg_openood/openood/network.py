@@ -231,7 +231,8 @@ def network_from_config(config: Mapping[str, Any]) -> CLIPNetwork:
 
     odd = [key for key in config if key not in NETWORK_KEYS]
     if odd:
-        raise ValueError(f"network: {'; '.join(unknown_message(key, NETWORK_KEYS) for key in odd)}")
+        said = "; ".join(unknown_message("setting", key, NETWORK_KEYS) for key in odd)
+        raise ValueError(f"network: {said}")
     given = {**NETWORK_KEYS, **{key: value for key, value in config.items() if value not in (None, "")}}
     gpus = 1 if given["num_gpus"] is None else given["num_gpus"]
     if gpus > 1:

@@ -15,7 +15,8 @@ from openood.postprocessors.base_postprocessor import BasePostprocessor
 
 from adaneg_openood.detectors import MCM, AdaNeg, NegLabel
 from adaneg_openood.detectors.base import TextDetector
-from adaneg_openood.openood.alignment import align, extend_scale, reference_scale
+from adaneg_openood.evaluation.streams import run_stream, stream_order
+from adaneg_openood.io.digests import tensor_digest
 from adaneg_openood.openood.images import EncodedSet, check_files, content_key, encode
 from adaneg_openood.openood.labels import Labels, build_labels
 from adaneg_openood.openood.roles import TEST, VAL, Role, Roles
@@ -24,12 +25,13 @@ from adaneg_openood.openood.settings import (
     adaneg_config,
     convert,
     fingerprint,
+    read_section,
     read_settings,
     read_sweep,
+    scoring_names,
 )
-from adaneg_openood.openood.stream_arrays import Origin, stream_array
+from adaneg_openood.openood.stream_arrays import IDSet, Stream, announce, id_array, ood_array
 from adaneg_openood.openood.stream_results import load_or_encode
-from adaneg_openood.openood.streams import MixedStream
 from adaneg_openood.openood.text_tower import Towers, towers_of, version_of
 
 logger = logging.getLogger(__name__)
@@ -103,8 +105,7 @@ class TextPostprocessor(BasePostprocessor):  # type: ignore[misc]
         self._by_content: dict[Any, EncodedSet] = {}
         self._net_version: tuple[Any, ...] = ()
         self._id_sets: list[EncodedSet] = []  # of the evaluation that is going on
-        self._text_scores: dict[int, np.ndarray] = {}
-        self._references: dict[int, np.ndarray] = {}
+        self._known_sets: dict[IDSet, EncodedSet] = {}
 
     # OpenOOD's calls
 
@@ -218,8 +219,7 @@ class TextPostprocessor(BasePostprocessor):  # type: ignore[misc]
         self._encoded.clear()
         self._by_content.clear()
         self._id_sets.clear()
-        self._text_scores.clear()
-        self._references.clear()
+        self._known_sets.clear()
 
     # for subclasses
 
@@ -328,9 +328,7 @@ class TextPostprocessor(BasePostprocessor):  # type: ignore[misc]
                 path or "none",
             )
             return
-        from openood.utils.config import Config
-
-        section = Config(path).get("postprocessor") or {}
+        section = read_section(Path(path), self.method)
         if fingerprint(section) == self._fingerprint:
             return
         logger.warning(
@@ -374,8 +372,7 @@ class AdaNegPostprocessor(TextPostprocessor):
     """AdaNeg (Zhang and Zhang, NeurIPS 2024), under the paper's protocol through OpenOOD's evaluators.
 
     Each OOD set is scored as one stream with the ID images, from an empty bank. The evaluator's metrics
-    equal those of that stream: see :mod:`~adaneg_openood.openood.alignment` and
-    :mod:`~adaneg_openood.openood.stream_arrays`. Scores that are saved to a file are the aligned ones.
+    are those of that stream: see :mod:`~adaneg_openood.openood.stream_arrays`.
     """
 
     method = "adaneg"
@@ -390,19 +387,8 @@ class AdaNegPostprocessor(TextPostprocessor):
             return self._score_ood(net, encoded, role)
         return self._score_id(net, encoded, role)
 
-    def stream(self, ood: EncodedSet, **changed: Any) -> MixedStream:
-        """The stream of an OOD set with the present settings, or some of them changed (``seed=1``)."""
-        labels, settings = self._ready(), {**self.settings, **changed}
-        return MixedStream(
-            functools.partial(self._build, labels, settings),
-            ood,
-            PROTOCOLS[settings["protocol"]],
-            settings["seed"],
-            settings["batch_size"],
-        )
-
     def _score_id(self, net: Any, encoded: EncodedSet, role: Role) -> tuple[np.ndarray, np.ndarray]:
-        """Reference scores and zero-shot predictions; each stream has its own instead."""
+        """Zero-shot predictions, and NaN for the confidences, which each stream has of its own."""
         if role.kind == "id":
             self._id_sets = [encoded]
         else:
@@ -410,64 +396,52 @@ class AdaNegPostprocessor(TextPostprocessor):
                 self._id_sets = [self._id_set(net, role.split)]
             if encoded not in self._id_sets:
                 self._id_sets.append(encoded)
+        owner, id_set = self.owner(), self._key_of(encoded)
+        nothing = np.full(len(encoded.labels), np.nan, dtype=np.float32)
         return (
-            stream_array(self._zero_shot(encoded), Origin(("pred", self._token()), (encoded,))),
-            stream_array(self._reference(encoded), Origin(("conf", self._token()), (encoded,))),
+            id_array(self._zero_shot(encoded), "pred", owner, id_set),
+            id_array(nothing, "conf", owner, id_set),
         )
 
     def _score_ood(self, net: Any, encoded: EncodedSet, role: Role) -> tuple[np.ndarray, np.ndarray]:
         main = self._id_set(net, role.split)
         if not self._id_sets or self._id_sets[0] is not main:
             self._id_sets = [main]
-        parts = tuple(self._id_sets)
-        stream = self.stream(encoded)
-        conf, pred = stream.values("conf", parts), stream.values("pred", parts)
-        n_id = len(conf) - len(encoded.labels)
-        reference = np.concatenate([self._reference(part) for part in parts])
-        try:
-            aligned = align(conf[:n_id], conf[n_id:], reference)
-        except ValueError as error:  # no room left on the scale; the arrays below are exact all the same
-            logger.warning("%s: %s", encoded.name, error)
-            aligned = conf[n_id:]
-        origin = {
-            kind: Origin((kind, self._token()), (), functools.partial(stream.values, kind))
-            for kind in ("pred", "conf")
-        }
-        return stream_array(pred[n_id:], origin["pred"]), stream_array(aligned, origin["conf"])
+        run = functools.partial(self._run, self._ready(), dict(self.settings), encoded)
+        stream = Stream(encoded.name, self.owner(), run)
+        id_sets = tuple(self._key_of(part) for part in self._id_sets)
+        return ood_array(stream, "pred", id_sets), ood_array(stream, "conf", id_sets)
+
+    def _run(
+        self, labels: Labels, settings: dict[str, Any], ood: EncodedSet, id_sets: tuple[IDSet, ...]
+    ) -> dict[str, np.ndarray]:
+        """One stream of an OOD set with ID sets, from features that were computed once."""
+        features = torch.cat([ood.features, *(self._known_sets[part].features for part in id_sets)])
+        n_ood = len(ood.features)
+        order = stream_order(
+            n_ood, len(features) - n_ood, settings["seed"], PROTOCOLS[settings["protocol"]]
+        )
+        scores = run_stream(self._build(labels, settings), features, order, settings["batch_size"])
+        both = {"conf": scores.conf, "pred": scores.pred}
+        return {kind: np.concatenate([x[n_ood:], x[:n_ood]]) for kind, x in both.items()}
 
     def _id_set(self, net: Any, split: str) -> EncodedSet:
         return self._encode(net, self._roles.id_role(split).loader, self._progress)
 
-    def _token(self) -> int:
-        return id(self._labels)
+    def _key_of(self, encoded: EncodedSet) -> IDSet:
+        key = IDSet(encoded.name, len(encoded.labels), tensor_digest(encoded.features))
+        self._known_sets[key] = encoded
+        return key
 
-    def _reference(self, encoded: EncodedSet) -> np.ndarray:
-        """Scores of an ID set on the reference scale: AdaNeg's before any image was cached.
+    def owner(self) -> str:
+        """What the scores depend on beside the images, as text."""
+        labels = self._ready()
+        about = {name: self.settings[name] for name in scoring_names(self.method)}
+        return f"{labels.digest} {labels.n_id} {labels.logit_scale} {fingerprint(about)}"
 
-        They stay as they are once given out, whatever is searched or evaluated afterwards.
-        """
-        if id(encoded) not in self._references:
-            labels = self._ready()
-            plain = NegLabel(
-                labels.features,
-                labels.n_id,
-                groups=self.settings["groups"],
-                permute=self.settings["permute"],
-                logit_scale=labels.logit_scale,
-            )
-            scores = _score_all(plain, encoded)[1]
-            before = [id(part) for part in self._id_sets if id(part) in self._references]
-            if before:
-                reference = extend_scale(
-                    scores,
-                    np.concatenate([self._text_scores[part] for part in before]),
-                    np.concatenate([self._references[part] for part in before]),
-                )
-            else:
-                reference = reference_scale(scores)
-            self._text_scores[id(encoded)] = scores
-            self._references[id(encoded)] = reference
-        return self._references[id(encoded)]
+    def _adopt(self, net: Any) -> None:
+        super()._adopt(net)
+        announce(self)
 
 
 POSTPROCESSORS: dict[str, type[TextPostprocessor]] = {

@@ -32,8 +32,9 @@ def register() -> None:
         around: dict[str, Any] = {
             name: functools.partial(compat.placeholders, needs) for name, needs in compat.NEEDS.items()
         }
-        around["openood.networks.clip"] = pkg_resources_packaging
-        around["clip.clip"] = pkg_resources_packaging
+        if compat.installed():  # clip is somebody else's package
+            around["openood.networks.clip"] = pkg_resources_packaging
+            around["clip.clip"] = pkg_resources_packaging
         _hooks = ImportHooks(
             around,
             {
@@ -43,6 +44,7 @@ def register() -> None:
                 "openood.evaluation_api.preprocessor": _extend_preprocessing,
                 "openood.evaluators.utils": _extend_get_evaluator,
                 "openood.networks.utils": _extend_get_network,
+                "openood.postprocessors.info": _extend_class_counts,
                 "openood.postprocessors.utils": _extend_get_postprocessor,
                 "openood.preprocessors.transform": _extend_transforms,
                 "openood.utils.launch": _guard_launch,
@@ -87,15 +89,19 @@ def _openood_modules() -> Iterator[ModuleType]:
 
 def _extend_api_postprocessors(module: ModuleType) -> None:
     from adaneg_openood.openood.postprocessors import POSTPROCESSORS
+    from adaneg_openood.openood.settings import unknown_message
 
     module.postprocessors.update(POSTPROCESSORS)
 
     def make(original: Any) -> Any:
         @functools.wraps(original)
         def get_postprocessor(config_root: str, postprocessor_name: str, id_data_name: str) -> Any:
-            if postprocessor_name not in POSTPROCESSORS:
-                return original(config_root, postprocessor_name, id_data_name)
-            return _from_yaml(config_root, postprocessor_name, id_data_name)
+            if postprocessor_name in POSTPROCESSORS:
+                return _from_yaml(config_root, postprocessor_name, id_data_name)
+            if postprocessor_name not in module.postprocessors:  # OpenOOD would try to download it
+                known = module.postprocessors
+                raise ValueError(unknown_message("postprocessor", postprocessor_name, known))
+            return original(config_root, postprocessor_name, id_data_name)
 
         return get_postprocessor
 
@@ -104,14 +110,13 @@ def _extend_api_postprocessors(module: ModuleType) -> None:
 
 def _from_yaml(config_root: str, name: str, id_data_name: str) -> Any:
     """Build a postprocessor from the user's YAML, or ours; nothing is downloaded."""
-    from openood.utils.config import Config, merge_configs
-
     from adaneg_openood.openood.postprocessors import POSTPROCESSORS
+    from adaneg_openood.openood.settings import read_section
 
     path = Path(config_root) / "postprocessors" / f"{name}.yml"
     if not path.is_file():
         path = packaged_config("postprocessors", name)
-    config = merge_configs(Config(str(path)), Config(dataset={"name": id_data_name}))
+    config = {"postprocessor": read_section(path, name), "dataset": {"name": id_data_name}}
     return POSTPROCESSORS[name](config, config_path=path)
 
 
@@ -122,10 +127,19 @@ def _extend_get_postprocessor(module: ModuleType) -> None:
             from adaneg_openood.openood.postprocessors import POSTPROCESSORS
 
             name = config.postprocessor.name
-            if name not in POSTPROCESSORS:
+            if name in POSTPROCESSORS:
+                _refuse_many_gpus(config)
+                return POSTPROCESSORS[name](config)
+            try:
                 return original(config)
-            _refuse_many_gpus(config)
-            return POSTPROCESSORS[name](config)
+            except KeyError as error:
+                if error.args != (name,):
+                    raise
+            from openood.evaluation_api.postprocessor import postprocessors
+
+            from adaneg_openood.openood.settings import unknown_message
+
+            raise ValueError(unknown_message("postprocessor", name, postprocessors))
 
         return get_postprocessor
 
@@ -181,11 +195,29 @@ def _extend_evaluator_class(module: ModuleType) -> None:
 
 
 def _extend_datasets(module: ModuleType) -> None:
-    """The drawn benchmark of :mod:`~adaneg_openood.openood.trial`; its folders are never downloaded."""
+    """The drawn benchmark of :mod:`~adaneg_openood.openood.trial`, whose folders are never downloaded;
+    and lists that nothing reads need not be there."""
+    from adaneg_openood.openood.benchmark_files import absent_lists_may_stay_away
     from adaneg_openood.openood.trial import INFO, NAME
 
     module.DATA_INFO.setdefault(NAME, INFO)
     module.benchmarks_dict.setdefault(NAME, [])
+
+    def make(original: Any) -> Any:
+        @functools.wraps(original)
+        def get_id_ood_dataloader(id_name: str, data_root: str, *args: Any, **kwargs: Any) -> Any:
+            with absent_lists_may_stay_away(module, id_name, data_root):
+                return original(id_name, data_root, *args, **kwargs)
+
+        return get_id_ood_dataloader
+
+    _replace(module, "get_id_ood_dataloader", make)
+
+
+def _extend_class_counts(module: ModuleType) -> None:
+    from adaneg_openood.openood.trial import INFO, NAME
+
+    module.num_classes_dict.setdefault(NAME, INFO["num_classes"])
 
 
 def _extend_preprocessing(module: ModuleType) -> None:

@@ -6,11 +6,13 @@ import dataclasses
 import difflib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from adaneg_openood.detectors import AdaNegConfig
+from adaneg_openood.io.configuration import read_yaml
 from adaneg_openood.text.prompts import templates
 
 PROTOCOLS = {"mixed": "mixed", "sequential": "id_first"}  # name -> evaluation.streams order
@@ -103,6 +105,12 @@ def defaults(method: str) -> dict[str, Any]:
     }
 
 
+def scoring_names(method: str) -> list[str]:
+    """The settings that scores depend on, beside those that make the text features."""
+    fixed = {field.name for field in dataclasses.fields(LabelSettings)}
+    return [name for name in defaults(method) if name not in fixed]
+
+
 def read_settings(method: str, given: Mapping[str, Any] | None, where: str) -> dict[str, Any]:
     """Check and complete settings that come from YAML or a command line.
 
@@ -122,7 +130,8 @@ def read_settings(method: str, given: Mapping[str, Any] | None, where: str) -> d
     given = dict(given or {})
     unknown = [name for name in given if name not in allowed]
     if unknown:
-        raise ValueError(f"{where}: {'; '.join(unknown_message(name, allowed) for name in unknown)}")
+        said = "; ".join(unknown_message("setting", name, allowed) for name in unknown)
+        raise ValueError(f"{where}: {said}")
     settings = dict(allowed)
     for name, value in given.items():
         if value is not None and value != "":
@@ -209,9 +218,8 @@ def read_sweep(method: str, given: Mapping[str, Any] | None, where: str) -> dict
             continue
         name = key[: -len("_list")] if key.endswith("_list") else key
         if name not in allowed:
-            raise ValueError(f"{where}: {unknown_message(name, allowed)}")
-        fixed = {field.name for field in dataclasses.fields(LabelSettings)}
-        if name in fixed:
+            raise ValueError(f"{where}: {unknown_message('setting', name, allowed)}")
+        if name not in scoring_names(method):
             raise ValueError(f"{where}: {name} cannot be searched over; it changes the text features")
         if not isinstance(values, (list, tuple)) or not values:
             raise ValueError(f"{where}: {key} must be a list with at least one value, got {values!r}")
@@ -226,7 +234,30 @@ def fingerprint(config: Mapping[str, Any]) -> str:
     return json.dumps(config, sort_keys=True, default=str)
 
 
-def unknown_message(name: str, allowed: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(name, allowed, n=1)
+def read_section(path: Path, name: str) -> dict[str, Any]:
+    """The ``postprocessor:`` section of a YAML.
+
+    Raises:
+        ValueError: the file holds none, or one of another method than ``name``.
+    """
+    content = read_yaml(path)
+    section = content.get("postprocessor") if isinstance(content, dict) else None
+    if not isinstance(section, dict):
+        raise ValueError(
+            f"{path}: there is no section 'postprocessor:' with 'name: {name}' and 'postprocessor_args:'"
+            + ("; the file is empty" if content is None else "")
+        )
+    if section.get("name", name) != name:
+        raise ValueError(
+            f"{path}: name is {section['name']!r}, but the file is read for {name!r}; correct the name, "
+            f"or ask for {section['name']!r}"
+        )
+    return section
+
+
+def unknown_message(what: str, name: str, allowed: Iterable[str]) -> str:
+    """What is said of a name that is none of ``allowed``."""
+    allowed = [str(known) for known in allowed]
+    near = difflib.get_close_matches(str(name), allowed, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(allowed)}"
-    return f"unknown setting {name!r}, {hint}"
+    return f"unknown {what} {name!r}, {hint}"

@@ -20,7 +20,7 @@ import numpy as np
 
 from adaneg_openood.demo import world
 from adaneg_openood.io.files import atomic_path
-from adaneg_openood.openood.registration import packaged_config
+from adaneg_openood.openood.registration import METHODS, packaged_config
 
 if TYPE_CHECKING:
     from adaneg_openood.openood.network import CLIPNetwork
@@ -49,6 +49,31 @@ INFO: dict[str, Any] = {
         "near": _sets(tuple(world.NEAR)),
         "far": _sets((*world.FAR, "digits")),
     },
+}
+# OpenOOD's own methods, where they take arguments; counts are of the few training images there are
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "ash": {"percentile": 90},
+    "cfood": {"alpha": 0.1, "k": 0.01, "avg_topk": False},
+    "cider": {"K": 5},
+    "dice": {"p": 90},
+    "dropout": {"dropout_p": 0.5, "dropout_times": 5},
+    "ebo": {"temperature": 1},
+    "fdbd": {"distance_as_normalizer": True},
+    "gen": {"gamma": 0.1, "M": 10},
+    "iodin": {"temperature": 1000, "noise": 0.0014},
+    "knn": {"K": 5},
+    "nci": {"alpha": 0.0001},
+    "nnguide": {"alpha": 0.2, "K": 5},
+    "npos": {"K": 5},
+    "odin": {"temperature": 1000, "noise": 0.0014},
+    "rankfeat": {"accelerate": False, "temperature": 1},
+    "react": {"percentile": 90},
+    "relation": {"pow": 1},
+    "residual": {"dim": 32},
+    "scale": {"percentile": 85},
+    "she": {"metric": "inner_product"},
+    "vim": {"dim": 32},
+    "vra": {"percentile_high": 90, "percentile_low": 10},
 }
 PREPROCESSING = {
     "pre_size": world.SIZE,
@@ -89,13 +114,14 @@ def write_trial(folder: str | os.PathLike[str]) -> list[Path]:
     _write(words / "candidates" / "noun.txt", "\n".join(nouns) + "\n")
     _write(words / "candidates" / "adj.txt", "\n".join(world.ADJECTIVES) + "\n")
     candidates = words.resolve() / "candidates"
-    for method in ("adaneg", "neglabel", "mcm"):
+    for method in METHODS:
         text = packaged_config("postprocessors", method).read_text(encoding="utf-8")
         text = text.replace("candidates: ''", f"candidates: '{candidates}'")
         text = text.replace("n_negatives: 10000", "n_negatives: 60").replace(
             "batch_size: 256", "batch_size: 64"
         )
         _write(root / "configs" / "postprocessors" / f"{method}.yml", text)
+    _write_others(root)
     return _write_classic(root)
 
 
@@ -119,6 +145,18 @@ def _write_set(root: Path, name: str, items: list[tuple[str, int]], rng: np.rand
         world.draw(noun, rng).image.save(folder / f"{number:04d}.png")
         lines.append(f"{name}/{number:04d}.png {label}\n")
     _write(root / _LISTS / f"{name}.txt", "".join(lines))
+
+
+def _write_others(root: Path) -> None:
+    """YAMLs of OpenOOD's own postprocessors, for its wheel brings none."""
+    import yaml
+
+    from adaneg_openood.openood.compare import available
+
+    for name in set(available()) - set(METHODS):
+        section = {"name": name, "APS_mode": False, "postprocessor_args": ARGUMENTS.get(name, {})}
+        text = yaml.safe_dump({"postprocessor": section}, sort_keys=False)
+        _write(root / "configs" / "postprocessors" / f"{name}.yml", text)
 
 
 def _write_classic(root: Path) -> list[Path]:
