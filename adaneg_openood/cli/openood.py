@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Optional
 
 import typer
@@ -17,7 +20,7 @@ from adaneg_openood.cli.common import (
     readable_errors,
     show_results,
 )
-from adaneg_openood.cli.labels import MODEL, PRECISION
+from adaneg_openood.cli.labels import PRECISION
 
 if TYPE_CHECKING:
     from adaneg_openood.openood import CLIPNetwork
@@ -25,8 +28,15 @@ if TYPE_CHECKING:
 BENCHMARK = typer.Option(
     ..., "--benchmark", help="OpenOOD's ID dataset: cifar10, cifar100, imagenet ..."
 )
-DATA = typer.Option(Path("data"), help="OpenOOD's data folder.")
-CONFIGS = typer.Option(Path("configs"), help="OpenOOD's configs folder.")
+DATA = typer.Option(
+    None, help="OpenOOD's data folder. data if not given; of the benchmark demo, one that is drawn anew."
+)
+CONFIGS = typer.Option(
+    None, help="OpenOOD's configs folder. configs in the data folder, or here, if not given."
+)
+NETWORK = typer.Option(
+    None, "--model", help="Backbone, such as open_clip:ViT-B-16/openai, which is the default; or demo."
+)
 SETTINGS = typer.Option(
     None, "--set", help="A setting of a method of this package, such as adaneg.negatives=list.txt."
 )
@@ -38,9 +48,9 @@ def compare(
     postprocessors: Optional[str] = typer.Option(
         None, help="Names with commas: msp,mls,ebo,knn,vim,mcm,neglabel,adaneg. All if not given."
     ),
-    data: Path = DATA,
-    configs: Path = CONFIGS,
-    model: str = MODEL,
+    data: Optional[Path] = DATA,
+    configs: Optional[Path] = CONFIGS,
+    model: Optional[str] = NETWORK,
     classes: Optional[str] = CLASSES,
     settings: Optional[list[str]] = SETTINGS,
     fsood: bool = typer.Option(False, help="Full-spectrum: covariate-shifted ID counts as ID."),
@@ -58,17 +68,18 @@ def compare(
         from adaneg_openood.openood.compare import compare as run
 
         names = None if postprocessors is None else [name.strip() for name in postprocessors.split(",")]
-        result = run(
-            _network(model, classes or benchmark, device, precision, preprocessing),
-            benchmark,
-            names,
-            data_root=data,
-            config_root=configs,
-            settings=_parsed(settings),
-            batch_size=batch_size,
-            num_workers=workers,
-            fsood=fsood,
-        )
+        with _folders(benchmark, data, configs) as (data_root, config_root):
+            result = run(
+                lambda: _network(model, classes or benchmark, device, precision, preprocessing),
+                benchmark,
+                names,
+                data_root=data_root,
+                config_root=config_root,
+                settings=_parsed(settings),
+                batch_size=batch_size,
+                num_workers=workers,
+                fsood=fsood,
+            )
         typer.echo(result.table.round(2).to_string())
         for name, why in result.failed.items():
             typer.echo(f"{name}: cannot run, {why}")
@@ -86,9 +97,9 @@ def leaderboard(
     arch: str = typer.Option(..., help="Architecture as the leaderboard writes it, such as ViT-B/16."),
     out: Path = typer.Option(Path("leaderboard"), help="Folder for the row and the table."),
     method: str = typer.Option("adaneg", help="adaneg, neglabel or mcm."),
-    data: Path = DATA,
-    configs: Path = CONFIGS,
-    model: str = MODEL,
+    data: Optional[Path] = DATA,
+    configs: Optional[Path] = CONFIGS,
+    model: Optional[str] = NETWORK,
     classes: Optional[str] = CLASSES,
     settings: Optional[list[str]] = SETTINGS,
     seed: int = SEED,
@@ -103,6 +114,7 @@ def leaderboard(
     """Evaluate one method and write the row and file that OpenOOD's leaderboard takes."""
     with readable_errors():
         from adaneg_openood.openood import Evaluator
+        from adaneg_openood.openood.benchmark_files import refuse_missing
         from adaneg_openood.openood.compare import configured
         from adaneg_openood.openood.leaderboard import write_files
         from adaneg_openood.openood.postprocessors import POSTPROCESSORS
@@ -110,20 +122,22 @@ def leaderboard(
         if method not in POSTPROCESSORS:
             raise ValueError(f"method must be one of {', '.join(POSTPROCESSORS)}, got {method!r}")
         own = _parsed(settings).get(method, {})
-        evaluator = Evaluator(
-            _network(model, classes or benchmark, device, precision, preprocessing),
-            benchmark,
-            str(data),
-            str(configs),
-            postprocessor=configured(method, benchmark, str(configs), own),
-            batch_size=batch_size,
-            num_workers=workers,
-        )
-        results = evaluator.eval_streams(tuple(range(seed, seed + orders)), save_dir=out / "streams")
+        with _folders(benchmark, data, configs) as (data_root, config_root):
+            refuse_missing(data_root, benchmark)
+            postprocessor = configured(method, benchmark, str(config_root), own)
+            evaluator = Evaluator(
+                _network(model, classes or benchmark, device, precision, preprocessing),
+                benchmark,
+                str(data_root),
+                str(config_root),
+                postprocessor=postprocessor,
+                batch_size=batch_size,
+                num_workers=workers,
+            )
+            results = evaluator.eval_streams(tuple(range(seed, seed + orders)), save_dir=out / "streams")
+            accuracy = evaluator.eval_acc()
         show_results(results, json_file, None)
-        for path in write_files(
-            results, out, benchmark, arch=arch, method=method, id_accuracy=evaluator.eval_acc()
-        ):
+        for path in write_files(results, out, benchmark, arch=arch, method=method, id_accuracy=accuracy):
             typer.echo(f"{path}: written")
 
 
@@ -155,14 +169,39 @@ def trial(folder: Path = typer.Argument(..., help="Where to draw the benchmark."
         typer.echo(f"  python -m adaneg_openood main.py --config {files} --num_gpus 0")
 
 
-def _network(model: str, classes: str, device: str, precision: str, preprocessing: str) -> CLIPNetwork:
-    from adaneg_openood.openood import CLIPNetwork
-    from adaneg_openood.text.classnames import id_classes
+@contextmanager
+def _folders(benchmark: str, data: Path | None, configs: Path | None) -> Iterator[tuple[Path, Path]]:
+    """OpenOOD's data and configs folders; the benchmark demo is drawn where no data folder is given.
+
+    Raises:
+        ValueError: a folder that was named is not there.
+    """
+    from adaneg_openood.openood.trial import NAME, write_trial
+
+    for option, folder in (("--data", data), ("--configs", configs)):
+        if folder is not None and not folder.is_dir():
+            raise ValueError(f"{option}: there is no folder {folder}")
+    with ExitStack() as stack:
+        if data is None and benchmark == NAME:
+            data = Path(stack.enter_context(TemporaryDirectory(prefix="adaneg-trial-")))
+            write_trial(data)
+        data = data or Path("data")
+        beside = data / "configs"
+        yield data, configs or (beside if beside.is_dir() else Path("configs"))
+
+
+def _network(
+    model: str | None, classes: str, device: str, precision: str, preprocessing: str
+) -> CLIPNetwork:
+    from adaneg_openood.openood.network import CLIPNetwork, names_of
+    from adaneg_openood.openood.trial import NAME
     from adaneg_openood.vlm import load_model
 
-    names = id_classes(classes).names  # a typing error should not wait for a model to load
-    towers = load_model(model, device=device, precision=precision, preprocessing=preprocessing)
-    return CLIPNetwork(towers, names)
+    names = names_of(classes)  # a typing error should not wait for a model to load
+    name = model or ("demo" if classes == NAME else "open_clip:ViT-B-16/openai")
+    return CLIPNetwork(
+        load_model(name, device=device, precision=precision, preprocessing=preprocessing), names
+    )
 
 
 def _parsed(settings: list[str] | None) -> dict[str, dict[str, Any]]:

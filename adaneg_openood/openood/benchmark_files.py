@@ -123,6 +123,7 @@ def absent_lists_may_stay_away(
         and not os.path.isfile(path := os.path.join(data_root, entry["imglist_path"]))
     }
     open_list = datasets.ImglistDataset
+
     def dataset(*, name: str, imglist_pth: str, **kwargs: Any) -> Dataset[Any]:
         if imglist_pth in absent:
             return AbsentList(imglist_pth, name)

@@ -11,6 +11,7 @@ from openood.evaluators.ood_evaluator import OODEvaluator
 from adaneg_openood.openood import compat
 from adaneg_openood.openood.text_tower import device_of
 
+
 class ClassicEvaluator(OODEvaluator):  # type: ignore[misc]
     """OpenOOD's ``ood`` evaluator on any device; for this package's methods it also writes streams.
 

@@ -156,7 +156,8 @@ def compare(
 
     Args:
         net: a :class:`~adaneg_openood.openood.CLIPNetwork`, or a bare model of the vision-language
-            protocol. Images are encoded once for all.
+            protocol; or a function without arguments that returns one, which is called once names and
+            folders were checked. Images are encoded once for all.
         id_name: benchmark, see OpenOOD.
         postprocessors: names; None tries every one there is.
         data_root: OpenOOD's data folder.
@@ -174,13 +175,16 @@ def compare(
     import pandas as pd
 
     from adaneg_openood.openood.benchmark_files import refuse_missing
+    from adaneg_openood.openood.settings import unknown_message
 
     refuse_missing(data_root, id_name)
     known = available()
     names = list(known if postprocessors is None else postprocessors)
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise ValueError(f"unknown postprocessor(s) {', '.join(unknown)}; known are {', '.join(known)}")
+        raise ValueError("; ".join(unknown_message("postprocessor", name, known) for name in unknown))
+    if not hasattr(net, "encode_image"):
+        net = net()
     memo = _with_memo(as_network(net, id_name))
     details: dict[str, pd.DataFrame] = {}
     rows: dict[str, dict[str, float]] = {}

@@ -202,7 +202,14 @@ def as_network(net: Any, id_name: str) -> Any:
     """
     if isinstance(net, nn.Module) or not callable(getattr(net, "encode_text", None)):
         return net
-    return CLIPNetwork(net, id_classes(id_name).names)
+    return CLIPNetwork(net, names_of(id_name))
+
+
+def names_of(source: str) -> tuple[str, ...]:
+    """Class names of a benchmark, the trial's among them, or of a file."""
+    from adaneg_openood.openood import trial
+
+    return trial.ID_NAMES if source == trial.NAME else id_classes(source).names
 
 
 def encode_with_gradients(model: Any, pixels: Tensor) -> Tensor:

@@ -2,14 +2,14 @@
 
 Under the mixed protocol an ID image has one score for every OOD set, because each OOD set is scored as
 one shuffled stream with the ID images. OpenOOD's evaluators hold one array of ID scores, and join it
-with an OOD set's scores by ``np.concatenate([id_conf, ood_conf])`` right before they compute the metrics.
+with an OOD set's by ``np.concatenate([id_conf, ood_conf])`` right before they compute the metrics.
 Therefore the array of an OOD set keeps the scores of its whole stream, the array of an ID set holds NaN
 and says which set it stands for, and numpy's protocol for array subclasses (``__array_function__``) lets
 that one concatenation return the stream's scores, ID images first. So the metrics are those of the
-stream, ties included. ID arrays that are joined with each other (full-spectrum evaluation) stand for all
-their sets, and a stream is computed for the sets that it is joined with. A pickled array keeps its
-streams, ``np.savez`` writes the ID scores beside the OOD set's own, and scores that were saved with other
-ID sets or settings are refused.
+stream, ties included. ID arrays that are joined with each other (full-spectrum evaluation) stand for
+all their sets, and a stream is computed for the sets that it is joined with. A pickled array keeps its
+streams, ``np.savez`` writes the ID scores beside the OOD set's own, and scores that were saved with
+other ID sets or settings are refused.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import threading
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 import numpy as np
 

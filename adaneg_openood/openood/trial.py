@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from adaneg_openood.openood.network import CLIPNetwork
 
 NAME = "demo"
+ID_NAMES = world.ID_NAMES
 _LISTS = f"benchmark_imglist/{NAME}"
 _TRAIN_PER_CLASS, _VAL_PER_CLASS, _OOD_VAL = 5, 2, 40
 _SEED = 19  # not the test set's

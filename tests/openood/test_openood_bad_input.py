@@ -171,6 +171,32 @@ def test_missing_images_are_listed_before_the_first_is_encoded(root: Path, negat
     assert not net.model.seen
 
 
+def test_lists_that_nothing_reads_may_be_absent(root: Path, negatives_file: Path) -> None:
+    """Training, validation and covariate-shifted lists; OpenOOD opens them all the same."""
+    from adaneg_openood.openood.benchmark_files import image_lists, is_always_read
+
+    expected = plain(root, network(), AdaNegPostprocessor(negatives=str(negatives_file))).eval_ood(
+        progress=False
+    )
+    gone = [
+        root / entry["imglist_path"]
+        for name, entry in image_lists("cifar10")
+        if not is_always_read(name)
+    ]
+    assert len(gone) == 4
+    for path in gone:
+        path.unlink()
+    run = plain(root, network(), AdaNegPostprocessor(negatives=str(negatives_file)))
+    np.testing.assert_array_equal(run.eval_ood(progress=False), expected)
+    with pytest.raises(FileNotFoundError, match="this method reads the image list .*train_cifar10.txt"):
+        next(iter(run.dataloader_dict["id"]["train"]))
+    with pytest.raises(FileNotFoundError, match="cifar10c"):
+        run.eval_ood(fsood=True, progress=False)
+    Evaluator(network(), "cifar10", str(root), postprocessor=MCMPostprocessor())
+    assert not any(path.exists() for path in gone), "nothing is written into the user's folder"
+    plain(root, network(), MCMPostprocessor(), shuffle=True)
+
+
 def test_own_evaluator_lists_missing_lists_and_folders(root: Path, negatives_file: Path) -> None:
     (root / TIN_LIST).unlink()
     shutil.rmtree(root / "images_classic" / "mnist")

@@ -24,7 +24,6 @@ def test_placeholder_is_gone_after_the_block_and_raises_on_use() -> None:
     assert importlib.util.find_spec("no_such_package_x") is None
     for use in (
         lambda: Thing(),
-        lambda: Thing.attribute,
         lambda: deep.function(),
         lambda: list(Thing),
         lambda: types.new_class("Sub", (Thing,)),
@@ -32,6 +31,9 @@ def test_placeholder_is_gone_after_the_block_and_raises_on_use() -> None:
         with pytest.raises(ModuleNotFoundError, match="no_such_package_x.*not installed.*pip install"):
             use()
     assert "not installed" in repr(Thing)
+    with pytest.raises(AttributeError, match="no_such_package_x.*not installed.*pip install"):
+        Thing.attribute  # noqa: B018
+    assert not hasattr(Thing, "attribute") and getattr(Thing, "attribute", 3) == 3
 
 
 def test_every_need_is_still_imported_by_openood() -> None:

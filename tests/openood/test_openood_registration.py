@@ -96,6 +96,47 @@ def test_without_openood_nothing_happens(tmp_path: Path) -> None:
     assert python(code, tmp_path).strip() == "refused"
 
 
+def test_clip_is_left_alone_without_openood(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['openood'] = None\n"
+        "import adaneg_openood.openood.registration as it\n"
+        "print(sorted({name.split('.')[0] for name in {**it._hooks.around, **it._hooks.after}}))\n"
+    )
+    assert python(code, tmp_path).strip() == "['openood']"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no section 'postprocessor:'.*the file is empty"),
+        ("network:\n  name: adaneg_clip\n", "no section 'postprocessor:'"),
+        ("postprocessor:\n  name: neglabel\n", "name is 'neglabel', but the file is read for 'adaneg'"),
+        ("postprocessor: [1,\n", "not YAML"),
+    ],
+)
+def test_a_yaml_that_is_no_postprocessors(tmp_path: Path, text: str, message: str) -> None:
+    from openood.evaluation_api.evaluator import get_postprocessor
+
+    file = tmp_path / "postprocessors" / "adaneg.yml"
+    file.parent.mkdir()
+    file.write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        get_postprocessor(str(tmp_path), "adaneg", "cifar10")
+    assert str(file) in str(caught.value)
+
+
+def test_a_misspelt_postprocessor_is_not_downloaded(tmp_path: Path) -> None:
+    from openood.evaluation_api.evaluator import get_postprocessor
+    from openood.pipelines.test_ood_pipeline import get_postprocessor as classic
+    from openood.utils import Config
+
+    with pytest.raises(ValueError, match="unknown postprocessor 'adange', did you mean 'adaneg'"):
+        get_postprocessor(str(tmp_path), "adange", "cifar10")
+    with pytest.raises(ValueError, match="unknown postprocessor 'neglabe', did you mean 'neglabel'"):
+        classic(Config(postprocessor=dict(name="neglabe")))
+    assert not list(tmp_path.iterdir())
+
+
 def test_users_yaml_comes_first(tmp_path: Path) -> None:
     from openood.evaluation_api.evaluator import get_postprocessor
 

@@ -224,6 +224,17 @@ def test_launcher_says_that_there_is_no_such_script(tmp_path: Path) -> None:
     assert "there is no script main.py here" in done.stderr
 
 
+def test_launcher_refuses_configurations_that_are_nowhere_or_empty(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text("")
+    (tmp_path / "empty.yml").write_text(" \n")
+    for config, message in (
+        ("configs/postprocessors/adange.yml", "did you mean configs/postprocessors/adaneg.yml?"),
+        ("empty.yml", "the configuration empty.yml is empty"),
+    ):
+        done = run(["script.py", "--config", config], tmp_path, check=False)
+        assert done.returncode != 0 and message in done.stderr and "Traceback" not in done.stderr
+
+
 def test_launcher_tells_how_to_get_what_a_script_lacks(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(
         "raise ModuleNotFoundError(\"No module named 'clip'\", name='clip')"
@@ -242,6 +253,6 @@ def test_launched_script_sees_what_python_would_show_it(tmp_path: Path) -> None:
     script.parent.mkdir()
     (script.parent / "neighbour.py").write_text("value = 7\n")
     script.write_text("import sys, neighbour\nprint(__name__, sys.argv, neighbour.value)\n")
-    done = run(["sub/script.py", "--config", "configs/postprocessors/msp.yml", "-x"], tmp_path)
-    expected = ["sub/script.py", "--config", "configs/postprocessors/msp.yml", "-x"]
+    done = run(["sub/script.py", "-x", "--config", "sub/neighbour.py"], tmp_path)
+    expected = ["sub/script.py", "-x", "--config", "sub/neighbour.py"]
     assert done.stdout.strip() == f"__main__ {expected} 7"

@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adaneg_openood.openood.stream_arrays import IDSet, Stream, StreamArray, announce, id_array, ood_array
+from adaneg_openood.openood.stream_arrays import (
+    IDSet,
+    Stream,
+    StreamArray,
+    announce,
+    id_array,
+    ood_array,
+)
 
 A, B = IDSet("a", 2, "digest of a"), IDSet("b", 1, "digest of b")
 
@@ -78,7 +85,7 @@ def test_other_settings_are_refused() -> None:
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
 def test_saved_arrays_keep_their_stream_and_refuse_another(protocol: int) -> None:
     gc.collect()
-    first, second, ood, asked = pickle.loads(pickle.dumps(arrays()[:3] + ([],), protocol))
+    first, second, ood = pickle.loads(pickle.dumps(arrays()[:3], protocol))
     assert np.concatenate([first, ood]).tolist() == [10.0, 11.0, 12.0]
     with pytest.raises(ValueError, match=r"saved scores of odd .* a \(2 images\), .*a \(2.* \+ b \(1"):
         np.concatenate([first, second, ood])

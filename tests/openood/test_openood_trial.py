@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,10 @@ pytest.importorskip("openood.evaluation_api", reason="OpenOOD is not installed")
 
 from openood.evaluation_api import Evaluator
 from openood_checkout import checkout, needs_checkout
+from typer.testing import CliRunner
 
+from adaneg_openood.cli import app
+from adaneg_openood.openood.compare import available, compare
 from adaneg_openood.openood.trial import main, trial_network, write_trial
 
 
@@ -45,6 +49,30 @@ def test_openoods_evaluator_knows_it(trial: Path) -> None:
     assert tables["adaneg"].loc["farood", "AUROC"] > 90
 
 
+def test_every_postprocessor_is_served(trial: Path) -> None:
+    """OpenOOD's own as well: their YAMLs, the class count, and training images."""
+    names = ["msp", "mds", "rmds", "gradnorm", "she", "knn", "mcm", "adaneg"]
+    found = compare(
+        trial_network(), "demo", names, data_root=trial, config_root=trial / "configs", num_workers=0
+    )
+    assert not found.failed
+    assert {path.stem for path in (trial / "configs" / "postprocessors").iterdir()} == set(available())
+
+
+def test_commands_need_no_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = ["compare", "--benchmark", "demo", "--postprocessors", "msp,neglabel,adaneg"]
+    done = CliRunner().invoke(app, [*asked, "--json", "table.json"])
+    assert done.exit_code == 0, done.output
+    table = json.loads(Path("table.json").read_text())["table"]
+    assert set(table) == {"msp", "neglabel", "adaneg"}
+    assert table["adaneg"]["far AUROC"] == pytest.approx(95.99, abs=0.02)
+    assert not Path("configs").exists() and not Path("data").exists()
+    for option in ("--data", "--configs"):
+        done = CliRunner().invoke(app, [*asked, option, "nowhere"])
+        assert done.exit_code == 2 and f"{option}: there is no folder nowhere" in done.output
+
+
 @needs_checkout
 def test_classic_pipeline_runs_it(trial: Path, tmp_path: Path) -> None:
     script = str(checkout() / "main.py")  # type: ignore[operator]
@@ -60,6 +88,7 @@ def test_classic_pipeline_runs_it(trial: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Completed!" in done.stdout
+    assert "3 stream order(s):" in done.stdout and "± " in done.stdout
     assert "FPR@95 (ID positive)" in (trial / "results" / "demo_adaneg" / "streams.csv").read_text()
 
 
