@@ -1,0 +1,159 @@
+"""OpenOOD's YAML of a postprocessor: its outer shape is OpenOOD's, its settings are those of everywhere."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pydantic
+
+from adaneg_openood.benchmark.detector_settings import read_settings, settings_model
+from adaneg_openood.benchmark.settings import (
+    LabelSettings,
+    NameSettings,
+    StorageSettings,
+    StreamSettings,
+)
+from adaneg_openood.detectors import DETECTORS
+from adaneg_openood.io.configuration import Section, Whole, checked, not_allowed, shown, unknown_key
+
+_KEYS = ("name", "APS_mode", "postprocessor_args", "postprocessor_sweep")
+
+
+class OneStreamSettings(StreamSettings):
+    """The stream that OpenOOD's evaluator sees: one order of the images."""
+
+    seed: Whole = pydantic.Field(0, ge=0, description="Seed of the stream order.")
+
+
+@dataclass(frozen=True)
+class PostprocessorFile:
+    """What the ``postprocessor`` section of OpenOOD's configuration says.
+
+    Attributes:
+        settings: all settings, each with its value or default.
+        sweep: what OpenOOD's parameter search tries: setting -> values.
+        search: whether it searches (``APS_mode``).
+    """
+
+    settings: Section
+    sweep: Mapping[str, list[Any]]
+    search: bool
+
+
+@functools.cache
+def postprocessor_settings(detector: str) -> type[Section]:
+    """The model of ``postprocessor_args``: the detector's settings, and those of its labels and stream."""
+    info = DETECTORS[detector].info
+    # a setting of the method goes before one of the labels with its name
+    bases: list[type[Section]] = [settings_model(detector), StorageSettings]
+    bases.append(LabelSettings if info.needs_negatives else NameSettings)
+    if info.keeps_state:
+        bases.append(OneStreamSettings)
+    return pydantic.create_model(f"{info.title}Postprocessor", __base__=tuple(bases))
+
+
+def detector_settings(detector: str, settings: Section) -> dict[str, Any]:
+    """The part of a postprocessor's settings that :func:`~adaneg_openood.detectors.make_detector` takes."""
+    own = {name: getattr(settings, name) for name in settings_model(detector).model_fields}
+    return read_settings(detector, own)
+
+
+def read_postprocessor(
+    detector: str, section: Any, where: str, overrides: Mapping[str, Any] | None = None
+) -> PostprocessorFile:
+    """Check and complete the ``postprocessor`` section of OpenOOD's configuration.
+
+    Args:
+        detector: the method that is asked for.
+        section: the mapping under ``postprocessor``; an empty value leaves a default.
+        where: named in errors, such as the YAML's path.
+        overrides: settings that go before those of the section.
+
+    Raises:
+        ValueError: another method's section, an unknown key or setting, or a value that is not allowed.
+    """
+    if not isinstance(section, Mapping):
+        raise ValueError(
+            f"{where}: holds no section postprocessor; write 'postprocessor: {{name: {detector}}}'"
+        )
+    for key in section:
+        if key not in _KEYS:
+            raise ValueError(
+                f"{where}: postprocessor: {unknown_key(str(key), _KEYS)} "
+                "(settings belong under postprocessor_args)"
+            )
+    name = section.get("name") or detector
+    if name != detector:
+        raise ValueError(
+            f"{where}: postprocessor.name is {shown(name)}, but this file was asked for {detector}; "
+            f"write name: {detector}, or ask for {name}"
+        )
+    given = {**_mapping(section, "postprocessor_args", where), **(overrides or {})}
+    settings = _settings(detector, given, f"{where}: postprocessor_args")
+    sweep = _sweep(detector, settings, _mapping(section, "postprocessor_sweep", where), where)
+    search = checked(_Search, {"APS_mode": section.get("APS_mode")}, f"{where}: postprocessor").APS_mode
+    if search and not sweep:
+        raise ValueError(
+            f"{where}: APS_mode is on, but postprocessor_sweep names nothing to search over; "
+            "give lists, such as groups_list: [1, 5]"
+        )
+    return PostprocessorFile(settings, sweep, search)
+
+
+def check_postprocessor_name(name: str, known: Iterable[str]) -> None:
+    """Refuse a postprocessor that neither OpenOOD nor this package has.
+
+    Raises:
+        ValueError: naming those there are, and the nearest.
+    """
+    known = sorted(known)
+    if name not in known:
+        raise ValueError(f"postprocessor {not_allowed(name, known)}")
+
+
+class _Search(Section):
+    APS_mode: bool = False
+
+
+def _settings(detector: str, given: Mapping[str, Any], where: str) -> Section:
+    settings = checked(postprocessor_settings(detector), given, where)
+    try:
+        detector_settings(detector, settings)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{where}: {error}") from None
+    return settings
+
+
+def _mapping(section: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
+    values = section.get(key) or {}
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{where}: postprocessor.{key} must be a mapping, got {shown(values)}")
+    return dict(values)
+
+
+def _sweep(
+    detector: str, settings: Section, given: Mapping[str, Any], where: str
+) -> dict[str, list[Any]]:
+    """OpenOOD's YAMLs call a list of values ``gap_list`` or ``gap``; both are understood."""
+    place = f"{where}: postprocessor_sweep"
+    able = [*settings_model(detector).model_fields]
+    if isinstance(settings, OneStreamSettings):
+        able += OneStreamSettings.model_fields
+    found: dict[str, list[Any]] = {}
+    for key, values in given.items():
+        if values is None:
+            continue
+        name = str(key)[: -len("_list")] if str(key).endswith("_list") else str(key)
+        if name not in able:
+            if name in type(settings).model_fields:
+                raise ValueError(f"{place}: {name} cannot be searched over; it changes the text rows")
+            raise ValueError(f"{place}: {unknown_key(name, able)}")
+        if not isinstance(values, (list, tuple)) or not values:
+            raise ValueError(
+                f"{place}.{key} must be a list with at least one value, got {shown(values)}"
+            )
+        found[name] = [getattr(_settings(detector, {name: one}, place), name) for one in values]
+    return found
