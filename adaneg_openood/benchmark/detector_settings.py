@@ -1,4 +1,4 @@
-"""The settings of a detector, as the schema sees them: names, defaults and kinds are the detector's own."""
+"""The settings of a detector: names, defaults and kinds are the detector's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenOOD's YAML of a postprocessor: its outer shape is OpenOOD's, its settings are those of everywhere."""
+"""OpenOOD's YAML of a postprocessor: OpenOOD's outer shape, and the settings of everywhere inside."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class PostprocessorFile:
 
 @functools.cache
 def postprocessor_settings(detector: str) -> type[Section]:
-    """The model of ``postprocessor_args``: the detector's settings, and those of its labels and stream."""
+    """The model of ``postprocessor_args``: settings of the detector, its labels and its stream."""
     info = DETECTORS[detector].info
     # a setting of the method goes before one of the labels with its name
     bases: list[type[Section]] = [settings_model(detector), StorageSettings]
@@ -56,7 +56,7 @@ def postprocessor_settings(detector: str) -> type[Section]:
 
 
 def detector_settings(detector: str, settings: Section) -> dict[str, Any]:
-    """The part of a postprocessor's settings that :func:`~adaneg_openood.detectors.make_detector` takes."""
+    """The part of a postprocessor's settings that ``make_detector`` takes."""
     own = {name: getattr(settings, name) for name in settings_model(detector).model_fields}
     return read_settings(detector, own)
 

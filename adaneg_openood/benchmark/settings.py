@@ -1,4 +1,4 @@
-"""The settings: one name, one default and one check for the benchmark's YAML, OpenOOD's and the commands.
+"""Settings: one name, one default and one check for the benchmark's YAML, OpenOOD's and the commands.
 
 Each model is a group of settings that belong together. A benchmark, a postprocessor of OpenOOD and a
 command take the groups they need; the descriptions are the help of the command line and the JSON schema.
@@ -33,7 +33,7 @@ FORMER_NAMES = {
 
 
 def _beside(path: Any, info: ValidationInfo) -> Any:
-    """A path that a file names is relative to that file; elsewhere it is relative to where the user is."""
+    """A path that a file names is relative to that file; elsewhere to where the user is."""
     if not isinstance(path, (str, os.PathLike)):
         return path
     base = (info.context or {}).get("base")
@@ -72,7 +72,7 @@ def _read_prompt(value: Any, info: ValidationInfo) -> Any:
 
 def _read_n_negatives(value: Any) -> Any:
     number = "all" if value == "all" else str(value)
-    if not number.isdigit() and number != "all" or number == "0":
+    if number != "all" and (not number.isdigit() or number == "0"):
         raise ValueError(f"must be a whole number from 1, or all, got {shown(value)}")
     return number if number == "all" else int(number)
 
@@ -143,13 +143,14 @@ class NameSettings(Section):
 
     classes: Annotated[Union[str, tuple[str, ...], None], BeforeValidator(_read_classes)] = Field(
         None,
-        description="ID classes: imagenet, imagenet200, cifar10, cifar100, bimcv, demo, a file of names, "
-        "or a list.",
+        description="ID classes: imagenet, imagenet200, cifar10, cifar100, bimcv, demo, a file of "
+        "names, or a list.",
     )
     prompt: Annotated[Optional[str], BeforeValidator(_read_prompt)] = Field(
         None,
         description="Template of ID names and nouns: nice, simple, plain, ensemble, a text with {} in "
-        "it, or a file with one template per line; that of the list of negatives, or nice, if not given.",
+        "it, or a file with one template per line; that of the list of negatives, or nice, if not "
+        "given.",
     )
     text_features: Optional[File] = Field(
         None,
