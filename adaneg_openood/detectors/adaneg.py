@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,14 +11,17 @@ from torch import Tensor
 from adaneg_openood.detectors.adagap import RunningIdShare, shared_thresholds, thresholds
 from adaneg_openood.detectors.bank import FeatureBank, sums_agree
 from adaneg_openood.detectors.base import Scores
+from adaneg_openood.detectors.checks import check_choice
 from adaneg_openood.detectors.config import AdaNegConfig
 from adaneg_openood.detectors.diagnosis import ConfidentImages, Diagnosis, diagnose
+from adaneg_openood.detectors.fixed_bank import FixedBank, fits_in_memory
 from adaneg_openood.detectors.grouped import GroupedDetector, TextLogits
 from adaneg_openood.detectors.info import DetectorInfo
 from adaneg_openood.detectors.proxies import sample_adaptive_cosines, task_adaptive_cosines
 from adaneg_openood.detectors.scoring import (
     GroupedLogits,
     entropy,
+    grouped_logits,
     log_size_odds,
     replaced_logits,
     row_argmax,
@@ -36,6 +40,10 @@ class AdaNeg(GroupedDetector):
         n_id: C.
         logit_scale: s = exp of the model's logit scale, about 100 for CLIP.
         config: settings; the published ones for ImageNet by default.
+        bank: ``"pooled"`` takes memory for the images that are cached, and suits CPUs. ``"fixed"`` takes
+            it for (C + M) x L images at once, reads nothing back from the device, and is replayed as a
+            CUDA graph. Both give the same scores. ``"auto"`` takes the fixed one on CUDA, where it and
+            its step need at most half of the memory that is free, and the pooled one elsewhere.
 
     Raises:
         ValueError, TypeError: bad shapes, values that are not finite, or settings out of range.
@@ -64,6 +72,7 @@ class AdaNeg(GroupedDetector):
         choose_when="A long stream, evenly mixed, far from the ID classes.",
     )
     config_class = AdaNegConfig
+    stands_bad_rows = True
 
     def __init__(
         self,
@@ -71,14 +80,17 @@ class AdaNeg(GroupedDetector):
         n_id: int,
         logit_scale: float = 100.0,
         config: AdaNegConfig | None = None,
+        *,
+        bank: str = "auto",
     ) -> None:
         config = AdaNegConfig() if config is None else config
         super().__init__(text_features, n_id, config.groups, config.permute, logit_scale)
         self.config = config
-        n_rows, dim = self.text_features.shape
-        self.bank = FeatureBank(n_rows, dim, config.memory_length - 1, config.replacement)
+        check_choice("bank", bank, ("auto", "pooled", "fixed"))
+        self.bank_kind = bank
+        self.bank: FeatureBank | FixedBank = self._make_bank()
         self.id_share, self.confident = RunningIdShare(), ConfidentImages()
-        for part in (self.bank, self.id_share, self.confident):
+        for part in (self.id_share, self.confident):
             part.to(self.text_features.device)
         self._log_odds = log_size_odds(n_id, self.n_negatives, config.groups)
         place = torch.empty_like(self.negative_order)
@@ -88,9 +100,36 @@ class AdaNeg(GroupedDetector):
 
     _place_of_negative: Tensor
 
+    def _make_bank(self) -> FeatureBank | FixedBank:
+        """An empty bank of the kind that was asked for, where the text features are."""
+        config, text = self.config, self.text_features
+        kind, capacity = self.bank_kind, config.memory_length - 1
+        grams = config.proxy == "sample"
+        if kind == "auto":
+            kind = "fixed" if fits_in_memory(text, config.memory_length, grams) else "pooled"
+        if kind == "pooled":
+            bank = FeatureBank(len(text), text.shape[1], capacity, config.replacement)
+            return bank.to(text.device, text.dtype)
+        columns = torch.arange(len(text), device=text.device)
+        return FixedBank(text, self._rows_at(columns), capacity, config.replacement, grams)
+
+    def _apply(self, fn: Any, *args: Any) -> Any:
+        super()._apply(fn, *args)
+        if self.bank_kind == "auto":
+            bank = self._make_bank()
+            if type(bank) is not type(self.bank):  # another device, where the other kind is better
+                bank.load_state_dict(self.bank.state_dict())
+                self.bank = bank
+        return self
+
+    @property
+    def fixed_shape(self) -> bool:
+        return isinstance(self.bank, FixedBank)
+
     def diagnose(self) -> Diagnosis:
         """What the memory looks like, with warnings where AdaNeg is used outside of where it helps."""
         with self._exactly():
+            self._report_bad_rows()
             return diagnose(self)
 
     def score(self, features: Tensor, text: TextLogits | None = None) -> Scores:
@@ -115,22 +154,18 @@ class AdaNeg(GroupedDetector):
 
     def _adapt(self, text: TextLogits, reuse: bool) -> Scores:
         """Scores of a compared batch, whose memory may be reused for them."""
-        features, logits, grouped = text
+        grouped = text.grouped
         s_nl = grouped.score()
-        self._cache(features, grouped, s_nl)
-        adaptive = grouped
-        if self.bank.n_cached and len(features):
-            if not reuse:
-                logits = logits.clone()
-                adaptive = grouped._replace(exp_neg=grouped.exp_neg.clone())
-            adaptive = self._adapted(features, logits, adaptive)
+        is_id, is_negative = self._confident(grouped, s_nl)
+        adapt = self._adapt_fixed if isinstance(self.bank, FixedBank) else self._adapt_pooled
+        adaptive = adapt(text, is_id, is_negative, reuse)
         probabilities = summed_id_probabilities(grouped, adaptive, self.config.lam)
         s_nl, s_ada = s_nl.float(), adaptive.score().float()
         conf = combined(s_nl, s_ada, self.config)
         return Scores(probabilities.argmax(dim=1), conf, s_nl, s_ada)
 
-    def _cache(self, features: Tensor, text: GroupedLogits, s_nl: Tensor) -> None:
-        """Write confident images to the row of their nearest label, each on its own side."""
+    def _confident(self, text: GroupedLogits, s_nl: Tensor) -> tuple[Tensor, Tensor]:
+        """Which images are confidently ID, and which confidently not: two (B,) bool."""
         upper, lower = thresholds(self.config.gamma, self.config.gap)
         is_id, is_negative = s_nl > upper, s_nl < lower
         if self.config.adagap:
@@ -138,23 +173,68 @@ class AdaNeg(GroupedDetector):
             limits = shared_thresholds(self.config.gamma, self.config.gap, *counted, s_nl.dtype)
             is_id, is_negative = s_nl > limits[0], s_nl < limits[1]
         self.confident.observe(is_id, is_negative, text.score(self._log_odds))
+        return is_id, is_negative
+
+    def _adapt_fixed(
+        self, text: TextLogits, is_id: Tensor, is_negative: Tensor, reuse: bool
+    ) -> GroupedLogits:
+        """Cache confident images and compare with the proxies, all rows of all images at once."""
+        assert isinstance(self.bank, FixedBank)
+        features, logits, grouped = text
+        nearest = torch.where(
+            is_id, grouped.exp_id.argmax(dim=1), grouped.exp_neg.argmax(dim=1) + self.n_id
+        )
+        if self.config.replacement == "entropy":
+            of_negatives = grouped.exp_neg if reuse else grouped.exp_neg.clone()
+            entropies = torch.where(is_id, entropy(grouped.exp_id.clone()), entropy(of_negatives))
+        else:
+            entropies = torch.zeros_like(grouped.max_id)
+        columns = torch.where(is_id | is_negative, nearest, self.bank.n_rows)
+        self.bank.offer(columns, features, entropies)
+        if self.config.proxy == "task":
+            cosines = self.bank.task_adaptive_cosines(features)
+        else:
+            cosines = self.bank.sample_adaptive_cosines(features, self.config.beta)
+        changed = cosines.to(logits.dtype).mul_(self.logit_scale)
+        return grouped_logits(changed, self.n_id, self.groups)
+
+    def _adapt_pooled(
+        self, text: TextLogits, is_id: Tensor, is_negative: Tensor, reuse: bool
+    ) -> GroupedLogits:
+        """Cache confident images and compare with the proxies of the rows that hold any."""
+        assert isinstance(self.bank, FeatureBank)
+        self._cache(text, is_id, is_negative)
+        features, logits, grouped = text
+        if not self.bank.n_cached or not len(features):
+            return grouped
+        if not reuse:
+            logits = logits.clone()
+            grouped = grouped._replace(exp_neg=grouped.exp_neg.clone())
+        return self._adapted(features, logits, grouped)
+
+    def _cache(self, text: TextLogits, is_id: Tensor, is_negative: Tensor) -> None:
+        """Write confident images to the row of their nearest label, each on its own side."""
+        assert isinstance(self.bank, FeatureBank)
+        grouped = text.grouped
         as_id, as_neg = is_id.nonzero().squeeze(1), is_negative.nonzero().squeeze(1)
-        exp_id, exp_neg = text.exp_id.index_select(0, as_id), text.exp_neg.index_select(0, as_neg)
+        exp_id = grouped.exp_id.index_select(0, as_id)
+        exp_neg = grouped.exp_neg.index_select(0, as_neg)
         places = torch.cat([exp_id.argmax(dim=1), row_argmax(exp_neg) + self.n_id])
         images = torch.cat([as_id, as_neg])
         if self.config.replacement == "entropy":
             entropies = torch.cat([entropy(exp_id), entropy(exp_neg)])
         else:
-            entropies = s_nl.new_zeros(len(images))
+            entropies = grouped.max_id.new_zeros(len(images))
         self.bank.add(
             self._rows_at(places),
-            features.index_select(0, images),
+            text.features.index_select(0, images),
             entropies,
             self.text_features.index_select(0, places),
         )
 
     def _adapted(self, features: Tensor, logits: Tensor, text: GroupedLogits) -> GroupedLogits:
         """With proxies in place of the text features of rows that hold images."""
+        assert isinstance(self.bank, FeatureBank)
         places = self._places_of(self.bank.active_rows[: self.bank.n_active])
         if self.config.proxy == "task":
             cosines = task_adaptive_cosines(features, self.bank)
@@ -176,7 +256,12 @@ class AdaNeg(GroupedDetector):
             return "bank: sums differ from text features and cached features added up"
         return None
 
-    # The bank speaks of rows in the caller's order; logits stand in group order.
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        if isinstance(self.bank, FixedBank):  # its own part is loaded after this
+            self.bank.memory[:-1, 0] = self.text_features
+
+    # The pooled bank speaks of rows in the caller's order; logits stand in group order.
 
     def _rows_at(self, places: Tensor) -> Tensor:
         negative = self.negative_order[(places - self.n_id).clamp_min(0)] + self.n_id

@@ -14,6 +14,8 @@ from adaneg_openood.detectors.state import StateModule
 # growing stays rare.
 _GROWTH, _MOST_SPARE, _FIRST_ROOM = 1.125, 2048, 64
 _ROUNDING = 0.01  # of a sum in bfloat16, per image
+# What a saved bank holds, of either kind; all else follows, so a damaged file cannot contradict itself.
+SAVED = ("features", "entropies", "rows", "arrivals", "sums", "active_rows", "progress")
 
 
 class FeatureBank(StateModule):
@@ -190,8 +192,7 @@ class FeatureBank(StateModule):
         return buffer[: self.n_active] if name in self._ACTIVE else buffer
 
     def state_names(self) -> list[str]:
-        # the others follow from these, so a damaged file cannot contradict itself
-        return [*self._POOL, "sums", "active_rows", "progress"]
+        return list(SAVED)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         for name in self.state_names():
@@ -206,28 +207,33 @@ class FeatureBank(StateModule):
         self.lengths.copy_(torch.linalg.vector_norm(self.sums, dim=1, dtype=self.lengths.dtype))
 
     def _unfit(self, state: Mapping[str, Tensor]) -> str | None:
-        for names in (self._POOL, ("sums", "active_rows")):
-            if len({len(state[name]) for name in names}) != 1:
-                return f"lengths of {', '.join(names)} differ"
-        for name in state:
-            own = getattr(self, name)
-            if state[name].ndim != own.ndim or state[name].shape[1:] != own.shape[1:]:
-                return f"{name} has shape {tuple(state[name].shape)}, width must be {self.dim}"
-        rows, active, arrivals = state["rows"], state["active_rows"], state["arrivals"]
-        for name in ("rows", "active_rows"):
-            if bool(((state[name] < 0) | (state[name] >= self.n_rows)).any()):
-                return f"{name} must lie in [0, {self.n_rows})"
-        if not torch.equal(active.sort().values, rows.unique()):
-            return "active_rows are not the rows that hold images"
-        if len(rows):
-            fullest = int(torch.bincount(rows).max())
-            if fullest > self.capacity:
-                return f"a row holds {fullest} images, memory_length allows {self.capacity}"
-            if int(arrivals.min()) < 0 or int(arrivals.max()) >= int(state["progress"]):
-                return "arrivals must lie in [0, progress)"
-            if len(arrivals.unique()) < len(arrivals):
-                return "arrivals must be distinct"
-        return None
+        return problem_with_saved(state, self.n_rows, self.dim, self.capacity)
+
+
+def problem_with_saved(state: Mapping[str, Tensor], n_rows: int, dim: int, capacity: int) -> str | None:
+    """Why finite tensors, named as in :data:`SAVED`, are no bank of K rows, or None."""
+    for names in (("features", "entropies", "rows", "arrivals"), ("sums", "active_rows")):
+        if len({len(state[name]) for name in names}) != 1:
+            return f"lengths of {', '.join(names)} differ"
+    for name in SAVED:
+        wanted = {"features": (dim,), "sums": (dim,)}.get(name, ())
+        if state[name].ndim != (name != "progress") + len(wanted) or state[name].shape[1:] != wanted:
+            return f"{name} has shape {tuple(state[name].shape)}, width must be {dim}"
+    rows, active, arrivals = state["rows"], state["active_rows"], state["arrivals"]
+    for name in ("rows", "active_rows"):
+        if bool(((state[name] < 0) | (state[name] >= n_rows)).any()):
+            return f"{name} must lie in [0, {n_rows})"
+    if not torch.equal(active.sort().values, rows.unique()):
+        return "active_rows are not the rows that hold images"
+    if len(rows):
+        fullest = int(torch.bincount(rows).max())
+        if fullest > capacity:
+            return f"a row holds {fullest} images, memory_length allows {capacity}"
+        if int(arrivals.min()) < 0 or int(arrivals.max()) >= int(state["progress"]):
+            return "arrivals must lie in [0, progress)"
+        if len(arrivals.unique()) < len(arrivals):
+            return "arrivals must be distinct"
+    return None
 
 
 def sums_agree(state: Mapping[str, Tensor], text: Tensor) -> bool:

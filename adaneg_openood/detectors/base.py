@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from adaneg_openood.detectors.checks import check_int
+from adaneg_openood.detectors.graphs import GraphedStep
 from adaneg_openood.detectors.info import DetectorInfo
 from adaneg_openood.detectors.state import StateModule
 from adaneg_openood.detectors.threshold import Threshold, find_threshold
@@ -61,12 +62,16 @@ class TextDetector(StateModule):
 
     info: ClassVar[DetectorInfo]
     config_class: ClassVar[type[Any] | None] = None
+    # whether rows that are NaN may be found on the device while they are scored, and leave no trace
+    stands_bad_rows: ClassVar[bool] = False
     threshold: Threshold | None = None  # see calibrate
     text_features: Tensor
+    _bad_rows: Tensor
 
     def __init__(self, text_features: Tensor, n_id: int) -> None:
         super().__init__()
         self._lock = threading.RLock()
+        self._graphed = GraphedStep(self._step)
         check_int("n_id", n_id)
         if not isinstance(text_features, Tensor) or text_features.ndim != 2:
             raise ValueError(
@@ -80,6 +85,8 @@ class TextDetector(StateModule):
         self.n_id = n_id
         self._said_normalised = False
         self.register_buffer("text_features", self._unit(text_features.detach(), "text_features"))
+        none = torch.zeros((), dtype=torch.long, device=self.text_features.device)
+        self.register_buffer("_bad_rows", none, persistent=False)
 
     def score(self, features: Tensor) -> Scores:
         """Score a batch of images.
@@ -90,10 +97,43 @@ class TextDetector(StateModule):
 
         Raises:
             ValueError, TypeError: wrong width, or rows that are zero, NaN or infinite; the detector
-                stays as it was.
+                stays as it was. On CUDA, where asking would make the host wait, such rows get NaN for a
+                confidence and are not remembered; their number is logged when something is read next,
+                by :meth:`reset`, :meth:`diagnose` or :meth:`state_dict`.
         """
         with self._exactly():
-            return self._score(self._checked(features))
+            given = self._given(features)
+            if given.device.type != "cuda" or not self.stands_bad_rows:
+                return self._score(self._unit(given, "image features").to(self.text_features.dtype))
+            step = self._graphed if self.fixed_shape else self._step
+            return Scores(*step(given))  # type: ignore[arg-type]
+
+    @property
+    def fixed_shape(self) -> bool:
+        """Whether a step reads nothing back from the device, so that it can be a CUDA graph."""
+        return False
+
+    def _step(self, features: Tensor) -> tuple[Tensor | None, ...]:
+        """:meth:`score` of a batch whose bad rows are found on the device."""
+        largest = features.abs().amax(dim=1, keepdim=True)
+        bad = ~((largest > 0) & torch.isfinite(largest)).squeeze(1)
+        self._bad_rows.add_(bad.sum())
+        unit = torch.nn.functional.normalize((features / largest).float(), dim=1)
+        norms = torch.linalg.vector_norm(features.float(), dim=1, keepdim=True)
+        unit = torch.where((norms - 1.0).abs() <= _UNIT_TOLERANCE, features.float(), unit)
+        scores = self._score(unit.to(self.text_features.dtype))
+        conf = scores.conf.masked_fill(bad, float("nan"))
+        return scores.pred, conf, scores.s_neglabel, scores.s_adaptive
+
+    def _report_bad_rows(self) -> None:
+        found = int(self._bad_rows)
+        if found:
+            self._bad_rows.zero_()
+            logger.warning(
+                "%d image(s) had NaN, infinite or all-zero features: they have NaN for a confidence, "
+                "and were not remembered",
+                found,
+            )
 
     def _score(self, features: Tensor) -> Scores:
         """Score (B, D) features of unit length, on this detector's device and in its dtype."""
@@ -102,6 +142,7 @@ class TextDetector(StateModule):
     def reset(self) -> None:
         """Forget the stream."""
         with self._exactly():
+            self._report_bad_rows()
             super().reset()
 
     def diagnose(self) -> Diagnosis | None:
@@ -158,6 +199,7 @@ class TextDetector(StateModule):
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """A copy of the text features and of all that is remembered."""
         with self._exactly():
+            self._report_bad_rows()
             return super().state_dict(*args, **kwargs)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -200,7 +242,7 @@ class TextDetector(StateModule):
     def __getstate__(self) -> dict[str, Any]:
         with self._exactly():
             state = self.__dict__.copy()
-            del state["_lock"]
+            del state["_lock"], state["_graphed"]
             for name in ("_buffers", "_modules"):
                 state[name] = copy.deepcopy(state[name])
             return state
@@ -208,6 +250,11 @@ class TextDetector(StateModule):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._lock = threading.RLock()
+        self._graphed = GraphedStep(self._step)
+
+    def _apply(self, fn: Any, *args: Any) -> Any:
+        self._graphed.forget()  # what it was captured with moves away
+        return super()._apply(fn, *args)
 
     @contextmanager
     def _exactly(self) -> Iterator[None]:
@@ -221,15 +268,19 @@ class TextDetector(StateModule):
         except RuntimeError:  # there is none for this kind of device
             return nullcontext()
 
-    def _checked(self, features: Tensor) -> Tensor:
-        """(B, D) unit-length features on this detector's device and dtype, or an error."""
+    def _given(self, features: Tensor) -> Tensor:
+        """(B, D) floating-point features on this detector's device, or an error; none is read."""
         dim = self.text_features.shape[1]
         if not isinstance(features, Tensor) or features.ndim != 2 or features.shape[1] != dim:
             shape = tuple(getattr(features, "shape", ())) or type(features).__name__
             raise ValueError(f"image features must be (B, {dim}) like the text features, got {shape}")
-        return self._unit(features.detach().to(self.text_features.device), "image features").to(
-            self.text_features.dtype
-        )
+        if not features.is_floating_point():
+            raise TypeError(f"image features must be floating point, got {features.dtype}")
+        return features.detach().to(self.text_features.device)
+
+    def _checked(self, features: Tensor) -> Tensor:
+        """(B, D) unit-length features on this detector's device and dtype, or an error."""
+        return self._unit(self._given(features), "image features").to(self.text_features.dtype)
 
     def _unit(self, features: Tensor, what: str) -> Tensor:
         """Rows as float32 unit vectors; those that are not unit length are normalised, said once."""

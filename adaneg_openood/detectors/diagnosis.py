@@ -55,7 +55,8 @@ class ConfidentImages(StateModule):
         right = torch.stack([probability, 1 - probability]).to(sides)
         keep = max(0.0, 1.0 - len(is_id) / _WINDOW)
         self.counts.mul_(keep).add_(sides.sum(dim=1))
-        self.right.mul_(keep).add_(right.mul_(sides).sum(dim=1))
+        # a mask and not a product: a row that is NaN is on neither side
+        self.right.mul_(keep).add_(right.masked_fill_(sides == 0, 0.0).sum(dim=1))
         # what the start was worth is never lost, so that both sides stay comparable
         floor = (1.0 - self.counts).clamp_(min=0.0)
         self.counts.add_(floor)

@@ -40,11 +40,17 @@ class MCM(TextDetector):
         choose_when="No negative labels are at hand.",
     )
 
+    stands_bad_rows = True
+
     def __init__(self, text_features: Tensor, n_id: int, tau: float = 1.0) -> None:
         check_positive("tau", tau)
         super().__init__(text_features, n_id)
         self.text_features = self.text_features[:n_id].clone()
         self.tau = float(tau)
+
+    @property
+    def fixed_shape(self) -> bool:
+        return True
 
     def _score(self, features: Tensor) -> Scores:
         """``pred`` is the zero-shot class."""

@@ -41,6 +41,8 @@ class NegLabel(GroupedDetector):
         choose_when="Images come one by one, or must not influence one another.",
     )
 
+    stands_bad_rows = True
+
     def __init__(
         self,
         text_features: Tensor,
@@ -50,6 +52,10 @@ class NegLabel(GroupedDetector):
         logit_scale: float = 100.0,
     ) -> None:
         super().__init__(text_features, n_id, groups, permute, logit_scale)
+
+    @property
+    def fixed_shape(self) -> bool:
+        return True
 
     def _score(self, features: Tensor) -> Scores:
         """``pred`` is the zero-shot class."""

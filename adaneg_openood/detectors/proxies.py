@@ -11,6 +11,7 @@ from torch import Tensor
 
 from adaneg_openood.detectors.bank import FeatureBank
 
+_LARGEST_PLAIN_BETA = 20.0  # squares of exp(-20) to exp(20) are far from both ends of float32
 _CHUNK_ELEMENTS = 1 << 24  # bound on B x rows x slots elements alive at a time (64 MiB in float32)
 
 
@@ -24,6 +25,20 @@ def task_adaptive_cosines(features: Tensor, bank: FeatureBank) -> Tensor:
     # the divisor goes to the small side, so no normalised copy of the sums is made
     lengths = bank.lengths[: bank.n_active, None].clamp_min(1e-12)
     return (bank.sums[: bank.n_active] @ features.T).to(lengths.dtype).div_(lengths)
+
+
+def similarity_weights(cosines: Tensor, beta: float, empty: Tensor | None = None) -> Tensor:
+    """``exp(beta cosine)`` up to a factor per row and image, which cancels in a proxy's direction.
+
+    Args:
+        cosines: (A, L, B) cosines of B images with L members of A rows.
+        beta: sharpness, at least 0.
+        empty: (A, L) bool, slots that are no members; their weights mean nothing.
+    """
+    if beta <= _LARGEST_PLAIN_BETA:
+        return (cosines * beta).exp_()
+    members = cosines if empty is None else cosines.masked_fill(empty[:, :, None], -1.0)
+    return (cosines - members.amax(dim=1, keepdim=True)).mul_(beta).exp_()
 
 
 def sample_adaptive_cosines(
@@ -63,7 +78,7 @@ def sample_adaptive_cosines(
             sims = text_cosines.new_empty(len(chunk), count + 1, len(features))
             sims[:, 0] = text_cosines[chunk]
             sims[:, 1:] = (images.flatten(0, 1) @ features.T).unflatten(0, images.shape[:2])
-            weights = (sims * beta).sub_(beta).exp_()
+            weights = similarity_weights(sims, beta)
             gram = (memory @ memory.mT).to(sims.dtype)
             square = torch.bmm(gram, weights).mul_(weights).sum(dim=1)
             cosines = sims.mul_(weights).sum(dim=1)

@@ -64,13 +64,16 @@ class StateModule(nn.Module):
         if unknown:
             return f"unknown {', '.join(unknown)}"
         for name in expected:
-            saved, own = state[name], getattr(self, name)
-            if not isinstance(saved, Tensor) or saved.is_floating_point() != own.is_floating_point():
+            saved, floating = state[name], self._is_floating(name)
+            if not isinstance(saved, Tensor) or saved.is_floating_point() != floating:
                 told = saved.dtype if isinstance(saved, Tensor) else type(saved).__name__
-                return f"{name} is {told}, must be a tensor such as {own.dtype}"
+                return f"{name} is {told}, must be a tensor of {'floats' if floating else 'integers'}"
             if not bool(torch.isfinite(saved).all()):
                 return f"{name} holds values that are NaN or infinite"
         return self._unfit(state)
+
+    def _is_floating(self, name: str) -> bool:
+        return bool(getattr(self, name).is_floating_point())
 
     def _unfit(self, state: Mapping[str, Tensor]) -> str | None:
         """What :meth:`problem_with` says of complete, finite tensors; here: shapes must be the same."""

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from adaneg_openood.detectors import AdaNeg, AdaNegConfig
+from adaneg_openood.detectors.fixed_bank import as_pooled
 from adaneg_openood.detectors.proxies import sample_adaptive_cosines
 from adaneg_openood.evaluation import FeatureSet, run_stream
 
@@ -102,8 +103,9 @@ def plane(data: FeatureSet, detector: AdaNeg, features: Tensor, n_ood: int, seed
     rng = np.random.default_rng(seed)
     unit = torch.nn.functional.normalize(features.float(), dim=1).cpu()
     text = torch.nn.functional.normalize(data.text_features.float(), dim=1).cpu()
-    filled = detector.bank.active_rows[: detector.bank.n_active].cpu()
-    sums = detector.bank.sums[: detector.bank.n_active].float().cpu()
+    bank = as_pooled(detector.bank)
+    filled = bank.active_rows[: bank.n_active].cpu()
+    sums = bank.sums[: bank.n_active].float().cpu()
     is_negative = filled >= data.n_id
     filled, sums = filled[is_negative][:_POINTS], sums[is_negative][:_POINTS]
     others = np.setdiff1d(np.arange(data.n_id, len(text)), filled.numpy())
@@ -134,7 +136,7 @@ def plane(data: FeatureSet, detector: AdaNeg, features: Tensor, n_ood: int, seed
 
 def _cosines(text: Tensor, unit: Tensor, detector: AdaNeg, beta: float) -> dict[str, Tensor]:
     """(B, K) cosines of (B, D) images with each kind of row; rows without images keep their text."""
-    bank = detector.bank
+    bank = as_pooled(detector.bank)
     rows = bank.active_rows[: bank.n_active]
     static = unit @ text.T
     found = {"static": static, "task-adaptive": static.clone(), "sample-adaptive": static.clone()}
