@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaneg_openood.benchmark.definition import Benchmark, Mining
-from adaneg_openood.benchmark.definition import ImageSet as SetDefinition
-from adaneg_openood.benchmark.sets import Stored, labels_of, open_set
-from adaneg_openood.data import ImageSet, read_feature_header
+from adaneg_openood.benchmark.definition import Benchmark, ImageSet, Mining
+from adaneg_openood.benchmark.sets import Images, Stored, class_names_of, labels_of, open_set
+from adaneg_openood.data import read_feature_header
 from adaneg_openood.data.feature_files import load_features
 from adaneg_openood.data.feature_set import DEFAULT_LOGIT_SCALE, FeatureSet
 from adaneg_openood.data.feature_store import FeatureCache
@@ -26,7 +25,7 @@ from adaneg_openood.evaluation.shared import evaluate_shared
 from adaneg_openood.io.processes import ALONE, Group
 from adaneg_openood.text import Corpus, NegativeLabels, id_classes, load_corpus, mine
 from adaneg_openood.text.cache import TextCache, default_cache_folder
-from adaneg_openood.text.classnames import IDClasses
+from adaneg_openood.text.classnames import IDClasses, classes_of_imglist
 from adaneg_openood.text.prompt_features import (
     LabelFeatures,
     label_features,
@@ -151,7 +150,9 @@ def encode_benchmark(
         return Encoding(data, {}, {}, {**about, "features": str(benchmark.features)})
     cache = FeatureCache(settings.cache)
     # lists first: a wrong path should not wait for a model to load
-    opened = group.local(lambda: open_sets(benchmark, cache.folder))
+    opened = group.local(
+        lambda: {item.title: open_set(item, cache.folder) for item in benchmark.used_sets}
+    )
     classes = group.local(lambda: benchmark_classes(benchmark, opened["id"]))
     wanted = needs_model(benchmark, opened)
     model = group.local(lambda: _model(benchmark, settings) if wanted else None, first_alone=True)
@@ -197,9 +198,9 @@ def encode_benchmark(
     return Encoding(data, names, roots, about, tuple(fresh))
 
 
-def needs_model(benchmark: Benchmark, opened: Mapping[str, ImageSet | Stored]) -> bool:
+def needs_model(benchmark: Benchmark, opened: Mapping[str, Images | Stored]) -> bool:
     """Whether texts or images are to be encoded; ``opened`` are the sets by title."""
-    return benchmark.text_features is None or any(isinstance(part, ImageSet) for part in opened.values())
+    return benchmark.text_features is None or any(isinstance(part, Images) for part in opened.values())
 
 
 def _model(benchmark: Benchmark, settings: Settings) -> VisionLanguageModel:
@@ -211,8 +212,12 @@ def _model(benchmark: Benchmark, settings: Settings) -> VisionLanguageModel:
     )
 
 
-def given_classes(benchmark: Benchmark) -> IDClasses | None:
-    """The ID classes that the definition tells; None where the ID set does."""
+def benchmark_classes(benchmark: Benchmark, id_set: Images | Stored | None) -> IDClasses:
+    """The ID classes, from the definition or from the ID set.
+
+    Raises:
+        ValueError: neither tells them.
+    """
     if isinstance(benchmark.classes, tuple):
         return IDClasses(f"{benchmark.origin}: classes", benchmark.classes)
     if benchmark.classes == "demo":
@@ -224,35 +229,16 @@ def given_classes(benchmark: Benchmark) -> IDClasses | None:
     if benchmark.text_features is not None:
         made = load_label_features(benchmark.text_features)
         return IDClasses(str(benchmark.text_features), made.names[: made.n_id])
-    return None
-
-
-def benchmark_classes(benchmark: Benchmark, id_set: ImageSet | Stored | None) -> IDClasses:
-    """The ID classes, from the definition or from the ID set.
-
-    Raises:
-        ValueError: neither tells them.
-    """
-    given = given_classes(benchmark)
-    if given is None and isinstance(id_set, ImageSet):
-        return id_set.class_names()
-    if given is None:
+    item = next(item for item in benchmark.sets if item.split == "id")
+    if item.kind == "imglist":
+        return classes_of_imglist(item.location)
+    names = class_names_of(item, id_set)
+    if names is None:
         raise ValueError(
             f"{benchmark.origin}: classes is missing, and the ID set does not tell them; give a "
             "benchmark's name, a file or a list"
         )
-    return given
-
-
-def open_sets(benchmark: Benchmark, cache_folder: Path) -> dict[str, ImageSet | Stored]:
-    """The sets that are used, by title; those with ID classes are matched with the names of these."""
-    classes = given_classes(benchmark)
-    opened: dict[str, ImageSet | Stored] = {}
-    for item in benchmark.used_sets:  # the ID set is the first
-        opened[item.title] = open_set(item, cache_folder, classes)
-        if classes is None:
-            classes = benchmark_classes(benchmark, opened[item.title])
-    return opened
+    return IDClasses(item.location, names)
 
 
 def benchmark_labels(
@@ -356,7 +342,7 @@ def _joined(
     )
 
 
-def _about_set(item: SetDefinition, n_rows: int) -> dict[str, Any]:
+def _about_set(item: ImageSet, n_rows: int) -> dict[str, Any]:
     return {"kind": item.kind, "location": item.location, "images": n_rows}
 
 

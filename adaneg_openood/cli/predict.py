@@ -31,19 +31,19 @@ def build(
 ) -> None:
     """Make a run folder: labels, a calibrated detector, its threshold and its memory."""
     with readable_errors():
-        from adaneg_openood.data import ImageSet
+        from adaneg_openood.data import image_source
         from adaneg_openood.predictor import Predictor
         from adaneg_openood.text.workflow import make_labels
         from adaneg_openood.vlm import load_model
 
-        source = ImageSet.of(validation, labelled=False, exif=True)
+        images = image_source(validation, labelled=False)
         towers = load_model(model, device=device, precision=precision)
         labels = make_labels(
             id_source=id_source, negatives=negatives, model=towers, prompt=prompt, features=text_features
         )
         predictor = Predictor(towers, labels)
         threshold = predictor.calibrate(
-            source, tpr, of_id=not stream, batch_size=batch_size, workers=workers, progress=True
+            images, tpr, of_id=not stream, batch_size=batch_size, workers=workers, progress=True
         )
         predictor.save(out)
         typer.echo(f"{out}: {labels.n_id} ID names, {len(labels.names) - labels.n_id} negatives")
@@ -61,11 +61,16 @@ def predict(
 ) -> None:
     """Label, confidence and verdict of images, with the negative labels that lie nearest."""
     with readable_errors():
-        from adaneg_openood.data import ImageSet
+        from adaneg_openood.data import ImageSource, image_source, load_image
+        from adaneg_openood.data.image_lists import IMAGE_SUFFIXES
         from adaneg_openood.io.files import atomic_path
         from adaneg_openood.predictor import OOD, Predictor
 
-        source = ImageSet.of(images, labelled=False, exif=True)
+        if images.is_file() and images.suffix.lower() in IMAGE_SUFFIXES:
+            source = ImageSource(str(images), [str(images)], [-1], lambda _: load_image(images))
+            workers = 0  # one image, and a lambda cannot be sent to a worker
+        else:
+            source = image_source(images, labelled=False)
         predictor = Predictor.load(run, device=device)
         rows, broken = [], 0
         typer.echo(f"threshold {predictor.threshold}")

@@ -149,6 +149,11 @@ class TextDetector(StateModule):
         """What the memory looks like; None where a method has none to look at."""
         return None
 
+    @staticmethod
+    def shown(conf: Tensor) -> Tensor:
+        """Confidences as people are shown them: as they are, where they lie about [0, 1] already."""
+        return conf
+
     def calibrate(self, conf: Tensor, tpr: float = 0.95, source: str = "id") -> Threshold:
         """Set the threshold of :meth:`predict` from (N,) confidences; see :func:`find_threshold`."""
         self.threshold = find_threshold(conf, tpr, source)
@@ -188,6 +193,12 @@ class TextDetector(StateModule):
             value = getattr(self, name)
             found.update(dataclasses.asdict(value) if name == "config" else {name: value})
         return found
+
+    @classmethod
+    def input_names(cls) -> list[str]:
+        """Names of the inputs it takes besides text features, such as ``noise_features``."""
+        parameters = inspect.signature(cls).parameters.values()
+        return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
 
     @classmethod
     def _setting_names(cls) -> list[str]:

@@ -73,26 +73,35 @@ class ConfidentImages(StateModule):
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The state of a detector after a stream.
+    """The state of a detector after a stream; each method adds what it has to tell.
 
     Attributes:
         images: scored since the last reset.
+        warnings: kind -> where the method is used outside of where it helps, and what to do.
+    """
+
+    images: int
+    warnings: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class BankDiagnosis(Diagnosis):
+    """The state of AdaNeg after a stream.
+
+    Attributes:
         id_rows, negative_rows: share of rows that hold images, in [0, 1].
         cached: images held.
         id_share: of the confident images, the share taken for ID.
         id_purity, negative_purity: share of each side's confident images that is expected to be right,
             by their own scores with the sides' sizes taken into account.
-        warnings: kind -> where AdaNeg is used outside of where it helps, and what to do.
     """
 
-    images: int
     id_rows: float
     negative_rows: float
     cached: int
     id_share: float
     id_purity: float
     negative_purity: float
-    warnings: Mapping[str, str]
 
     def __str__(self) -> str:
         return (
@@ -102,14 +111,14 @@ class Diagnosis:
         )
 
 
-def diagnose(detector: AdaNeg) -> Diagnosis:
+def diagnose(detector: AdaNeg) -> BankDiagnosis:
     """Look at a detector's memory and its confident images."""
     filled = detector.bank.counts > 0
     confident = detector.confident
     counts = confident.counts.tolist()
     id_share, images = counts[0] / sum(counts), int(confident.seen)
     purities = [right / count for right, count in zip(confident.right.tolist(), counts)]
-    return Diagnosis(
+    return BankDiagnosis(
         images=images,
         id_rows=float(filled[: detector.n_id].float().mean()),
         negative_rows=float(filled[detector.n_id :].float().mean()),

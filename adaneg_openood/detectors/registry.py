@@ -76,8 +76,7 @@ def make_detector(
     kind = DETECTORS[name]
     given: dict[str, Any] = {key: value for key, value in settings.items() if value is not None}
     parameters = inspect.signature(kind).parameters
-    further = [p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY]
-    check_known(f"{name}: inputs", inputs, further)
+    check_known(f"{name}: inputs", inputs, kind.input_names())
     if "config" in parameters and kind.config_class is not None:
         fields = {key: given.pop(key) for key in list(given) if key not in parameters}
         given["config"] = kind.config_class(**fields)

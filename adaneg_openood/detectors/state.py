@@ -19,8 +19,11 @@ class StateModule(nn.Module):
         super().__init__()
         self._defaults: dict[str, Tensor] = {}
         self._kept_float32: set[str] = set()
+        self._kept_widest: set[str] = set()
 
-    def add_state(self, name: str, default: Tensor, *, keep_float32: bool = False) -> None:
+    def add_state(
+        self, name: str, default: Tensor, *, keep_float32: bool = False, widest: bool = False
+    ) -> None:
         """Declare a state, a buffer of this name.
 
         Args:
@@ -28,7 +31,12 @@ class StateModule(nn.Module):
             default: its value after :meth:`reset`; a tensor expanded from one element takes no memory.
             keep_float32: it stays float32 when the module is cast to half precision, as counts and
                 sums must: a count in bfloat16 stops at 256.
+            widest: it is held in float64, or in float32 on a device that has no float64, whatever the
+                module is cast to: running sums would drift.
         """
+        if widest:
+            default = default.to(widest_float(default.device))
+            self._kept_widest.add(name)
         self._defaults[name] = default
         if keep_float32:
             self._kept_float32.add(name)
@@ -91,9 +99,23 @@ class StateModule(nn.Module):
 
     def _apply(self, fn: Any, *args: Any) -> Any:  # torch 2.0 has no recurse
         before = {name: self._buffers[name] for name in self._kept_float32}
+        widest = {name: self._buffers.pop(name) for name in self._kept_widest}
         super()._apply(fn, *args)
+        for name, old in widest.items():
+            if old is not None:
+                device = fn(old.new_empty(0, dtype=torch.float32)).device
+                self._buffers[name] = old.to(device, widest_float(device))
         for name, old in before.items():
             new = self._buffers[name]
             if old is not None and new is not None and new.element_size() < min(4, old.element_size()):
                 self._buffers[name] = old.to(new.device)
         return self
+
+
+def widest_float(device: torch.device) -> torch.dtype:
+    """float64, or float32 on a device that has no float64."""
+    try:
+        torch.empty(0, dtype=torch.float64, device=device)
+    except (TypeError, RuntimeError):
+        return torch.float32
+    return torch.float64

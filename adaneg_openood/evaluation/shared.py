@@ -38,7 +38,7 @@ def evaluate_shared(
     Raises:
         ValueError: as ``evaluate`` does.
     """
-    from adaneg_openood.detectors.diagnosis import Diagnosis
+    from adaneg_openood.detectors.diagnosis import BankDiagnosis
     from adaneg_openood.evaluation.results import Results, plain_rows, records_frame
     from adaneg_openood.evaluation.runner import evaluate
     from adaneg_openood.evaluation.streams import one_order_is_enough
@@ -75,7 +75,7 @@ def evaluate_shared(
         for row in answer["records"]
     }
     diagnoses = {
-        (method, name, seed): Diagnosis(**state)
+        (method, name, seed): BankDiagnosis(**state)
         for (_, name, seed), answer in zip(jobs, answers)
         for method, state in answer["diagnoses"].items()
     }
