@@ -115,12 +115,12 @@ class TextDetector(StateModule):
 
     def _step(self, features: Tensor) -> tuple[Tensor | None, ...]:
         """:meth:`score` of a batch whose bad rows are found on the device."""
-        largest = features.abs().amax(dim=1, keepdim=True)
-        bad = ~((largest > 0) & torch.isfinite(largest)).squeeze(1)
+        given = features.float()
+        norms = torch.linalg.vector_norm(given, dim=1, keepdim=True)
+        # a row of zeros is divided by zero: NaN from there on, as are those that hold one
+        unit = torch.where((norms - 1.0).abs() <= _UNIT_TOLERANCE, given, given / norms)
+        bad = ~((norms > 0) & (norms < float("inf"))).squeeze(1)
         self._bad_rows.add_(bad.sum())
-        unit = torch.nn.functional.normalize((features / largest).float(), dim=1)
-        norms = torch.linalg.vector_norm(features.float(), dim=1, keepdim=True)
-        unit = torch.where((norms - 1.0).abs() <= _UNIT_TOLERANCE, features.float(), unit)
         scores = self._score(unit.to(self.text_features.dtype))
         conf = scores.conf.masked_fill(bad, float("nan"))
         return scores.pred, conf, scores.s_neglabel, scores.s_adaptive

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from adaneg_openood.detectors.bank import SAVED, FeatureBank, problem_with_saved
-from adaneg_openood.detectors.proxies import similarity_weights
+from adaneg_openood.detectors.proxies import LARGEST_PLAIN_BETA, similarity_weights
 from adaneg_openood.detectors.state import StateModule
 
-# B x rows x slots elements of sample-adaptive weights alive at a time: 32 MiB in float32, which stays in
-# a large GPU's second-level cache
-_CHUNK_ELEMENTS = 1 << 23
+# B x rows x slots elements of sample-adaptive weights alive at a time: 16 MiB in float32, of which the
+# three that a step needs stay in a large GPU's second-level cache
+_CHUNK_ELEMENTS = 1 << 22
+_LEAST_PLAIN_BETA = 0.1
 
 
 def fits_in_memory(text: Tensor, length: int, grams: bool) -> bool:
@@ -167,16 +168,23 @@ class FixedBank(StateModule):
         length = self.capacity + 1
         empty = self.memory.new_zeros(self.n_rows, length, dtype=torch.bool)
         empty[:, 1:] = torch.isinf(self.entropies[:-1])
+        # a sharpness that is neither 0 nor large comes out of the product itself, and saves passes
+        plain = _LEAST_PLAIN_BETA <= beta <= LARGEST_PLAIN_BETA
+        images = features.T * beta if plain else features.T
         chunk = max(1, _CHUNK_ELEMENTS // (length * max(1, len(features))))
         parts = []
         for start in range(0, self.n_rows, chunk):
             stop = min(start + chunk, self.n_rows)
-            cosines = self.memory[start:stop].flatten(0, 1) @ features.T
-            cosines = cosines.to(self.entropies.dtype).unflatten(0, (stop - start, length))
-            weights = similarity_weights(cosines, beta, empty[start:stop])
+            products = (self.memory[start:stop].flatten(0, 1) @ images).to(self.entropies.dtype)
+            products = products.unflatten(0, (stop - start, length))
+            if plain:
+                weights = products.exp()
+            else:
+                weights = similarity_weights(products, beta, empty[start:stop])
             square = (self.grams[start:stop].to(weights.dtype) @ weights).mul_(weights).sum(dim=1)
-            parts.append(cosines.mul_(weights).sum(dim=1).mul_(square.clamp_min_(1e-24).rsqrt_()))
-        return torch.cat(parts).T
+            parts.append(products.mul_(weights).sum(dim=1).mul_(square.clamp_min_(1e-24).rsqrt_()))
+        cosines = torch.cat(parts).T
+        return cosines.div_(beta) if plain else cosines
 
     # A saved bank looks like a pooled one.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from adaneg_openood.detectors.bank import FeatureBank
 
-_LARGEST_PLAIN_BETA = 20.0  # squares of exp(-20) to exp(20) are far from both ends of float32
+LARGEST_PLAIN_BETA = 20.0  # squares of exp(-20) to exp(20) are far from both ends of float32
 _CHUNK_ELEMENTS = 1 << 24  # bound on B x rows x slots elements alive at a time (64 MiB in float32)
 
 
@@ -35,7 +35,7 @@ def similarity_weights(cosines: Tensor, beta: float, empty: Tensor | None = None
         beta: sharpness, at least 0.
         empty: (A, L) bool, slots that are no members; their weights mean nothing.
     """
-    if beta <= _LARGEST_PLAIN_BETA:
+    if beta <= LARGEST_PLAIN_BETA:
         return (cosines * beta).exp_()
     members = cosines if empty is None else cosines.masked_fill(empty[:, :, None], -1.0)
     return (cosines - members.amax(dim=1, keepdim=True)).mul_(beta).exp_()
