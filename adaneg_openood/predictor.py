@@ -22,7 +22,7 @@ from adaneg_openood.detectors import AdaNeg, AdaNegConfig
 from adaneg_openood.detectors.threshold import Threshold
 from adaneg_openood.io.files import atomic_path
 from adaneg_openood.io.locks import exclusive
-from adaneg_openood.text.prompt_features import LabelFeatures
+from adaneg_openood.text import LabelFeatures
 from adaneg_openood.vlm import VisionLanguageModel, describe
 
 logger = logging.getLogger(__name__)

@@ -15,11 +15,9 @@ from adaneg_openood.cli import app
 from adaneg_openood.data import ImageSource, image_source
 from adaneg_openood.demo import world
 from adaneg_openood.demo.model import load_demo_model
-from adaneg_openood.demo.run import label_features
+from adaneg_openood.demo.run import demo_labels
 from adaneg_openood.detectors.threshold import find_threshold
 from adaneg_openood.predictor import OOD, Predictor
-from adaneg_openood.text.prompt_features import LabelFeatures
-from adaneg_openood.vlm import describe
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +27,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def labels(model):
-    names, text = label_features(model)
-    return LabelFeatures(text, 20, names, model.logit_scale, describe(model))
+    return demo_labels(model)
 
 
 @pytest.fixture(scope="module")

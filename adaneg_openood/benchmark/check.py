@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adaneg_openood.benchmark.definition import Benchmark, ImageSet, Mining
+from adaneg_openood.benchmark.definition import Benchmark, ImageSet
 from adaneg_openood.benchmark.run import benchmark_classes, needs_model
 from adaneg_openood.benchmark.sets import Images, Stored, labels_of, open_set
 from adaneg_openood.data.feature_files import load_features
 from adaneg_openood.data.feature_store import default_feature_cache
-from adaneg_openood.text import NegativeLabels, templates
-from adaneg_openood.text.prompt_features import load_label_features, load_prompts
+from adaneg_openood.text import LabelFeatures, Mining, NegativeLabels, templates
+from adaneg_openood.text.learned import load_prompts
 from adaneg_openood.text.wordnet import find_wordnet
 
 _NAMED = 3  # missing files an item lists
@@ -195,7 +195,7 @@ def _widths(benchmark: Benchmark, opened: dict[str, Images | Stored]) -> Iterato
     }
     if benchmark.text_features is not None:
         try:
-            widths["text_features"] = load_label_features(benchmark.text_features).features.shape[1]
+            widths["text_features"] = LabelFeatures.load(benchmark.text_features).features.shape[1]
         except _EXPECTED:  # said elsewhere
             return
     if len(set(widths.values())) > 1:
@@ -246,16 +246,16 @@ def _text(benchmark: Benchmark, n_id: int | None) -> Iterator[Item]:
         file = benchmark.text_features
 
         def labels() -> str:
-            return f"{len(load_label_features(file, n_id).names)} labels in {file}"
+            return f"{len(LabelFeatures.load(file, n_id).names)} labels in {file}"
 
         yield _tried("text_features", labels)
         return
-    yield _tried("prompt", lambda: " | ".join(templates(benchmark.prompt)[:3]))
+    yield _tried("prompt", lambda: " | ".join(templates(benchmark.prompt or "nice")[:3]))
     if benchmark.prompts is not None:
         prompts = benchmark.prompts
 
         def learned() -> str:
-            if load_prompts(prompts).negative_context is None and benchmark.negatives is None:
+            if not load_prompts(prompts).brings_negatives and benchmark.negatives is None:
                 raise ValueError(f"{prompts}: has no negative contexts, so negatives are needed")
             return f"learned prompts in {prompts}"
 
@@ -268,14 +268,14 @@ def _text(benchmark: Benchmark, n_id: int | None) -> Iterator[Item]:
 def _negatives(wanted: Any) -> str:
     if not isinstance(wanted, Mining):
         return f"{len(NegativeLabels.load(wanted))} labels in {wanted}"
-    number = wanted.config.n_negatives or "all"
+    number = wanted.config.resolved_count() or f"{wanted.config.resolved().share:.0%}"
     if wanted.corpus == "demo":
         return f"{number}, mined from the demo's words"
     if wanted.corpus == "wordnet":
         if wanted.download:
             return f"{number}, mined from WordNet, which nltk fetches if it is not here"
         return f"{number}, mined from WordNet in {find_wordnet(wanted.wordnet)}"
-    if not Path(wanted.corpus).exists():
+    if not Path(str(wanted.corpus)).exists():
         raise FileNotFoundError(f"no such word list: {wanted.corpus}")
     return f"{number}, mined from {wanted.corpus}"
 

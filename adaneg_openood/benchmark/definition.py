@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from adaneg_openood.benchmark.methods import STANDARD, MethodSpec, read_method
-from adaneg_openood.benchmark.spec import KINDS, SPLITS, Benchmark, ImageSet, Mining
+from adaneg_openood.benchmark.spec import KINDS, SPLITS, Benchmark, ImageSet
 from adaneg_openood.data.feature_set import RESERVED_NAMES
 from adaneg_openood.detectors.checks import check_choice
 from adaneg_openood.evaluation.streams import ORDERS
 from adaneg_openood.io.configuration import read_yaml
 from adaneg_openood.io.fields import Fields
-from adaneg_openood.text import MiningConfig
-from adaneg_openood.text.workflow import DEFAULT_MODEL
+from adaneg_openood.text import Mining, MiningConfig
+from adaneg_openood.vlm import DEFAULT_MODEL
 from adaneg_openood.vlm.base import PRECISIONS
 from adaneg_openood.vlm.preprocessing import PREPROCESSINGS
 
@@ -31,7 +31,10 @@ __all__ = [
     "shipped_benchmarks",
 ]
 
-_MINING = ("n_negatives", "percentile", "adjective_share", "prompt", "match", "exclude_related")
+_MINING = (
+    *("recipe", "n_negatives", "share", "percentile", "near_copy", "adjective_share", "seed", "exclude"),
+    *("prompt", "adjective_prompt", "match", "exclude_related"),
+)
 
 
 def shipped_benchmarks() -> dict[str, Path]:
@@ -110,7 +113,7 @@ def load_benchmark(
         backbone=top.take("backbone", str, DEFAULT_MODEL),
         preprocessing=_choice(top, "preprocessing", PREPROCESSINGS, "model"),
         precision=precision,
-        prompt=top.take("prompt", str, "nice"),
+        prompt=top.take("prompt", str, None),
         prompts=place.beside(top.take("prompts", str, None)),
         text_features=place.beside(top.take("text_features", str, None)),
         logit_scale=top.take("logit_scale", float, None),
@@ -212,9 +215,7 @@ def _read_negatives(top: Fields, place: _Places) -> Path | Mining | None:
     outer.finish()
     settings = {key: mine.take(key, None, None) for key in _MINING}
     chosen = {key: value for key, value in settings.items() if value is not None}
-    if chosen.get("n_negatives") == "all":
-        chosen["n_negatives"] = None
-    chosen.setdefault("prompt", top.values.get("prompt") or "nice")
+    chosen.setdefault("prompt", top.values.get("prompt"))
     corpus = mine.take("corpus", str, "wordnet")
     folder = place.beside(mine.take("wordnet", str, None))
     try:

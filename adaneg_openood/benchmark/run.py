@@ -13,8 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaneg_openood.benchmark.definition import Benchmark, ImageSet, Mining
-from adaneg_openood.benchmark.sets import Images, Stored, class_names_of, labels_of, open_set
+from adaneg_openood.benchmark.definition import Benchmark, ImageSet
+from adaneg_openood.benchmark.sets import (
+    Images,
+    Stored,
+    class_names_of,
+    classes_of_imglist,
+    labels_of,
+    open_set,
+)
 from adaneg_openood.data import read_feature_header
 from adaneg_openood.data.feature_files import load_features
 from adaneg_openood.data.feature_set import DEFAULT_LOGIT_SCALE, FeatureSet
@@ -23,18 +30,16 @@ from adaneg_openood.evaluation.results import Results
 from adaneg_openood.evaluation.runner import evaluate
 from adaneg_openood.evaluation.shared import evaluate_shared
 from adaneg_openood.io.processes import ALONE, Group
-from adaneg_openood.text import Corpus, NegativeLabels, id_classes, load_corpus, mine
-from adaneg_openood.text.cache import TextCache, default_cache_folder
-from adaneg_openood.text.classnames import IDClasses, classes_of_imglist
-from adaneg_openood.text.prompt_features import (
+from adaneg_openood.text import (
+    ClassNames,
+    Corpus,
     LabelFeatures,
+    Mining,
+    TextCache,
+    class_names,
     label_features,
-    learned_features,
-    load_label_features,
-    load_prompts,
 )
-from adaneg_openood.text.wordnet import WordNet
-from adaneg_openood.vlm import TwoTowerModel, VisionLanguageModel, describe, load_model
+from adaneg_openood.vlm import VisionLanguageModel, describe, load_model
 
 logger = logging.getLogger(__name__)
 
@@ -212,23 +217,23 @@ def _model(benchmark: Benchmark, settings: Settings) -> VisionLanguageModel:
     )
 
 
-def benchmark_classes(benchmark: Benchmark, id_set: Images | Stored | None) -> IDClasses:
+def benchmark_classes(benchmark: Benchmark, id_set: Images | Stored | None) -> ClassNames:
     """The ID classes, from the definition or from the ID set.
 
     Raises:
         ValueError: neither tells them.
     """
     if isinstance(benchmark.classes, tuple):
-        return IDClasses(f"{benchmark.origin}: classes", benchmark.classes)
+        return ClassNames(f"{benchmark.origin}: classes", benchmark.classes)
     if benchmark.classes == "demo":
         from adaneg_openood.demo.world import ID_NAMES
 
-        return IDClasses("demo", ID_NAMES)
+        return ClassNames("demo", ID_NAMES)
     if benchmark.classes is not None:
-        return id_classes(benchmark.classes)
+        return class_names(benchmark.classes)
     if benchmark.text_features is not None:
-        made = load_label_features(benchmark.text_features)
-        return IDClasses(str(benchmark.text_features), made.names[: made.n_id])
+        made = LabelFeatures.load(benchmark.text_features)
+        return ClassNames(str(benchmark.text_features), made.names[: made.n_id])
     item = next(item for item in benchmark.sets if item.split == "id")
     if item.kind == "imglist":
         return classes_of_imglist(item.location)
@@ -238,75 +243,36 @@ def benchmark_classes(benchmark: Benchmark, id_set: Images | Stored | None) -> I
             f"{benchmark.origin}: classes is missing, and the ID set does not tell them; give a "
             "benchmark's name, a file or a list"
         )
-    return IDClasses(item.location, names)
+    return ClassNames(item.location, names)
 
 
 def benchmark_labels(
     benchmark: Benchmark,
-    classes: IDClasses,
+    classes: ClassNames,
     model: VisionLanguageModel | None,
     settings: Settings,
 ) -> LabelFeatures:
-    """Text features of the ID names and the negatives; these are mined if the definition says so.
-
-    Raises:
-        ValueError, OSError, ImportError: with a message for people.
-    """
-    if benchmark.text_features is not None:
-        return load_label_features(benchmark.text_features, n_id=len(classes))
-    assert model is not None
-    kept = TextCache(default_cache_folder() if settings.text_cache is None else settings.text_cache)
-    negatives = benchmark_negatives(benchmark, classes, model, kept, settings.progress)
-    if benchmark.prompts is not None:
-        if not isinstance(model, TwoTowerModel):
-            raise ValueError(f"{model.name}: learned prompts need an open_clip or OpenAI CLIP")
-        learned = load_prompts(benchmark.prompts)
-        return learned_features(model, classes, learned, negatives, benchmark.prompt, cache=kept)
-    assert negatives is not None
+    """The text rows of a benchmark, see :func:`~adaneg_openood.text.label_features`."""
     return label_features(
-        model, classes, negatives, benchmark.prompt, cache=kept, progress=settings.progress
-    )
-
-
-def benchmark_negatives(
-    benchmark: Benchmark,
-    classes: IDClasses,
-    model: VisionLanguageModel,
-    cache: TextCache | None = None,
-    progress: bool = False,
-) -> NegativeLabels | None:
-    """The negative labels, read or mined; None where learned prompts bring them."""
-    wanted = benchmark.negatives
-    if wanted is None:
-        return None
-    if not isinstance(wanted, Mining):
-        return NegativeLabels.load(wanted)
-    database = None
-    if wanted.config.exclude_related or (wanted.corpus == "wordnet" and not wanted.download):
-        database = WordNet(wanted.wordnet)
-    return mine(
         model,
         classes,
-        mining_corpus(wanted, database),
-        wanted.config,
-        wordnet=database,
-        cache=cache,
-        progress=progress,
+        benchmark_negatives(benchmark),
+        prompt=benchmark.prompt,
+        learned_prompts=benchmark.prompts,
+        text_features=benchmark.text_features,
+        cache=TextCache(settings.text_cache),
+        progress=settings.progress,
     )
 
 
-def mining_corpus(wanted: Mining, database: WordNet | None) -> Corpus:
-    """The words that negatives are mined from."""
-    if wanted.corpus == "demo":
-        from adaneg_openood.demo.world import ADJECTIVES, NOUNS
+def benchmark_negatives(benchmark: Benchmark) -> Path | Mining | None:
+    """The negative labels, or how to mine them; the demo's words are put in."""
+    wanted = benchmark.negatives
+    if not isinstance(wanted, Mining) or wanted.corpus != "demo":
+        return wanted
+    from adaneg_openood.demo.world import ADJECTIVES, NOUNS
 
-        return Corpus(NOUNS, ADJECTIVES, "demo")
-    return load_corpus(
-        wanted.corpus,
-        wordnet=database or wanted.wordnet,
-        lemmas=wanted.lemmas,
-        download=wanted.download,
-    )
+    return dataclasses.replace(wanted, corpus=Corpus(NOUNS, ADJECTIVES, "demo"))
 
 
 def _joined(

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from adaneg_openood.benchmark.definition import ImageSet
 from adaneg_openood.data import ImageSource, image_source
-from adaneg_openood.data.image_lists import class_folders
+from adaneg_openood.data.image_lists import class_folders, read_imglist
+from adaneg_openood.text.classnames import ClassNames, classes_of_folders
 
 _WORLD = "demo-world-1"  # the number goes up when the drawings change
 
@@ -121,6 +122,23 @@ def images_digest(images: Images) -> str:
         digest.update(f"{image.mode} {image.size}".encode())
         digest.update(image.tobytes())
     return digest.hexdigest()
+
+
+def classes_of_imglist(path: str | os.PathLike[str]) -> ClassNames:  # until the views move
+    """Class names from an OpenOOD imglist, whose images lie in one folder per class.
+
+    Raises:
+        ValueError: a label with several folders, labels that are not 0..C-1, or no folders.
+    """
+    folders: dict[int, str] = {}
+    for image, label in read_imglist(path):
+        folder = Path(image).parent.name
+        if label >= 0 and folders.setdefault(label, folder) != folder:
+            raise ValueError(
+                f"{path}: label {label} has images in the folders {folders[label]!r} and "
+                f"{folder!r}, so the folders are not its class's name; give a file of names"
+            )
+    return classes_of_folders(str(path), folders)
 
 
 def class_names_of(item: ImageSet, opened: Images | Stored | None) -> tuple[str, ...] | None:

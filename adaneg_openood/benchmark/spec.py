@@ -9,8 +9,8 @@ from typing import Any
 
 from adaneg_openood.benchmark.methods import STANDARD, MethodSpec
 from adaneg_openood.detectors import AdaNegConfig
-from adaneg_openood.text import MiningConfig
-from adaneg_openood.text.workflow import DEFAULT_MODEL
+from adaneg_openood.text import Mining
+from adaneg_openood.vlm import DEFAULT_MODEL
 
 SPLITS = ("csid", "near", "far")
 KINDS = ("imglist", "folder", "features", "torchvision", "huggingface", "demo")
@@ -56,17 +56,6 @@ class ImageSet:
 
 
 @dataclass(frozen=True)
-class Mining:
-    """Where negative labels are mined from, and how."""
-
-    config: MiningConfig = field(default_factory=MiningConfig)
-    corpus: str = "wordnet"
-    wordnet: str | None = None
-    lemmas: str = "first"
-    download: bool = False
-
-
-@dataclass(frozen=True)
 class Benchmark:
     """Everything an evaluation needs; see ``template.yml`` for what each part means.
 
@@ -78,7 +67,7 @@ class Benchmark:
             model is given.
         classes: a benchmark's name, a file, or the names themselves; None takes them from the ID set.
         backbone, preprocessing, precision: of the model, see ``load_model``.
-        prompt: template of ID names and nouns.
+        prompt: template of ID names and nouns; None is the one of the negatives, or ``"nice"``.
         prompts: a checkpoint of learned prompts.
         text_features: a file of text features, instead of backbone, prompt and negatives.
         logit_scale: None takes the model's or the text file's.
@@ -97,7 +86,7 @@ class Benchmark:
     backbone: str = DEFAULT_MODEL
     preprocessing: str = "model"
     precision: str = "auto"
-    prompt: str = "nice"
+    prompt: str | None = None
     prompts: Path | None = None
     text_features: Path | None = None
     logit_scale: float | None = None

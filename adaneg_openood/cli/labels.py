@@ -23,21 +23,35 @@ ID = typer.Option(
 )
 
 
+RECIPE = typer.Option("openood-vlm", "--method", help="Recipe: openood-vlm (AdaNeg's), neglabel or csp.")
+NUMBER = typer.Option(None, "--number", "-n", help="Negative labels to keep, or all.")
+SHARE = typer.Option(None, help="Share of each kind to keep, instead of a number.")
+NEAR_COPY = typer.Option(None, help="Words with a cosine above it go last (csp: 0.95).")
+EXCLUDE = typer.Option(None, help="Word file to leave out, such as noun.person; or none. Repeatable.")
+
+
 def mine(
     id_source: str = ID,
     out: Path = typer.Option(..., help="Where the readable list goes."),
     model: str = MODEL,
-    corpus: str = typer.Option("wordnet", help="wordnet, or a word list, one a line."),
+    recipe: str = RECIPE,
+    corpus: str = typer.Option("wordnet", help="wordnet, or a word list, one per line."),
     wordnet: Optional[Path] = typer.Option(None, help="Folder or zip that holds WordNet."),
     lemmas: str = typer.Option("first", help="first lemma of a synset, or all."),
     download: bool = typer.Option(False, help="Let nltk fetch WordNet."),
-    number: int = typer.Option(10_000, "--number", "-n", help="Negative labels to keep; 0 keeps all."),
+    number: Optional[str] = NUMBER,
+    share: Optional[float] = SHARE,
     percentile: float = typer.Option(0.95, help="Of a word's cosines to the ID names."),
+    near_copy: Optional[float] = NEAR_COPY,
     adjective_share: Optional[float] = typer.Option(
         None, help="In [0, 1]; as in the corpus if not given."
     ),
-    prompt: str = typer.Option("nice", help="nice, simple, or a template with {}."),
-    match: str = typer.Option("caseless", help="How ID names are removed: exact, caseless or plural."),
+    seed: int = typer.Option(0, min=0, help="Of the nouns that csp draws for its adjectives."),
+    exclude: Optional[list[str]] = EXCLUDE,
+    prompt: Optional[str] = typer.Option(
+        None, help="nice, simple, or a template with {}; the recipe's own if not given."
+    ),
+    match: Optional[str] = typer.Option(None, help="How ID names go: exact, caseless or plural."),
     exclude_related: bool = typer.Option(
         False, help="Drop what WordNet places under or above an ID class."
     ),
@@ -46,30 +60,41 @@ def mine(
 ) -> None:
     """Mine negative labels: the words farthest from every ID name."""
     with readable_errors():
-        from adaneg_openood.text import MiningConfig
-        from adaneg_openood.text.workflow import mine_to_file
+        from adaneg_openood.text import Mining, MiningConfig, TextCache, class_names
+        from adaneg_openood.text import mine as mine_words
+        from adaneg_openood.vlm import load_model
 
         config = MiningConfig(
-            n_negatives=number or None,
+            recipe=recipe,
+            n_negatives=_number(number),
+            share=share,
             percentile=percentile,
+            near_copy=near_copy,
             adjective_share=adjective_share,
+            seed=seed,
+            exclude=[] if exclude == ["none"] else exclude or None,
             prompt=prompt,
             match=match,
             exclude_related=exclude_related,
         )
-        mined = mine_to_file(
-            out,
-            id_source=id_source,
-            model=model,
-            corpus=corpus,
-            wordnet=wordnet,
-            lemmas=lemmas,
-            download=download,
-            config=config,
-            device=device,
-            precision=precision,
+        # names and words first: a typing error should not wait for a model to load
+        classes = class_names(id_source)
+        words, database = Mining(config, corpus, wordnet, lemmas, download).load()
+        towers = load_model(model, device=device, precision=precision)
+        mined = mine_words(
+            towers, classes, words, config, wordnet=database, cache=TextCache(), progress=True
         )
-        typer.echo(f"{out}: {len(mined)} negative labels")
+        mined.save(out)
+        groups = f", published with {mined.groups} groups" if mined.groups else ""
+        typer.echo(f"{out}: {len(mined)} negative labels{groups}")
+
+
+def _number(text: str | None) -> int | str | None:
+    if text is None or text == "all":
+        return text
+    if not text.isdecimal():
+        raise ValueError(f"--number must be a whole number or all, got {text!r}")
+    return int(text) or "all"
 
 
 def encode(
@@ -93,7 +118,7 @@ def encode(
         None, "--id", help="ID names: writes the folder's text features."
     ),
     negatives: Optional[Path] = typer.Option(None, help="Mined list, with --id."),
-    prompt: str = typer.Option("nice", help="Template of ID names and nouns, with --id."),
+    prompt: Optional[str] = typer.Option(None, help="Template of ID names and nouns, with --id."),
     prompts: Optional[Path] = typer.Option(
         None, help="Learned prompts (CoOp, NegPrompt, LAPT), with --id."
     ),
@@ -110,7 +135,6 @@ def encode(
     with readable_errors():
         from adaneg_openood.data import encode_to_file
         from adaneg_openood.io.processes import local_device, process_group
-        from adaneg_openood.text.workflow import labels_to_folder
 
         if (images is None) != (out is None) or (id_source is None) != (folder is None):
             raise ValueError("give IMAGES with --out, or --id with --folder, or all four")
@@ -120,18 +144,16 @@ def encode(
             own_device = local_device(device)
             if id_source is not None and folder is not None:
                 n_labels = group.first(
-                    lambda: len(
-                        labels_to_folder(
-                            folder,
-                            id_source=id_source,
-                            negatives=negatives,
-                            model=model,
-                            prompt=prompt,
-                            prompts=prompts,
-                            features=text_features,
-                            device=own_device,
-                            precision=precision,
-                        ).names
+                    lambda: _write_labels(
+                        folder,
+                        id_source,
+                        negatives,
+                        model,
+                        text_features,
+                        device=own_device,
+                        precision=precision,
+                        prompt=prompt,
+                        learned_prompts=prompts,
                     )
                 )
                 say(group, f"{folder}: text features of {n_labels} labels")
@@ -154,3 +176,41 @@ def encode(
                     group=group,
                 )
                 say(group, f"{out}: written")
+
+
+def _write_labels(
+    folder: Path,
+    id_source: str,
+    negatives: Path | None,
+    model: str,
+    text_features: Path | None,
+    *,
+    device: str,
+    precision: str,
+    prompt: str | None,
+    learned_prompts: Path | None,
+) -> int:
+    """Write a benchmark folder's text features; the number of labels."""
+    from adaneg_openood.data import refuse_mixing
+    from adaneg_openood.text import TextCache, class_names, label_features
+    from adaneg_openood.vlm import describe, load_model
+
+    classes = class_names(id_source)  # a typing error should not wait for a model to load
+    towers = None
+    if text_features is None:
+        towers = load_model(model, device=device, precision=precision)
+        about = describe(towers)
+        about.pop("preprocessing", None)
+        refuse_mixing(folder / "text.npz", about)
+    made = label_features(
+        towers,
+        classes,
+        negatives,
+        prompt=prompt,
+        learned_prompts=learned_prompts,
+        text_features=text_features,
+        cache=TextCache(),
+        progress=True,
+    )
+    made.save(folder)
+    return len(made.names)

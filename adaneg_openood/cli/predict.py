@@ -23,7 +23,7 @@ def build(
     stream: bool = typer.Option(False, help="The validation images may be OOD too: a lower threshold."),
     text_features: Optional[Path] = typer.Option(None, help="Text features of your own."),
     model: str = MODEL,
-    prompt: str = typer.Option("nice", help="nice, simple, or a template with {}."),
+    prompt: Optional[str] = typer.Option(None, help="nice, simple, or a template with {}."),
     batch_size: int = BATCH,
     workers: int = WORKERS,
     device: str = DEVICE,
@@ -33,13 +33,20 @@ def build(
     with readable_errors():
         from adaneg_openood.data import image_source
         from adaneg_openood.predictor import Predictor
-        from adaneg_openood.text.workflow import make_labels
+        from adaneg_openood.text import TextCache, class_names, label_features
         from adaneg_openood.vlm import load_model
 
         images = image_source(validation, labelled=False)
+        classes = class_names(id_source)
         towers = load_model(model, device=device, precision=precision)
-        labels = make_labels(
-            id_source=id_source, negatives=negatives, model=towers, prompt=prompt, features=text_features
+        labels = label_features(
+            towers,
+            classes,
+            negatives,
+            prompt=prompt,
+            text_features=text_features,
+            cache=TextCache(),
+            progress=True,
         )
         predictor = Predictor(towers, labels)
         threshold = predictor.calibrate(

@@ -17,6 +17,7 @@ from adaneg_openood.data.feature_set import DEFAULT_LOGIT_SCALE, FeatureSet
 from adaneg_openood.io.archives import refuse_bombs
 from adaneg_openood.io.digests import tensor_digest
 from adaneg_openood.io.files import atomic_path
+from adaneg_openood.text.labels import LabelFeatures
 
 __all__ = ["FeatureSet", "load_features", "save_features"]
 
@@ -145,7 +146,12 @@ def _from_folder(root: Path) -> tuple[dict[str, Any], dict[str, str]]:
         for suffix in _KEYED:
             file = root / f"{stem}{suffix}"
             if file.exists():
-                for key, value in _read(file).items():
+                values = _read(file)
+                if "sha256" in values:
+                    LabelFeatures.load(file)  # which checks it
+                for key, value in values.items():
+                    if key in ("sha256", "provenance"):
+                        continue
                     if key not in keys:
                         raise ValueError(f"{file}: unknown key {key!r}; allowed are {', '.join(keys)}")
                     put(keys[key], value, f"{file} [{key}]")

@@ -18,7 +18,7 @@ from torch import Tensor
 from adaneg_openood.benchmark.sets import Images, images_digest
 from adaneg_openood.data import encode_images
 from adaneg_openood.io.digests import file_digest
-from adaneg_openood.io.files import atomic_path
+from adaneg_openood.io.files import atomic_path, cache_folder
 from adaneg_openood.io.locks import exclusive, first_holds
 from adaneg_openood.io.processes import ALONE, Group
 from adaneg_openood.vlm import VisionLanguageModel, describe
@@ -224,11 +224,7 @@ def key_of(about: Mapping[str, Any]) -> str:
 
 def default_feature_cache() -> Path:
     """``$ADANEG_CACHE/features``, or ``adaneg_openood/features`` in the user's cache folder."""
-    named = os.environ.get("ADANEG_CACHE")
-    if named:
-        return Path(named) / "features"
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "adaneg_openood" / "features"
+    return cache_folder("features")
 
 
 def _is_entry(folder: Path) -> bool:

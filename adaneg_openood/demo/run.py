@@ -12,10 +12,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from adaneg_openood.benchmark.methods import standard_detectors
-from adaneg_openood.demo.model import ADJECTIVE_TEMPLATE, TEMPLATES, load_demo_model
+from adaneg_openood.demo.model import load_demo_model
 from adaneg_openood.demo.world import ADJECTIVES, FAR, ID_NAMES, NEAR, NOUNS, write_benchmark
 from adaneg_openood.evaluation import FeatureSet, Results, evaluate
-from adaneg_openood.text.mining import mine_negatives
+from adaneg_openood.text import ClassNames, Corpus, LabelFeatures, Mining, MiningConfig, label_features
 from adaneg_openood.vlm.base import VisionLanguageModel
 
 N_NEGATIVES = 60
@@ -44,7 +44,7 @@ def run_demo(
 def demo_features(device: torch.device | str = "cpu", progress: bool = True) -> FeatureSet:
     """Features of the embedded benchmark: 20 ID names, 60 mined negatives, 5 OOD sets."""
     model = load_demo_model().to(device)
-    names, text = label_features(model)
+    labels = demo_labels(model)
     with tempfile.TemporaryDirectory(prefix="adaneg-demo-") as folder:
         root = Path(folder)
         write_benchmark(root)
@@ -57,32 +57,21 @@ def demo_features(device: torch.device | str = "cpu", progress: bool = True) -> 
             id_features, id_labels = encode("demo")
             near, far = ({name: encode(name)[0] for name in sets} for sets in _SETS.values())
     return FeatureSet(
-        text_features=text,
-        n_id=len(ID_NAMES),
+        text_features=labels.features,
+        n_id=labels.n_id,
         id_features=id_features,
         id_labels=id_labels,
         near=near,
         far=far,
         logit_scale=model.logit_scale,
-        names=names,
+        names=labels.names,
     )
 
 
-def label_features(model: VisionLanguageModel) -> tuple[tuple[str, ...], Tensor]:
-    """ID names and the negatives mined from the rest of the model's vocabulary.
-
-    Returns:
-        80 names and their (80, D) text features: ID names, adjectives, nouns.
-    """
-    nouns = [noun for noun in NOUNS if noun not in ID_NAMES]
-    of_id = model.encode_text([TEMPLATES[0].format(name) for name in ID_NAMES])
-    of_adjectives = model.encode_text([ADJECTIVE_TEMPLATE.format(word) for word in ADJECTIVES])
-    of_nouns = model.encode_text([TEMPLATES[0].format(noun) for noun in nouns])
-    n_adjectives = int(N_NEGATIVES * len(ADJECTIVES) / (len(ADJECTIVES) + len(nouns)))
-    adjectives = mine_negatives(of_adjectives, of_id, n_adjectives)
-    kept = mine_negatives(of_nouns, of_id, N_NEGATIVES - n_adjectives)
-    names = (*ID_NAMES, *(ADJECTIVES[i] for i in adjectives), *(nouns[i] for i in kept))
-    return names, torch.cat([of_id, of_adjectives[adjectives], of_nouns[kept]])
+def demo_labels(model: VisionLanguageModel) -> LabelFeatures:
+    """20 ID names and 60 negatives mined from the rest of the model's vocabulary."""
+    mining = Mining(MiningConfig(n_negatives=N_NEGATIVES), Corpus(NOUNS, ADJECTIVES, "demo"))
+    return label_features(model, ClassNames("demo", ID_NAMES), mining)
 
 
 def _encode_list(model: VisionLanguageModel, root: Path, name: str) -> tuple[Tensor, Tensor]:

@@ -89,6 +89,19 @@ def _to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
+def cache_folder(part: str) -> Path:
+    """``part`` of ``$ADANEG_CACHE``, or of ``adaneg_openood`` in the user's cache folder.
+
+    Args:
+        part: ``"text"`` or ``"features"``.
+    """
+    named = os.environ.get("ADANEG_CACHE")
+    if named:
+        return Path(named).expanduser() / part
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "adaneg_openood" / part
+
+
 def read_json_object(file: Path) -> dict[str, Any]:
     """A JSON file that must hold an object.
 

@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adaneg_openood.text.classnames import id_classes
-from adaneg_openood.text.negatives import NegativeLabels
-from adaneg_openood.text.prompts import encode_names
+from adaneg_openood.text import class_names as read_class_names
+from adaneg_openood.text import encode_names, label_features
 
 logger = logging.getLogger(__name__)
 
@@ -209,7 +208,7 @@ def names_of(source: str) -> tuple[str, ...]:
     """Class names of a benchmark, the trial's among them, or of a file."""
     from adaneg_openood.openood import trial
 
-    return trial.ID_NAMES if source == trial.NAME else id_classes(source).names
+    return trial.ID_NAMES if source == trial.NAME else read_class_names(source).names
 
 
 def encode_with_gradients(model: Any, pixels: Tensor) -> Tensor:
@@ -249,7 +248,7 @@ def network_from_config(config: Mapping[str, Any]) -> CLIPNetwork:
             "network: set class_names to a benchmark's name or to a text file with the ID names, one a "
             "line in label order (--network.class_names FILE)"
         )
-    names = id_classes(given["class_names"]).names
+    names = read_class_names(given["class_names"])
     if given["num_classes"] and given["num_classes"] != len(names):
         raise ValueError(
             f"network: {given['class_names']} holds {len(names)} names, but the data set has "
@@ -257,16 +256,13 @@ def network_from_config(config: Mapping[str, Any]) -> CLIPNetwork:
         )
     device = torch.device("cuda" if gpus and torch.cuda.is_available() else "cpu")
     model = _make(given["factory"]) if given["factory"] else _load(given, device)
-    negatives = None
+    ids = negatives = None
     if given["negatives"]:
-        labels = NegativeLabels.load(given["negatives"])
-        negatives = torch.cat(
-            [
-                encode_names(model, labels.of_kind("adj"), "adjective"),
-                encode_names(model, labels.of_kind("noun"), given["template"]),
-            ]
-        )
-    network = CLIPNetwork(model, names, template=given["template"], negative_features=negatives)
+        labels = label_features(model, names, given["negatives"], prompt=given["template"])
+        ids, negatives = labels.features.split([labels.n_id, labels.n_negatives])
+    network = CLIPNetwork(
+        model, names.names, template=given["template"], id_features=ids, negative_features=negatives
+    )
     return network.to(device)
 
 

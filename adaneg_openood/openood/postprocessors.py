@@ -18,7 +18,7 @@ from adaneg_openood.detectors.base import TextDetector
 from adaneg_openood.evaluation.streams import run_stream, stream_order
 from adaneg_openood.io.digests import tensor_digest
 from adaneg_openood.openood.images import EncodedSet, check_files, content_key, encode
-from adaneg_openood.openood.labels import Labels, build_labels
+from adaneg_openood.openood.labels import build_labels
 from adaneg_openood.openood.roles import TEST, VAL, Role, Roles
 from adaneg_openood.openood.settings import (
     PROTOCOLS,
@@ -32,7 +32,9 @@ from adaneg_openood.openood.settings import (
 )
 from adaneg_openood.openood.stream_arrays import IDSet, Stream, announce, id_array, ood_array
 from adaneg_openood.openood.stream_results import load_or_encode
+from adaneg_openood.openood.text_model import CLIP_SCALE
 from adaneg_openood.openood.text_tower import Towers, towers_of, version_of
+from adaneg_openood.text import LabelFeatures
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +99,7 @@ class TextPostprocessor(BasePostprocessor):  # type: ignore[misc]
 
     def _forget(self) -> None:
         self._towers: Towers | None = None
-        self._labels: Labels | None = None
+        self._labels: LabelFeatures | None = None
         self._n_classes: int | None = None
         self._progress = True
         self._roles = Roles(None, None)
@@ -223,14 +225,14 @@ class TextPostprocessor(BasePostprocessor):  # type: ignore[misc]
 
     # for subclasses
 
-    def _build(self, labels: Labels, settings: dict[str, Any]) -> TextDetector:
+    def _build(self, labels: LabelFeatures, settings: dict[str, Any]) -> TextDetector:
         raise NotImplementedError
 
     def _score(self, net: Any, encoded: EncodedSet, role: Role) -> tuple[np.ndarray, np.ndarray]:
         """pred and conf of a set; detectors without memory score each image by itself."""
         return _score_all(self.make_detector(), encoded)
 
-    def _ready(self) -> Labels:
+    def _ready(self) -> LabelFeatures:
         if self._labels is None:
             raise RuntimeError(f"{type(self).__name__}.setup(net, id_loaders, ood_loaders) comes first")
         return self._labels
@@ -349,7 +351,7 @@ class MCMPostprocessor(TextPostprocessor):
     method = "mcm"
     with_negatives = False
 
-    def _build(self, labels: Labels, settings: dict[str, Any]) -> TextDetector:
+    def _build(self, labels: LabelFeatures, settings: dict[str, Any]) -> TextDetector:
         return MCM(labels.features, labels.n_id, tau=settings["tau"])
 
 
@@ -358,13 +360,13 @@ class NegLabelPostprocessor(TextPostprocessor):
 
     method = "neglabel"
 
-    def _build(self, labels: Labels, settings: dict[str, Any]) -> TextDetector:
+    def _build(self, labels: LabelFeatures, settings: dict[str, Any]) -> TextDetector:
         return NegLabel(
             labels.features,
             labels.n_id,
             groups=settings["groups"],
             permute=settings["permute"],
-            logit_scale=labels.logit_scale,
+            logit_scale=labels.logit_scale or CLIP_SCALE,
         )
 
 
@@ -377,9 +379,12 @@ class AdaNegPostprocessor(TextPostprocessor):
 
     method = "adaneg"
 
-    def _build(self, labels: Labels, settings: dict[str, Any]) -> TextDetector:
+    def _build(self, labels: LabelFeatures, settings: dict[str, Any]) -> TextDetector:
         return AdaNeg(
-            labels.features, labels.n_id, logit_scale=labels.logit_scale, config=adaneg_config(settings)
+            labels.features,
+            labels.n_id,
+            logit_scale=labels.logit_scale or CLIP_SCALE,
+            config=adaneg_config(settings),
         )
 
     def _score(self, net: Any, encoded: EncodedSet, role: Role) -> tuple[np.ndarray, np.ndarray]:
@@ -413,7 +418,11 @@ class AdaNegPostprocessor(TextPostprocessor):
         return ood_array(stream, "pred", id_sets), ood_array(stream, "conf", id_sets)
 
     def _run(
-        self, labels: Labels, settings: dict[str, Any], ood: EncodedSet, id_sets: tuple[IDSet, ...]
+        self,
+        labels: LabelFeatures,
+        settings: dict[str, Any],
+        ood: EncodedSet,
+        id_sets: tuple[IDSet, ...],
     ) -> dict[str, np.ndarray]:
         """One stream of an OOD set with ID sets, from features that were computed once."""
         features = torch.cat([ood.features, *(self._known_sets[part].features for part in id_sets)])

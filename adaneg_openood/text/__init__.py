@@ -1,22 +1,28 @@
 """Words: which negative labels to set against the ID names, and their text features."""
 
-from adaneg_openood.text.classnames import IDClasses, id_classes
+from adaneg_openood.text.cache import TextCache
+from adaneg_openood.text.classnames import ClassNames, class_names
 from adaneg_openood.text.corpus import Corpus, load_corpus
-from adaneg_openood.text.mining import NegativeMiner, mine_negatives
-from adaneg_openood.text.negatives import MiningConfig, NegativeLabels, mine, text_features
+from adaneg_openood.text.labels import LabelFeatures, label_features
+from adaneg_openood.text.mining import Mining, NegativeMiner, mine, mine_negatives
+from adaneg_openood.text.negatives import NegativeLabels
 from adaneg_openood.text.prompts import encode_names, templates
+from adaneg_openood.text.recipes import MiningConfig
 
 __all__ = [
+    "ClassNames",
     "Corpus",
-    "IDClasses",
+    "LabelFeatures",
+    "Mining",
     "MiningConfig",
     "NegativeLabels",
     "NegativeMiner",
+    "TextCache",
+    "class_names",
     "encode_names",
-    "id_classes",
+    "label_features",
     "load_corpus",
     "mine",
     "mine_negatives",
     "templates",
-    "text_features",
 ]

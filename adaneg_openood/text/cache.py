@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from adaneg_openood.io.files import atomic_path
+from adaneg_openood.io.files import atomic_path, cache_folder
 
 if TYPE_CHECKING:
     from adaneg_openood.vlm import VisionLanguageModel
@@ -28,20 +28,21 @@ class TextCache:
     weights apart (no ``describe()`` with ``weights``) nothing is kept.
 
     Args:
-        folder: made when the first entry is written.
+        folder: made when the first entry is written; None is the user's, see
+            :func:`~adaneg_openood.io.files.cache_folder`.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = Path(folder).expanduser()
+    def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
+        self.folder = Path(folder).expanduser() if folder else cache_folder("text")
 
     def get(
-        self, model: VisionLanguageModel, prompts: Sequence[str], names: Sequence[str]
+        self, model: VisionLanguageModel, prompts: Sequence[str], names: Sequence[str], raw: bool = False
     ) -> Tensor | None:
-        """(N, D) float32 as it was put, or None."""
+        """(N, D) float32 as it was put, or None; ``raw`` as in ``NameEncoder.parts``."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        file = self._file(model, prompts, names)
+        file = self._file(model, prompts, names, raw)
         if file is None or not file.exists():
             return None
         try:
@@ -60,18 +61,19 @@ class TextCache:
         prompts: Sequence[str],
         names: Sequence[str],
         features: Tensor,
+        raw: bool = False,
     ) -> None:
         """Keep (N, D) float32 features."""
         from safetensors.torch import save_file
 
-        file = self._file(model, prompts, names)
+        file = self._file(model, prompts, names, raw)
         if file is None:
             return
         with atomic_path(file) as temporary:
             save_file({"features": features.contiguous()}, temporary)
 
     def _file(
-        self, model: VisionLanguageModel, prompts: Sequence[str], names: Sequence[str]
+        self, model: VisionLanguageModel, prompts: Sequence[str], names: Sequence[str], raw: bool
     ) -> Path | None:
         from adaneg_openood.vlm import describe
 
@@ -79,14 +81,6 @@ class TextCache:
         if "weights" not in about:
             return None
         about.pop("preprocessing", None)  # of images only
-        key = json.dumps([about, list(prompts), list(names)], sort_keys=True, ensure_ascii=True)
+        parts = [about, list(prompts), list(names), *(["raw"] if raw else [])]
+        key = json.dumps(parts, sort_keys=True, ensure_ascii=True)
         return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
-
-
-def default_cache_folder() -> Path:
-    """``$ADANEG_CACHE``, or ``adaneg_openood`` in the user's cache folder."""
-    named = os.environ.get("ADANEG_CACHE")
-    if named:
-        return Path(named)
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "adaneg_openood" / "text"

@@ -8,7 +8,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ _BIMCV = ("COVID-19 negative chest X-ray", "COVID-19 positive chest X-ray")
 
 
 @dataclass(frozen=True)
-class IDClasses:
+class ClassNames:
     """The ID classes of a benchmark; row i is label i.
 
     Attributes:
@@ -64,7 +64,7 @@ class IDClasses:
         return len(self.names)
 
 
-def id_classes(source: str | os.PathLike[str]) -> IDClasses:
+def class_names(source: str | os.PathLike[str]) -> ClassNames:
     """The classes of a benchmark, or of the user's own file.
 
     Args:
@@ -76,7 +76,7 @@ def id_classes(source: str | os.PathLike[str]) -> IDClasses:
         ValueError: neither a benchmark nor a file, or the file holds no names.
 
     Example:
-        >>> id_classes("cifar10").names[:2]
+        >>> class_names("cifar10").names[:2]
         ('airplane', 'automobile')
     """
     key = os.fspath(source)
@@ -91,17 +91,17 @@ def id_classes(source: str | os.PathLike[str]) -> IDClasses:
     return read_class_names(key)
 
 
-def _imagenet() -> IDClasses:
+def _imagenet() -> ClassNames:
     from open_clip import IMAGENET_CLASSNAMES
 
-    return IDClasses("imagenet", tuple(IMAGENET_CLASSNAMES), _imagenet_wnids())
+    return ClassNames("imagenet", tuple(IMAGENET_CLASSNAMES), _imagenet_wnids())
 
 
-def _imagenet200() -> IDClasses:
+def _imagenet200() -> ClassNames:
     # OpenOOD's ImageNet-200 is the 200 classes of ImageNet-R in the order of their wnids.
     whole, rows = _imagenet(), [int(row) for row in _timm_table("imagenet_r_indices.txt").split()]
     assert whole.wnids is not None
-    return IDClasses(
+    return ClassNames(
         "imagenet200",
         tuple(whole.names[row] for row in rows),
         tuple(whole.wnids[row] for row in rows),
@@ -126,13 +126,13 @@ BENCHMARKS: dict[str, Any] = {
     "imagenet": _imagenet,
     "imagenet1k": _imagenet,
     "imagenet200": _imagenet200,
-    "cifar10": lambda: IDClasses("cifar10", tuple(_CIFAR10)),
-    "cifar100": lambda: IDClasses("cifar100", tuple(map(clean_word, _CIFAR100))),
-    "bimcv": lambda: IDClasses("bimcv", _BIMCV),
+    "cifar10": lambda: ClassNames("cifar10", tuple(_CIFAR10)),
+    "cifar100": lambda: ClassNames("cifar100", tuple(map(clean_word, _CIFAR100))),
+    "bimcv": lambda: ClassNames("bimcv", _BIMCV),
 }
 
 
-def read_class_names(path: str | os.PathLike[str]) -> IDClasses:
+def read_class_names(path: str | os.PathLike[str]) -> ClassNames:
     """Class names from a file; line i is label i.
 
     Text: one name a line, or ``wnid<TAB>name`` or ``wnid name`` (then the wnids are kept); blank
@@ -148,7 +148,7 @@ def read_class_names(path: str | os.PathLike[str]) -> IDClasses:
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}: class names must be UTF-8 text, {error}") from error
     if file.suffix == ".json":
-        return IDClasses(str(file), tuple(_from_json(file, text)))
+        return ClassNames(str(file), tuple(_from_json(file, text)))
     lines = [line.strip() for line in text.rstrip().splitlines()]
     empty = [str(number) for number, line in enumerate(lines, 1) if not line]
     if empty:
@@ -158,41 +158,29 @@ def read_class_names(path: str | os.PathLike[str]) -> IDClasses:
     pairs = [re.split(r"\s+", line, maxsplit=1) for line in lines]
     if pairs and all(len(pair) == 2 and _WNID.fullmatch(pair[0]) for pair in pairs):
         names = tuple(clean_word(name) for _, name in pairs)
-        return IDClasses(str(file), names, tuple(wnid for wnid, _ in pairs))
-    return IDClasses(str(file), tuple(clean_word(line) for line in lines))
+        return ClassNames(str(file), names, tuple(wnid for wnid, _ in pairs))
+    return ClassNames(str(file), tuple(clean_word(line) for line in lines))
 
 
-def classes_of_imglist(path: str | os.PathLike[str], fallback: bool = True) -> IDClasses:
-    """Class names from an OpenOOD imglist, whose images lie in one folder a class.
+def classes_of_folders(source: str, folders: Mapping[int, str]) -> ClassNames:
+    """Class names from the folders that images lie in.
 
     Args:
-        path: lines ``path/to/<class folder>/image label``; label -1 does not count.
-        fallback: folders that are ImageNet's wnids get ImageNet's names; False keeps the wnids.
+        source: of the folders, for messages.
+        folders: label -> name of the folder. Folders that are ImageNet's wnids get ImageNet's names.
 
     Raises:
-        ValueError: a label with several folders, labels that are not 0..C-1, or no folders.
+        ValueError: labels that are not 0..C-1, or one folder for several labels.
     """
-    from adaneg_openood.data.image_lists import read_imglist
-
-    folders: dict[int, str] = {}
-    for image, label in read_imglist(path):
-        if label < 0:
-            continue
-        folder = Path(image).parent.name
-        if folders.setdefault(label, folder) != folder:
-            raise ValueError(
-                f"{path}: label {label} has images in the folders {folders[label]!r} and "
-                f"{folder!r}, so the folders are not its class's name; give a file of names"
-            )
-    names = _in_order(str(path), folders)
+    names = _in_order(source, dict(folders))
     if len(set(names)) < len(names):
-        raise ValueError(f"{path}: one folder holds several labels; give a file of class names")
-    if fallback and all(_WNID.fullmatch(name) for name in names):
+        raise ValueError(f"{source}: one folder holds several labels; give a file of class names")
+    if all(_WNID.fullmatch(name) for name in names):
         whole = _imagenet()
         known = dict(zip(whole.wnids or (), whole.names))
         if all(name in known for name in names):
-            return IDClasses(str(path), tuple(known[name] for name in names), tuple(names))
-    return IDClasses(str(path), tuple(map(clean_word, names)))
+            return ClassNames(source, tuple(known[name] for name in names), tuple(names))
+    return ClassNames(source, tuple(map(clean_word, names)))
 
 
 def _from_json(file: Path, text: str) -> list[str]:

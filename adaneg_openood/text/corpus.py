@@ -7,7 +7,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from adaneg_openood.text.wordnet import (
@@ -32,6 +32,21 @@ _ADJECTIVE_PROMPT = re.compile(r"this is an? (?P<word>.+?) photo\.?$", re.IGNORE
 
 
 @dataclass(frozen=True)
+class WordFile:
+    """The words of one file, of one kind, as they are written there.
+
+    Attributes:
+        name: of the file, or of WordNet's lexicographer file.
+        kind: ``"adj"`` or ``"noun"``.
+        words: in the file's order, not cleaned.
+    """
+
+    name: str
+    kind: str
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Corpus:
     """Candidate words, cleaned and unique, in an order that depends on the source alone.
 
@@ -39,15 +54,74 @@ class Corpus:
         nouns: words for the ID template.
         adjectives: words for the adjective template.
         source: where they come from, for people.
+        files: the words as they were read, for recipes that have their own rules of cleaning.
     """
 
     nouns: tuple[str, ...]
     adjectives: tuple[str, ...]
     source: str
+    files: tuple[WordFile, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         if not self.nouns and not self.adjectives:
             raise ValueError(f"{self.source}: holds no word")
+        if not self.files:
+            own = (WordFile("adj", "adj", self.adjectives), WordFile("noun", "noun", self.nouns))
+            object.__setattr__(self, "files", tuple(file for file in own if file.words))
+
+    @classmethod
+    def of_files(cls, files: Sequence[WordFile], source: str) -> Corpus:
+        """All words of each kind, the first of each spelling kept, however it was capitalised."""
+        nouns, adjectives = (
+            _unique(word for file in files if file.kind == kind for word in file.words)
+            for kind in ("noun", "adj")
+        )
+        return cls(nouns, adjectives, source, tuple(files))
+
+    def of_kind(self, kind: str) -> tuple[str, ...]:
+        """The nouns or the adjectives."""
+        return self.adjectives if kind == "adj" else self.nouns
+
+    def without(self, names: Sequence[str]) -> Corpus:
+        """Leave files out.
+
+        Args:
+            names: such as ``"noun.person"``, with or without ``.txt``.
+
+        Raises:
+            ValueError: one is not there, or nothing is left.
+        """
+        if not names:
+            return self
+        unwanted = {name.removesuffix(".txt") for name in names}
+        stems = [file.name.removesuffix(".txt") for file in self.files]
+        missing = sorted(unwanted - set(stems))
+        if missing:
+            raise ValueError(
+                f"{self.source}: no file {', '.join(missing)} to exclude; it has "
+                f"{', '.join(dict.fromkeys(stems))}. Name other files, or exclude none"
+            )
+        left = [file for file, stem in zip(self.files, stems) if stem not in unwanted]
+        return Corpus.of_files(left, self.source)
+
+    def as_read(self, spaces: bool) -> Corpus:
+        """The words as NegLabel's and CSP's code read them.
+
+        Files are read in the order of their names. A word that was read before, in any file, does not
+        count; capitals do.
+
+        Args:
+            spaces: underscores become spaces.
+        """
+        seen: set[str] = set()
+        words: dict[str, list[str]] = {"noun": [], "adj": []}
+        for file in sorted(self.files, key=lambda file: file.name):
+            for word in file.words:
+                word = (word.replace("_", " ") if spaces else word).strip()
+                if word and word not in seen:
+                    seen.add(word)
+                    words[file.kind].append(word)
+        return Corpus(tuple(words["noun"]), tuple(words["adj"]), self.source, self.files)
 
     def __len__(self) -> int:
         return len(self.nouns) + len(self.adjectives)
@@ -103,9 +177,8 @@ def load_corpus(
             f"got {', '.join(wrong)}"
         )
     words = wordnet.words(chosen, lemmas)
-    return Corpus(
-        nouns=_unique(w for name in chosen if name.startswith("noun.") for w in words[name]),
-        adjectives=_unique(w for name in chosen if name.startswith("adj.") for w in words[name]),
+    return Corpus.of_files(
+        [WordFile(name, name.partition(".")[0], tuple(words[name])) for name in chosen],
         source=f"WordNet {wordnet.version} ({lemmas} lemmas of {len(chosen)} lexicographer files)",
     )
 
@@ -131,9 +204,10 @@ def read_word_lists(path: str | os.PathLike[str]) -> Corpus:
         files = [place]
     else:
         raise FileNotFoundError(f"{place}: no such word list; give a text file, a folder, or wordnet")
-    nouns: list[str] = []
-    adjectives: list[str] = []
+    found: list[WordFile] = []
     for file in files:
+        nouns: list[str] = []
+        adjectives: list[str] = []
         try:
             lines = file.read_text("utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
@@ -147,13 +221,16 @@ def read_word_lists(path: str | os.PathLike[str]) -> Corpus:
         for line in lines:
             target = default
             if wrapped:
-                for pattern, kind in ((_NOUN_PROMPT, nouns), (_ADJECTIVE_PROMPT, adjectives)):
+                for pattern, meant in ((_NOUN_PROMPT, nouns), (_ADJECTIVE_PROMPT, adjectives)):
                     match = pattern.match(line)
                     if match:
-                        line, target = match.group("word"), kind
+                        line, target = match.group("word"), meant
                         break
             target.append(line)
-    return Corpus(_unique(nouns), _unique(adjectives), source=str(place))
+        for kind, own in (("noun", nouns), ("adj", adjectives)):
+            if own:
+                found.append(WordFile(file.name, kind, tuple(own)))
+    return Corpus.of_files(found, source=str(place))
 
 
 def _are_prompts(lines: Sequence[str]) -> bool:

@@ -33,6 +33,17 @@ def fold(word: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", word).casefold().replace("_", " ").split())
 
 
+def synonyms(name: str) -> tuple[str, ...]:
+    """The words that one class name gives: itself, and what stands between commas, semicolons and " / ".
+
+    Example:
+        >>> synonyms("tench, Tinca tinca")
+        ('tench, Tinca tinca', 'tench', 'Tinca tinca')
+    """
+    parts = [part.strip() for part in re.split(r"[,;]| / ", name)]
+    return tuple(dict.fromkeys(part for part in (name, *parts) if part))
+
+
 def keys(word: str, match: str) -> frozenset[str]:
     """Two words are the same under ``match`` if their keys meet.
 

@@ -7,6 +7,8 @@ from typing import Any, Callable
 
 from adaneg_openood.vlm.base import VisionLanguageModel
 
+DEFAULT_MODEL = "open_clip:ViT-B-16/openai"  # of the published numbers
+
 Loader = Callable[..., VisionLanguageModel]
 _LOADERS: dict[str, Loader] = {}
 

@@ -15,7 +15,7 @@ from adaneg_openood.benchmark.methods import standard_detectors
 from adaneg_openood.cli import app
 from adaneg_openood.demo import world
 from adaneg_openood.demo.model import WordTokenizer, load_demo_model
-from adaneg_openood.demo.run import demo_features, label_features
+from adaneg_openood.demo.run import demo_features, demo_labels
 from adaneg_openood.evaluation import evaluate
 
 
@@ -71,7 +71,8 @@ def test_tokens_end_with_the_largest_id():
 
 
 def test_negatives_are_no_id_names_and_no_unknown_words():
-    names, text = label_features(load_demo_model())
+    made = demo_labels(load_demo_model())
+    names, text = made.names, made.features
     assert names[:20] == world.ID_NAMES
     assert len(names) == len(set(names)) == len(text) == 80
     assert not set(names[20:]) & set(world.UNSEEN)

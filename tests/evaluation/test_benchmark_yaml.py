@@ -220,7 +220,7 @@ def test_mining_options(tmp_path: Path) -> None:
     new = "{mine: {corpus: demo, n_negatives: all, match: plural}}"
     benchmark = load_benchmark(written(tmp_path, YAML.replace("negatives.txt", new)))
     assert isinstance(benchmark.negatives, Mining)
-    assert benchmark.negatives.config.n_negatives is None
+    assert benchmark.negatives.config.n_negatives == "all"
     assert benchmark.negatives.config.match == "plural"
 
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch.nn.functional import normalize
 
-from adaneg_openood.text.prompt_features import LabelFeatures
+from adaneg_openood.text import LabelFeatures
 
 _spec = importlib.util.spec_from_file_location(
     "ranks_of_faults", Path(__file__).parents[1] / "distributed" / "ranks.py"

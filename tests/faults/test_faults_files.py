@@ -27,10 +27,9 @@ from adaneg_openood.data import encode_images, image_source, read_feature_header
 from adaneg_openood.data.feature_store import FeatureCache
 from adaneg_openood.evaluation import load_features, save_features
 from adaneg_openood.evaluation.sweep import sweep
-from adaneg_openood.openood.labels import load_tensor
 from adaneg_openood.predictor import Predictor
-from adaneg_openood.text import NegativeLabels, id_classes, load_corpus
-from adaneg_openood.text.prompt_features import load_label_features, load_prompts
+from adaneg_openood.text import LabelFeatures, NegativeLabels, class_names, load_corpus
+from adaneg_openood.text.learned import load_prompts
 from adaneg_openood.text.wordnet import WordNet, WordNetMissing
 
 RAN = []
@@ -84,7 +83,7 @@ def test_hostile_safetensors(tmp_path, name):
     (tmp_path / "far").mkdir()
     file = tmp_path / "far" / "x.safetensors"
     file.write_bytes(HEADERS[name])
-    for read in (read_feature_header, load_label_features, load_prompts, load_tensor):
+    for read in (read_feature_header, LabelFeatures.load, load_prompts):
         with pytest.raises(ValueError, match="x.safetensors"):
             read(file)
     with pytest.raises(ValueError, match="x.safetensors"):
@@ -174,7 +173,7 @@ def npz_with(tmp_path, **arrays):
 
 def test_object_arrays_are_refused(tmp_path):
     objects = np.array([Bomb(), None], dtype=object)
-    for read in (load_features, load_label_features):
+    for read in (load_features, LabelFeatures.load):
         for key in ("text_features", "names"):
             with pytest.raises(ValueError, match=r"x\.npz"):
                 read(npz_with(tmp_path, **{"text_features": np.ones((2, 2)), "n_id": 1, key: objects}))
@@ -186,7 +185,7 @@ def test_object_arrays_are_refused(tmp_path):
 def test_pickled_checkpoints_are_refused(tmp_path):
     for name, content in (("bare.pt", Bomb()), ("inside.pt", {"ctx": torch.ones(2, 2), "x": Bomb()})):
         torch.save(content, tmp_path / name)
-        for read in (load_prompts, load_tensor):
+        for read in (load_prompts, LabelFeatures.load):
             with pytest.raises(ValueError, match=name):
                 read(tmp_path / name)
 
@@ -206,7 +205,7 @@ def test_zip_bombs_are_not_opened(tmp_path):
     with pytest.raises(ValueError, match=r"wordnet\.zip: its entry 'data\.noun' would unpack from"):
         WordNet(bomb)
     features = bomb.rename(tmp_path / "x.npz")
-    for read in (load_features, load_label_features):
+    for read in (load_features, LabelFeatures.load):
         with pytest.raises(ValueError, match=r"x\.npz.* zip bomb"):
             read(features)
     # words are never unpacked: a zip file is no word list
@@ -226,7 +225,7 @@ def test_npy_headers_that_promise_too_much(tmp_path):
     )
     with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
         archive.writestr("text_features.npy", stream.getvalue())
-    for read in (load_features, load_label_features):
+    for read in (load_features, LabelFeatures.load):
         with pytest.raises(ValueError, match=r"x\.npz"):
             read(tmp_path / "x.npz")
 
@@ -333,10 +332,10 @@ def test_labels_beyond_the_classes_name_their_file(tmp_path):
 def test_a_label_of_a_billion_does_not_hang(tmp_path):
     (tmp_path / "names.json").write_text('{"0": "cat", "1000000000000": "dog"}')
     with pytest.raises(ValueError, match=r"names\.json: .*no name for label\(s\) 1, 2, 3"):
-        id_classes(tmp_path / "names.json")
+        class_names(tmp_path / "names.json")
     (tmp_path / "deep.json").write_text("[" * 100_000)
     with pytest.raises(ValueError, match=r"deep\.json: not JSON"):
-        id_classes(tmp_path / "deep.json")
+        class_names(tmp_path / "deep.json")
 
 
 def test_damaged_lists_of_negatives(tmp_path):

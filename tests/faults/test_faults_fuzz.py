@@ -24,14 +24,13 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from adaneg_openood.benchmark.definition import load_benchmark
+from adaneg_openood.benchmark.sets import classes_of_imglist
 from adaneg_openood.data import image_source, read_feature_header
 from adaneg_openood.data.image_lists import read_imglist
 from adaneg_openood.evaluation import load_features
 from adaneg_openood.openood.settings import METHOD_SETTINGS, defaults, read_settings, read_sweep
-from adaneg_openood.text import NegativeLabels, id_classes
-from adaneg_openood.text.classnames import classes_of_imglist
+from adaneg_openood.text import LabelFeatures, NegativeLabels, class_names
 from adaneg_openood.text.corpus import read_word_lists
-from adaneg_openood.text.prompt_features import load_label_features
 
 EXAMPLES = int(os.environ.get("ADANEG_FUZZ", "50"))
 FUZZ = settings(
@@ -90,7 +89,7 @@ def test_word_lists_and_class_names(folder, content, suffix):
     file.write_bytes(content)
     found = clean_or_named(read_word_lists, file)
     assert found is None or len(found) > 0
-    names = clean_or_named(id_classes, file)
+    names = clean_or_named(class_names, file)
     assert names is None or all(name.strip() for name in names.names)
 
 
@@ -115,7 +114,7 @@ JSON = st.recursive(
 def test_class_names_as_json(folder, value):
     file = folder / "names.json"
     file.write_text(json.dumps(value))
-    clean_or_named(id_classes, file)
+    clean_or_named(class_names, file)
 
 
 KEYS = st.sampled_from(
@@ -214,7 +213,7 @@ def test_feature_files(folder, feature_files, suffix, packed, changes, near_end,
         changes = [(len(whole) - 1 - place % 400, value) for place, value in changes]
     file = folder / f"x{suffix}"
     file.write_bytes(mutated(whole, changes, cut if cut < 3000 and cut % 3 == 0 else 0))
-    clean_or_named(load_label_features, file)
+    clean_or_named(LabelFeatures.load, file)
     if suffix == ".npz":
         clean_or_named(load_features, file)
     else:
@@ -232,5 +231,5 @@ def test_archives_of_anything(folder, names, content):
         for name in dict.fromkeys(names):
             archive.writestr(name, content)
     assert clean_or_named(load_features, file) is None
-    assert clean_or_named(load_label_features, file) is None
+    assert clean_or_named(LabelFeatures.load, file) is None
     assert not (folder.parent / "x.npy").exists()

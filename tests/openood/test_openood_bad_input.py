@@ -130,7 +130,7 @@ def test_text_features_from_a_file_need_no_text_tower(root: Path, tmp_path: Path
     with pytest.raises(ValueError, match="no negative label is left"):
         torch.save(text[:10], tmp_path / "short.pt")
         plain(root, net, AdaNegPostprocessor(text_features=str(tmp_path / "short.pt")))
-    with pytest.raises(FileNotFoundError, match="there is no file"):
+    with pytest.raises(FileNotFoundError, match="no such file of text features"):
         plain(root, net, AdaNegPostprocessor(text_features=str(tmp_path / "none.pt")))
 
 

@@ -18,7 +18,7 @@ from adaneg_openood.openood import (
     MCMPostprocessor,
     NegLabelPostprocessor,
 )
-from adaneg_openood.text import IDClasses, MiningConfig, load_corpus, mine
+from adaneg_openood.text import ClassNames, MiningConfig, load_corpus, mine
 
 
 class Weighted(TinyModel):
@@ -50,7 +50,7 @@ def test_mined_as_the_library_mines(candidates: Path) -> None:
     found = features(CLIPNetwork(TinyModel(), CIFAR), candidates=str(candidates), n_negatives=30)
     model = TinyModel()
     config = MiningConfig(n_negatives=30, prompt="The nice {}.", adjective_prompt="This is a {} photo.")
-    labels = mine(model, IDClasses("cifar10", tuple(CIFAR)), load_corpus(candidates), config)
+    labels = mine(model, ClassNames("cifar10", tuple(CIFAR)), load_corpus(candidates), config)
     assert "Cat" not in labels.words
     prompts = [f"The nice {name}." for name in CIFAR]
     prompts += [f"This is a {word} photo." for word in labels.of_kind("adj")]

@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from adaneg_openood.text import IDClasses, id_classes
-from adaneg_openood.text.classnames import classes_of_imglist, read_class_names
+from adaneg_openood.benchmark.sets import classes_of_imglist
+from adaneg_openood.text import ClassNames, class_names
+from adaneg_openood.text.classnames import read_class_names
 
 # SHA-256 of the class folders in label order, joined by newlines, read off OpenOOD's own imglists
 # test_imagenet200.txt and test_cifar100.txt
@@ -15,7 +16,7 @@ CIFAR100 = "4a53f81a8af29bb6aa646bfe2c455db1b061edfde82a39c0cfc313ef536c681b"
 
 
 def test_imagenet():
-    classes = id_classes("imagenet")
+    classes = class_names("imagenet")
     assert len(classes) == 1000 and len(set(classes.wnids)) == 1000
     assert classes.wnids == tuple(sorted(classes.wnids))  # the order of OpenOOD's imglists
     row = dict(zip(classes.wnids, classes.names))
@@ -25,45 +26,45 @@ def test_imagenet():
 
 
 def test_duplicate_names_keep_their_rows():
-    names = id_classes("imagenet").names
+    names = class_names("imagenet").names
     assert [names.count(twice) for twice in ("missile", "sunglasses")] == [2, 2]
     assert len(names) == 1000 and len(set(names)) == 998
 
 
 def test_imagenet200_is_in_openoods_order():
-    classes = id_classes("ImageNet-200")
+    classes = class_names("ImageNet-200")
     assert len(classes) == 200
     assert hashlib.sha256("\n".join(classes.wnids).encode()).hexdigest() == IMAGENET200
     assert classes.names[:4] == ("goldfish", "great white shark", "hammerhead shark", "stingray")
-    whole = id_classes("imagenet")
+    whole = class_names("imagenet")
     known = dict(zip(whole.wnids, whole.names))
     assert all(known[wnid] == name for wnid, name in zip(classes.wnids, classes.names))
 
 
 def test_cifar_and_bimcv():
-    assert id_classes("cifar10").names == (
+    assert class_names("cifar10").names == (
         "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
     )  # fmt: skip
-    names = id_classes("cifar100").names
+    names = class_names("cifar100").names
     assert "aquarium fish" in names and len(names) == 100
     folders = "\n".join(name.replace(" ", "_") for name in names) + "\n"
     assert hashlib.sha256(folders.encode()).hexdigest() == CIFAR100
-    assert len(id_classes("bimcv")) == 2
+    assert len(class_names("bimcv")) == 2
 
 
 def test_a_file_of_names(tmp_path):
     file = tmp_path / "names.txt"
     file.write_bytes("\ufefffire_engine\r\nHund\r\nfaçade\r\n\r\n".encode())
-    assert id_classes(file) == IDClasses(str(file), ("fire engine", "Hund", "façade"))
+    assert class_names(file) == ClassNames(str(file), ("fire engine", "Hund", "façade"))
     file.write_text("n01443537\tgoldfish, Carassius auratus\nn02085620\tChihuahua\n")
     classes = read_class_names(file)
     assert classes.wnids == ("n01443537", "n02085620")
     assert classes.names == ("goldfish, Carassius auratus", "Chihuahua")
     file = tmp_path / "names.json"
     file.write_text(json.dumps({"1": "b", "0": "a"}))
-    assert id_classes(file).names == ("a", "b")
+    assert class_names(file).names == ("a", "b")
     file.write_text(json.dumps(["x", "x"]))
-    assert id_classes(file).names == ("x", "x")
+    assert class_names(file).names == ("x", "x")
 
 
 @pytest.mark.parametrize(
@@ -81,12 +82,12 @@ def test_a_file_of_names(tmp_path):
 def test_bad_files(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=message):
-        id_classes(tmp_path / name)
+        class_names(tmp_path / name)
 
 
 def test_unknown_benchmark():
     with pytest.raises(ValueError, match="'cifar20' is neither a file of class names nor one of"):
-        id_classes("cifar20")
+        class_names("cifar20")
 
 
 def test_names_from_an_imglist(tmp_path):

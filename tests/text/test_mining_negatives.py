@@ -14,19 +14,19 @@ from text_fakes import HashModel, write_wordnet
 from torch.nn.functional import normalize
 
 from adaneg_openood.text import (
+    ClassNames,
     Corpus,
-    IDClasses,
     MiningConfig,
     NegativeLabels,
     NegativeMiner,
     encode_names,
+    label_features,
     load_corpus,
     mine,
     mine_negatives,
-    text_features,
 )
 from adaneg_openood.text.cache import TextCache
-from adaneg_openood.text.negatives import filter_candidates, split_counts
+from adaneg_openood.text.mining import filter_candidates, split_counts
 from adaneg_openood.text.wordnet import WordNet
 from adaneg_openood.text.words import keys
 
@@ -34,7 +34,7 @@ REALCLIP = Path(__file__).parents[3] / "shared" / "realclip"
 
 
 def classes(*names, wnids=None):
-    return IDClasses("test", names, wnids)
+    return ClassNames("test", names, wnids)
 
 
 @pytest.mark.skipif(not REALCLIP.is_dir(), reason="../shared/realclip is not there")
@@ -151,7 +151,7 @@ def test_nothing_left():
     ("n_adjectives", "n_nouns", "options", "expected"),
     [
         (11_000, 56_000, {}, (1641, 8359)),  # int(10000 * 11000 / 67000) = 1641
-        (3, 7, {"n_negatives": None}, (3, 7)),
+        (3, 7, {"n_negatives": "all"}, (3, 7)),
         (3, 7, {"n_negatives": 100}, (3, 7)),
         (30, 70, {"n_negatives": 10, "adjective_share": 0.5}, (5, 5)),
         (2, 98, {"n_negatives": 10, "adjective_share": 0.5}, (2, 8)),
@@ -186,7 +186,7 @@ def test_mine_follows_the_definition():
 def test_scoring_rows_are_id_adjectives_nouns():
     model = HashModel()
     mined = NegativeLabels(("red", "truck"), ("adj", "noun"))
-    rows = text_features(model, classes("dog", "dog"), mined, "simple")
+    rows = label_features(model, classes("dog", "dog"), mined, prompt="simple").features
     expected = ["a photo of a dog."] * 2 + ["This is a red photo.", "a photo of a truck."]
     assert torch.equal(rows, model.encode_text(expected))
 
@@ -199,7 +199,7 @@ def test_exclude_related(tmp_path):
         flag: set(
             mine(
                 HashModel(), classes("dog"), corpus,
-                MiningConfig(n_negatives=None, exclude_related=flag), wordnet=wordnet,
+                MiningConfig(n_negatives="all", exclude_related=flag), wordnet=wordnet,
             ).words
         )
         for flag in (True, False)
@@ -213,7 +213,7 @@ def test_exclude_related(tmp_path):
     )
     exact = mine(
         HashModel(), classes("lorry", wnids=(f"n{offset}",)), corpus,
-        MiningConfig(n_negatives=None, exclude_related=True), wordnet=wordnet,
+        MiningConfig(n_negatives="all", exclude_related=True), wordnet=wordnet,
     )  # fmt: skip
     assert not {"truck", "fire engine", "artifact"} & set(exact.words)
     assert {"poodle", "Eiffel Tower"} <= set(exact.words)
@@ -281,7 +281,7 @@ def test_two_hash_seeds_give_identical_files(tmp_path):
     code = (
         "import sys; sys.path.insert(0, sys.argv[3]);"
         "from text_fakes import HashModel; from adaneg_openood.text import *;"
-        "ids = IDClasses('t', ('dog', 'truck'));"
+        "ids = ClassNames('t', ('dog', 'truck'));"
         "c = MiningConfig(n_negatives=9, match='plural', exclude_related=True);"
         "corpus = load_corpus(wordnet=sys.argv[1], lemmas='all');"
         "from adaneg_openood.text.wordnet import WordNet;"

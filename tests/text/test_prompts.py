@@ -6,9 +6,9 @@ import torch
 from text_fakes import HashModel
 from torch.nn.functional import normalize
 
-from adaneg_openood.text import encode_names, id_classes, prompts, templates
+from adaneg_openood.text import class_names, encode_names, prompts, templates
 from adaneg_openood.text.cache import TextCache
-from adaneg_openood.text.prompts import fit_names
+from adaneg_openood.text.prompts import NameEncoder
 
 
 def test_templates(tmp_path):
@@ -52,8 +52,8 @@ def test_long_names_are_shortened_so_that_the_template_stays(caplog):
     model = HashModel()
     model.context_length = 8  # six words and two marks
     long = "a b c d " + "e" * 20
-    got = fit_names(["dog", long], ("The nice {} here",), model)
-    assert got == ["dog", "a b c"]
+    with NameEncoder(model) as encoder:
+        assert encoder.fitted(["dog", long], ("The nice {} here",)) == ["dog", "a b c"]
     assert "1 name(s) shortened to the model's 8 tokens" in caplog.text and long in caplog.text
     caplog.clear()
     encode_names(model, ["dog"], "The nice {} here")
@@ -67,7 +67,7 @@ def test_one_endless_word_is_shortened_with_a_real_tokenizer():
         def token_count(self, text):
             return len(tokenizer.encode(text)) + 2
 
-    short = fit_names(["xq" * 500], ("The nice {}.",), Model())[0]
+    short = NameEncoder(Model()).fitted(["xq" * 500], ("The nice {}.",))[0]
     assert 0 < len(short) < 1000 and len(tokenizer.encode(f"The nice {short}.")) <= 75
 
 
@@ -78,8 +78,8 @@ def test_all_imagenet_prompts_fit_and_need_no_shortening(caplog):
         def token_count(self, text):
             return len(tokenizer.encode(text)) + 2
 
-    names = list(id_classes("imagenet").names)
-    assert fit_names(names, templates("ensemble"), Model()) == names
+    names = list(class_names("imagenet").names)
+    assert NameEncoder(Model()).fitted(names, templates("ensemble")) == names
     assert caplog.text == ""
 
 
@@ -122,4 +122,5 @@ def test_a_model_that_does_not_tell_its_weights_is_not_cached(tmp_path):
 
 def test_progress(capsys):
     encode_names(HashModel(), ["dog"], progress=True)
-    assert "names" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "texts" in shown and "1/1" in shown and shown.endswith("\n")

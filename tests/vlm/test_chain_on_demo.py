@@ -11,8 +11,7 @@ from adaneg_openood.data import encode_to_file
 from adaneg_openood.demo import world
 from adaneg_openood.demo.run import _SETS, BATCH_SIZE, N_NEGATIVES, demo_features
 from adaneg_openood.evaluation import evaluate, load_features
-from adaneg_openood.text import MiningConfig
-from adaneg_openood.text.workflow import labels_to_folder, mine_to_file
+from adaneg_openood.text import Mining, MiningConfig, class_names, label_features
 from adaneg_openood.vlm import load_model
 
 
@@ -26,13 +25,10 @@ def test_chained_commands_give_the_demos_table(tmp_path):
     names.write_text("\n".join(world.ID_NAMES))
     negatives, folder = tmp_path / "negatives.txt", tmp_path / "features"
 
-    mine_to_file(
-        negatives, id_source=str(names), model="demo", corpus=str(words), cache=False,
-        config=MiningConfig(n_negatives=N_NEGATIVES), progress=False,
-    )  # fmt: skip
-    labels_to_folder(
-        folder, id_source=str(names), negatives=negatives, model="demo", cache=False, progress=False
-    )
+    model, classes = load_model("demo"), class_names(names)
+    config = MiningConfig(n_negatives=N_NEGATIVES)
+    Mining(config, words).run(model, classes).save(negatives)
+    label_features(model, classes, negatives).save(folder)
     lists = tmp_path / "benchmark_imglist" / "demo"
     outputs = {"demo": folder / "id.safetensors"}
     for split, sets in _SETS.items():

@@ -368,38 +368,31 @@ def test_what_others_wrote_has_no_header(tmp_path):
 def test_from_images_and_words_to_a_table(images, tmp_path, capsys):
     """mine, encode and eval chained: what they leave in a folder is what load_features reads."""
     from adaneg_openood import NegLabel
+    from adaneg_openood.data import refuse_mixing
     from adaneg_openood.evaluation import evaluate
-    from adaneg_openood.text import IDClasses
-    from adaneg_openood.text.workflow import labels_to_folder, mine_to_file
+    from adaneg_openood.text import ClassNames, Mining, class_names, label_features
 
     model = model_of()
     names, words = tmp_path / "names.txt", tmp_path / "words.txt"
     names.write_text("cat\nsea lion\n")
     words.write_text("\n".join(f"word {number}" for number in range(30)) + "\ncat\n")
     folder = tmp_path / "benchmark"
-    mined = mine_to_file(
-        tmp_path / "negatives.txt", id_source=str(names), model=model, corpus=str(words),
-        cache=tmp_path / "cache", progress=False,
-    )  # fmt: skip
+    classes = class_names(names)
+    mined = Mining(corpus=words).run(model, classes)
     assert len(mined) == 30
-    labels_to_folder(
-        folder, id_source=str(names), negatives=tmp_path / "negatives.txt", model=model,
-        cache=False, progress=False,
-    )  # fmt: skip
+    mined.save(tmp_path / "negatives.txt")
+    label_features(model, classes, tmp_path / "negatives.txt").save(folder)
     encode_to_file(images, folder / "id.safetensors", model=model, labelled=True, workers=0)
     encode_to_file(images, folder / "near" / "same.safetensors", model=model, workers=0, limit=7)
     assert "image" in capsys.readouterr().err
     data = load_features(folder)
     assert data.n_id == 2 and len(data.text_features) == 32 and data.logit_scale == model.logit_scale
-    assert data.names[:2] == ("cat", "sea lion") and IDClasses("", data.names)
+    assert data.names[:2] == ("cat", "sea lion") and ClassNames("", data.names)
     torch.testing.assert_close(data.near["same"], data.id_features[:7])
     results = evaluate({"n": NegLabel(data.text_features, 2, logit_scale=10.0)}, data, seeds=(0,))
     assert results.methods == ["n"] or tuple(results.methods) == ("n",)
     with pytest.raises(ValueError, match="its weights would be"):
-        labels_to_folder(
-            folder, id_source=str(names), negatives=mined, model=model_of(1), cache=False,
-            progress=False,
-        )  # fmt: skip
+        refuse_mixing(folder / "text.npz", model_of(1).describe())
 
 
 def test_a_wrong_path_does_not_wait_for_a_model(tmp_path, monkeypatch):
