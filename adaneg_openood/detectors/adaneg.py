@@ -21,6 +21,7 @@ from adaneg_openood.detectors.proxies import sample_adaptive_cosines, task_adapt
 from adaneg_openood.detectors.scoring import (
     GroupedLogits,
     entropy,
+    first_equals,
     grouped_logits,
     log_size_odds,
     replaced_logits,
@@ -97,8 +98,19 @@ class AdaNeg(GroupedDetector):
         place[self.negative_order] = torch.arange(self.n_negatives, device=place.device)
         # follows from the settings: not saved
         self.register_buffer("_place_of_negative", place, persistent=False)
+        self.register_buffer("_first_equal", None, persistent=False)
+        self._find_equals()
 
     _place_of_negative: Tensor
+    _first_equal: Tensor | None
+
+    def _find_equals(self) -> None:
+        self._first_equal = first_equals(self.text_features[self.n_id :], self._place_of_negative)
+
+    def _nearest_negative(self, nearest: Tensor) -> Tensor:
+        """(B,) column of the nearest negative from its place; of equal ones the caller's first."""
+        first = nearest if self._first_equal is None else self._first_equal[nearest]
+        return first + self.n_id
 
     def _make_bank(self) -> FeatureBank | FixedBank:
         """An empty bank of the kind that was asked for, where the text features are."""
@@ -181,9 +193,8 @@ class AdaNeg(GroupedDetector):
         """Cache confident images and compare with the proxies, all rows of all images at once."""
         assert isinstance(self.bank, FixedBank)
         features, logits, grouped = text
-        nearest = torch.where(
-            is_id, grouped.exp_id.argmax(dim=1), grouped.exp_neg.argmax(dim=1) + self.n_id
-        )
+        nearest_negative = self._nearest_negative(grouped.exp_neg.argmax(dim=1))
+        nearest = torch.where(is_id, grouped.exp_id.argmax(dim=1), nearest_negative)
         if self.config.replacement == "entropy":
             of_negatives = grouped.exp_neg if reuse else grouped.exp_neg.clone()
             entropies = torch.where(is_id, entropy(grouped.exp_id.clone()), entropy(of_negatives))
@@ -219,7 +230,7 @@ class AdaNeg(GroupedDetector):
         as_id, as_neg = is_id.nonzero().squeeze(1), is_negative.nonzero().squeeze(1)
         exp_id = grouped.exp_id.index_select(0, as_id)
         exp_neg = grouped.exp_neg.index_select(0, as_neg)
-        places = torch.cat([exp_id.argmax(dim=1), row_argmax(exp_neg) + self.n_id])
+        places = torch.cat([exp_id.argmax(dim=1), self._nearest_negative(row_argmax(exp_neg))])
         images = torch.cat([as_id, as_neg])
         if self.config.replacement == "entropy":
             entropies = torch.cat([entropy(exp_id), entropy(exp_neg)])
@@ -260,6 +271,7 @@ class AdaNeg(GroupedDetector):
         super()._load_from_state_dict(state_dict, prefix, *args)
         if isinstance(self.bank, FixedBank):  # its own part is loaded after this
             self.bank.memory[:-1, 0] = self.text_features
+        self._find_equals()
 
     # The pooled bank speaks of rows in the caller's order; logits stand in group order.
 

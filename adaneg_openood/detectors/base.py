@@ -117,9 +117,9 @@ class TextDetector(StateModule):
         """:meth:`score` of a batch whose bad rows are found on the device."""
         given = features.float()
         norms = torch.linalg.vector_norm(given, dim=1, keepdim=True)
-        # a row of zeros is divided by zero: NaN from there on, as are those that hold one
         unit = torch.where((norms - 1.0).abs() <= _UNIT_TOLERANCE, given, given / norms)
         bad = ~((norms > 0) & (norms < float("inf"))).squeeze(1)
+        unit = unit.masked_fill(bad[:, None], float("nan"))  # also where a square overflowed
         self._bad_rows.add_(bad.sum())
         scores = self._score(unit.to(self.text_features.dtype))
         conf = scores.conf.masked_fill(bad, float("nan"))

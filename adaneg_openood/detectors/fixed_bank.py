@@ -217,6 +217,8 @@ class FixedBank(StateModule):
             return
         column_of = torch.empty_like(self.rows)
         column_of[self.rows] = torch.arange(self.n_rows, device=self.rows.device)
+        if self.replacement == "first":  # whatever policy they were kept by, earlier arrival wins now
+            saved["entropies"] = torch.zeros_like(saved["entropies"])
         order = torch.argsort(saved["arrivals"])
         order = order[torch.argsort(saved["entropies"][order], stable=True)]
         columns = column_of[saved["rows"][order]]

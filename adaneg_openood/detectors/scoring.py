@@ -158,6 +158,28 @@ def row_argmax(values: Tensor, width: int = 128) -> Tensor:
     return start + block.argmax(dim=1)
 
 
+def first_equals(rows: Tensor, order: Tensor) -> Tensor | None:
+    """For each row the first one equal to it, such as a name's that is there twice.
+
+    Args:
+        rows: (N, D).
+        order: (N,) int64, a permutation; what stands first in it is first.
+
+    Returns:
+        (N,) int64, or None if all rows differ.
+    """
+    weights = torch.linspace(1.0, 2.0, rows.shape[1], device=rows.device).sin_()
+    keys, at = (rows.float() * weights).sum(dim=1)[order].sort(stable=True)
+    order = order[at]
+    near = (keys[1:] == keys[:-1]).nonzero().squeeze(1)
+    near = near[(rows[order[near]] == rows[order[near + 1]]).all(dim=1)]
+    if len(near) == 0:
+        return None
+    starts = torch.arange(len(rows), device=rows.device)
+    starts[near + 1] = 0
+    return torch.empty_like(order).index_copy_(0, order, order[starts.cummax(dim=0).values])
+
+
 def summed_id_probabilities(
     first: GroupedLogits, second: GroupedLogits, weight: Tensor | float
 ) -> Tensor:

@@ -14,6 +14,7 @@ from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from adaneg_openood import MCM, AdaNeg, AdaNegConfig, NegLabel
+from adaneg_openood.detectors import DETECTORS, graphs, make_detector
 
 BANKS = ("pooled", "fixed")
 
@@ -169,6 +170,98 @@ def test_steps_without_memory_read_nothing_back(make: type) -> None:
     detector = make(text, 30)
     with NothingReadBack(), torch.no_grad():
         detector._step(text[:40])
+
+
+class Tape(TorchDispatchMode):
+    """Stands in for a CUDA graph: repeats a step's operations on the same tensors, without Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        self.operations.append((func, args, kwargs or {}, result))
+        return result
+
+    def replay(self) -> None:
+        for func, args, kwargs, result in self.operations:
+            again = func(*args, **kwargs)
+            pairs = zip(result, again) if isinstance(result, (tuple, list)) else [(result, again)]
+            for old, new in pairs:
+                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
+
+
+def taped(step, features):
+    """As ``graphs._captured``: what a step does is recorded, and nothing is changed by that."""
+    buffers = dict(step.__self__.named_buffers())
+    before = {name: buffer.clone() for name, buffer in buffers.items()}
+    given, tape = features.clone(), Tape()
+    with tape:
+        made = step(given)
+    for name, buffer in buffers.items():
+        buffer.copy_(before[name])
+    return tape, given, made
+
+
+@pytest.mark.parametrize("name", list(DETECTORS))
+@pytest.mark.parametrize("proxy", ["task", "sample"])
+def test_a_captured_step_goes_on_through_resets_and_loads(name, proxy, monkeypatch) -> None:
+    """State is written in place, no Python value changes from step to step, and results are copies."""
+    text = normalize(torch.randn(90, 16, generator=torch.Generator().manual_seed(0)), dim=1)
+    if proxy == "sample" and name != "adaneg":
+        pytest.skip("a setting of AdaNeg")
+    options = {"settings": {"proxy": proxy, "adagap": True}, "bank": "fixed"} if name == "adaneg" else {}
+    detector, plain = (make_detector(name, text, 30, 20.0, **options) for _ in range(2))
+    if not detector.fixed_shape:
+        pytest.skip("its step is not captured")
+    monkeypatch.setattr(graphs, "_captured", taped)
+    monkeypatch.setattr(graphs.GraphedStep, "_may_capture", lambda self, features: len(features) == 30)
+    addresses = {key: buffer.data_ptr() for key, buffer in detector.named_buffers()}
+    near = text[torch.randint(90, (200,), generator=torch.Generator().manual_seed(1))]
+    noise = torch.randn(200, 16, generator=torch.Generator().manual_seed(2))
+    images = normalize(near + 0.3 * noise, dim=1)
+
+    def scored(batch: torch.Tensor) -> torch.Tensor:
+        with detector._exactly(), plain._exactly():
+            got, expected = detector._graphed(batch), plain._step(batch)
+        assert torch.equal(got[0], expected[0]) and torch.equal(got[1], expected[1])
+        return got[1]
+
+    for number in range(3):
+        for batch in images.split(30):  # 6 full batches and a smaller one
+            scored(batch)
+        assert len(detector._graphed._captured) == 1
+        if number == 0:
+            saved = detector.state_dict()
+            detector.reset(), plain.reset()
+        else:
+            detector.load_state_dict(saved), plain.load_state_dict(saved)
+    assert addresses == {key: buffer.data_ptr() for key, buffer in detector.named_buffers()}
+    first = scored(images[:30])
+    kept = first.clone()
+    scored(images[30:60])
+    assert torch.equal(first, kept), "a replay must not overwrite what was given out"
+    detector.double()
+    assert not detector._graphed._captured
+
+
+@pytest.mark.parametrize("policies", [("entropy", "first"), ("first", "entropy")])
+def test_a_state_kept_by_the_other_policy(policies: tuple[str, str]) -> None:
+    generator = torch.Generator().manual_seed(5)
+    text = normalize(torch.randn(40, 16, generator=generator), dim=1)
+    near = text[torch.randint(0, 40, (400,), generator=generator)]
+    images = normalize(near + 0.2 * torch.randn(400, 16, generator=generator), dim=1)
+    one, two = (AdaNegConfig(replacement=policy, memory_length=4) for policy in policies)
+    first = AdaNeg(text, 10, 20.0, one)
+    first.score(images[:200])
+    pooled, fixed = pair(text, 10, 20.0, two)
+    for detector in (pooled, fixed):
+        detector.load_state_dict(first.state_dict())
+    for batch in images[200:].split(50):
+        same(pooled, fixed, batch)
+        assert held(pooled) == held(fixed)
 
 
 def test_bad_rows_leave_no_trace_when_they_are_found_on_the_device(caplog) -> None:

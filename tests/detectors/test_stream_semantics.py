@@ -109,7 +109,7 @@ def streams(draw):
         gap=draw(st.sampled_from([0.0, 0.2, 0.5])),
         memory_length=draw(st.integers(1, 4)),
         lam=draw(st.sampled_from([0.0, 0.1, 1.0])),
-        beta=draw(st.sampled_from([0.0, 2.0, 5.5])),
+        beta=draw(st.sampled_from([0.0, 2.0, 5.5, 50.0])),
         groups=draw(st.integers(1, min(3, n_neg))),
         permute=draw(st.booleans()),
         proxy=draw(st.sampled_from(["task", "sample"])),
@@ -121,6 +121,9 @@ def streams(draw):
     text = normalize(torch.randn(n_id + n_neg, 6, generator=generator, dtype=torch.float64), dim=1)
     # float32 first: the detector keeps float32, and both must see the same numbers
     text = text.float().double()
+    for _ in range(draw(st.integers(0, 3))):  # the same name twice: rows tie, and must not merge
+        side = range(n_id) if draw(st.booleans()) else range(n_id, n_id + n_neg)
+        text[draw(st.sampled_from(side))] = text[draw(st.sampled_from(side))]
     n = draw(st.integers(1, 24))
     near = text[torch.randint(len(text), (n,), generator=generator)]
     images = normalize(near + 0.3 * torch.randn(n, 6, generator=generator, dtype=torch.float64), dim=1)
@@ -132,11 +135,12 @@ def streams(draw):
     return config, text, n_id, images, [0, *cuts, n]
 
 
+@pytest.mark.parametrize("bank", ["pooled", "fixed"])
 @settings(max_examples=150, deadline=None)
-@given(streams())
-def test_streams_match_the_slow_reference(case):
+@given(case=streams())
+def test_streams_match_the_slow_reference(bank, case):
     config, text, n_id, images, cuts = case
-    detector = AdaNeg(text, n_id, SCALE, config).double()
+    detector = AdaNeg(text, n_id, SCALE, config, bank=bank).double()
     slow = SlowAdaNeg(text.numpy(), n_id, config)
     for start, end in zip(cuts, cuts[1:]):
         confs, preds, s_nl, limits = slow.score(images[start:end].numpy())
