@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from adaneg_openood.detectors.state import StateModule
+from adaneg_openood.detectors.state import StateModule, ring_slots
 
 _LOWEST = 75.0
 """Logits this far below a row's largest count as this far: their exponentials would be denormal."""
@@ -50,9 +50,7 @@ class ActivationQueue(StateModule):
             entering: (n,) bool, which of them enter.
             total: (K,) sum of those that enter.
         """
-        place = entering.cumsum(0)
-        kept = entering & (place > place[-1:] - self.length)
-        slots = torch.where(kept, (self.seen + place - 1) % self.length, self.length)
+        kept, slots = ring_slots(self.seen, entering, self.length)
         if len(rows) > self.length:  # then some may leave with the batch they came with
             total = column_sums(rows, kept, self.sums.dtype)
         self.sums.add_(total).sub_(column_sums(self.rows[slots], kept, self.sums.dtype))
@@ -77,9 +75,14 @@ def activations(logits: Tensor, n_id: int) -> Tensor:
     return torch.maximum(logits, lowest, out=logits).softmax(dim=1)[:, n_id:]
 
 
+def on_host(values: Tensor) -> bool:
+    """Whether reading a value costs nothing, so that shapes may depend on it and save work."""
+    return values.device.type == "cpu"
+
+
 def column_sums(rows: Tensor, taken: Tensor, dtype: torch.dtype) -> Tensor:
     """(K,) sums of those of (n, K) rows that are taken, in a wider type, without a copy in it."""
-    if rows.device.type != "cpu":
+    if not on_host(rows):
         return (rows * taken[:, None]).sum(dim=0, dtype=dtype)
     total = torch.zeros(rows.shape[1], dtype=dtype)
     for index in taken.nonzero().squeeze(1).tolist():  # torch's sum would copy all rows first

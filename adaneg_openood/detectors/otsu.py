@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from adaneg_openood.detectors.state import StateModule
+from adaneg_openood.detectors.state import StateModule, ring_slots
 
 _BINS = 100
 
@@ -20,7 +20,7 @@ class ScoreWindow(StateModule):
     """The last scores of a stream, with what a threshold needs of them kept up to date.
 
     Attributes:
-        scores: (window,) float32 in [0, 1], a ring.
+        scores: (window + 1,) float32 in [0, 1], a ring; the last takes what does not enter.
         bins: (3, 100) float64: number, sum and sum of squares of the scores in each bin.
         seen: () int64, scores that ever entered.
     """
@@ -31,23 +31,19 @@ class ScoreWindow(StateModule):
 
     def __init__(self, window: int) -> None:
         super().__init__()
-        self.add_state("scores", torch.zeros(()).expand(window), keep_float32=True)
+        self.add_state("scores", torch.zeros(()).expand(window + 1), keep_float32=True)
         self.add_state("bins", torch.zeros(()).expand(3, _BINS), widest=True)
         self.add_state("seen", torch.zeros((), dtype=torch.long))
 
-    def enter(self, scores: Tensor) -> None:
-        """Append (n,) float32 scores in [0, 1]; the oldest leave once the window is full."""
-        size = len(self.scores)
-        skipped = max(len(scores) - size, 0)
-        scores = scores[skipped:]
-        position = self.seen + skipped + torch.arange(len(scores), device=scores.device)
-        slots = position % size
-        left = self._binned(self.scores[slots], (position >= size).to(self.bins.dtype))
-        self.bins.add_(self._binned(scores)).sub_(left)
+    def enter(self, scores: Tensor, entering: Tensor) -> None:
+        """Append those of (n,) float32 scores in [0, 1] that enter; the oldest leave a full window."""
+        kept, slots = ring_slots(self.seen, entering, len(self.scores) - 1)
+        left = kept & (slots < self.seen)  # slots fill one after the other
+        self.bins.add_(self._binned(scores, kept)).sub_(self._binned(self.scores[slots], left))
         # What rounding leaves in a bin that holds nothing would break ties between its neighbours.
         self.bins.mul_(self.bins[0] > 0.5)
         self.scores[slots] = scores
-        self.seen.add_(skipped + len(scores))
+        self.seen.add_(entering.sum())
 
     def threshold(self) -> Tensor:
         """() float32: the threshold i / 100 of least variance within the two classes.
@@ -62,19 +58,19 @@ class ScoreWindow(StateModule):
         split = (counts > 0) & (above[0] > 0)
         within = sum(part[2] - part[1].square() / part[0].clamp_min(1) for part in (below, above))
         best = torch.where(split, within, torch.inf).argmin()
-        tied = torch.where(split.any(), split & (counts == counts[best]), True)
+        tied = torch.where(split.any(), split & (counts == counts.take(best)), True)
         number = tied.cumsum(0) - 1
         index = (tied & (number == tied.sum() // 2)).to(torch.uint8).argmax()
         return index.float() / _BINS
 
-    def _binned(self, scores: Tensor, weight: Tensor | float = 1.0) -> Tensor:
-        """(3, 100) weighted number, sum and sum of squares of (n,) scores by bin."""
+    def _binned(self, scores: Tensor, taken: Tensor) -> Tensor:
+        """(3, 100) number, sum and sum of squares, by bin, of those of (n,) scores that are taken."""
         number = torch.arange(_BINS, device=scores.device)
         edges = number.float() / _BINS
         member = (torch.bucketize(scores, edges, right=True) - 1)[:, None] == number
         values = scores.to(self.bins.dtype)
         powers = torch.stack([torch.ones_like(values), values, values.square()])
-        return (powers * weight) @ member.to(values.dtype)
+        return (powers * taken) @ member.to(values.dtype)
 
 
 class Split(NamedTuple):
@@ -109,6 +105,6 @@ def exact_split(values: Tensor, n: Tensor) -> Split:
     between = centred.cumsum(0).square() / (lower * upper)
     between = torch.where(lower < n, between, -1.0)
     best = between.argmax()
-    theta = (ordered[best] + ordered[(best + 1).clamp_max(len(values) - 1)]) / 2
-    eta = between[best] / variance.clamp_min(torch.finfo(values.dtype).tiny)
+    theta = (ordered.take(best) + ordered.take((best + 1).clamp_max(len(values) - 1))) / 2
+    eta = between.take(best) / variance.clamp_min(torch.finfo(values.dtype).tiny)
     return Split(theta, eta.clamp(0.0, 1.0), variance)

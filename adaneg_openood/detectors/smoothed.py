@@ -17,7 +17,7 @@ from adaneg_openood.detectors.grouped import GroupedDetector
 from adaneg_openood.detectors.info import DetectorInfo
 from adaneg_openood.detectors.otsu import exact_split
 from adaneg_openood.detectors.scoring import GroupedLogits, log_size_odds
-from adaneg_openood.detectors.state import widest_float
+from adaneg_openood.detectors.state import ring_slots, widest_float
 
 # The constants of the method. They were chosen once; see docs/never_worse.md.
 _KAPPA = 12.0
@@ -74,9 +74,9 @@ def neighbour_evidence(
     Args:
         features: (B, D) unit vectors, held already.
         slots: (B,) int64, where.
-        held: (N, D) unit vectors; slots not in use are zero.
-        held_evidence: (N,); slots not in use are zero.
-        n: () int64, slots in use; these come first.
+        held: (N + 1, D) unit vectors, of which the first n count; the others are zero.
+        held_evidence: (N + 1,).
+        n: () int64.
     """
     mean = held.sum(dim=0, dtype=torch.float32) / n
     towards = held.float() @ mean
@@ -89,10 +89,11 @@ def neighbour_evidence(
     kernel = cosines.clamp_(-_KAPPA, _KAPPA).sub_(_KAPPA).exp_()
     kernel.scatter_(1, slots[:, None], 0.0)
     in_use = torch.arange(len(held), device=held.device) < n
-    weighted = kernel @ torch.stack([held_evidence.float(), in_use.float()], dim=1)
-    weighted = weighted.to(held_evidence.dtype)
+    theirs = torch.where(in_use, held_evidence, 0.0)
+    weighted = kernel @ torch.stack([theirs.float(), in_use.float()], dim=1)
+    weighted = weighted.to(theirs.dtype)
     prior = math.exp(-_KAPPA / 2)
-    return (weighted[:, 0] + prior * held_evidence.sum() / n) / (weighted[:, 1] + prior)
+    return (weighted[:, 0] + prior * theirs.sum() / n) / (weighted[:, 1] + prior)
 
 
 def witnesses(evidence: Tensor, neighbours: Tensor, confidence: Tensor, n: Tensor) -> Witnesses:
@@ -101,7 +102,8 @@ def witnesses(evidence: Tensor, neighbours: Tensor, confidence: Tensor, n: Tenso
     count = n.clamp_min(1)
 
     def centred(values: Tensor) -> Tensor:
-        return torch.where(in_use, values - values.sum() / count, 0.0)
+        mean = torch.where(in_use, values, 0.0).sum() / count
+        return torch.where(in_use, values - mean, 0.0)
 
     split = exact_split(evidence, n)
     own, theirs = centred(evidence), centred(neighbours)
@@ -215,11 +217,18 @@ class SmoothedNegLabel(GroupedDetector):
         check_int("window", window)
         self.window = window
         zero = self.text_features.new_zeros(())
-        self.add_state("held", zero.expand(window, self.text_features.shape[1]))
+        # one more than the window, for what is not to be remembered
+        self.add_state("held", zero.expand(window + 1, self.text_features.shape[1]))
         for name in ("evidence", "neighbours", "confidence"):
-            self.add_state(name, zero.expand(window), keep_float32=True)
+            self.add_state(name, zero.expand(window + 1), keep_float32=True)
         self.add_state("seen", zero.long())
         self.add_state("heard", zero.expand(len(Witnesses._fields)), keep_float32=True)
+
+    stands_bad_rows = True
+
+    @property
+    def fixed_shape(self) -> bool:
+        return True
 
     @property
     def gate(self) -> Tensor:
@@ -238,21 +247,22 @@ class SmoothedNegLabel(GroupedDetector):
             return SmoothingDiagnosis(images, {}, min(images, self.window), *self.heard.tolist())
 
     def _score(self, features: Tensor) -> Scores:
-        text = self._compare(features)
+        good = torch.isfinite(features.sum(dim=1))
+        text = self._compare(torch.where(good[:, None], features, 0.0))
         logits, wide = text.grouped, widest_float(features.device)
         odds = log_size_odds(self.n_id, self.n_negatives, self.groups)
         evidence = text_evidence(logits, odds, wide)
         mcm = (logits.max_id - logits.lse_id).exp()
         piece = max(self.window // 2, 1)
-        parts = zip(features.split(piece), evidence.split(piece), mcm.split(piece))
+        parts = zip(*(values.split(piece) for values in (text.features, evidence, mcm, good)))
         conf = torch.cat([self._smooth(*part) for part in parts])
         pred = text.logits[:, : self.n_id].argmax(dim=1)
         return Scores(pred, conf, s_neglabel=logits.score().float())
 
-    def _smooth(self, features: Tensor, evidence: Tensor, mcm: Tensor) -> Tensor:
+    def _smooth(self, features: Tensor, evidence: Tensor, mcm: Tensor, good: Tensor) -> Tensor:
         """Write a piece of a batch to the window, and move its evidence toward its neighbours'."""
-        slots = (self.seen + torch.arange(len(features), device=features.device)) % self.window
-        self.seen.add_(len(features))
+        _, slots = ring_slots(self.seen, good, self.window)
+        self.seen.add_(good.sum())
         n = self.seen.clamp_max(self.window)
         self.held[slots] = features
         self.evidence[slots] = evidence.clamp(-_CLAMP, _CLAMP).float()

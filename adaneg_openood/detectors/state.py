@@ -119,3 +119,20 @@ def widest_float(device: torch.device) -> torch.dtype:
     except (TypeError, RuntimeError):
         return torch.float32
     return torch.float64
+
+
+def ring_slots(seen: Tensor, entering: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Where the rows of a batch go in a ring, with shapes that depend on no data.
+
+    Args:
+        seen: () int64, rows that ever entered.
+        entering: (n,) bool, which rows enter, in their order.
+        size: of the ring.
+
+    Returns:
+        (n,) bool, which rows are there after the batch, and (n,) int64 slots, distinct for these. Slot
+        ``size``, one more than the ring has, takes the others.
+    """
+    place = entering.cumsum(0)
+    kept = entering & (place > place[-1:] - size)
+    return kept, torch.where(kept, (seen + place - 1) % size, size)

@@ -14,6 +14,7 @@ from adaneg_openood.detectors.activations import (
     activations,
     column_sums,
     largest,
+    on_host,
     prefix_score,
     prefix_weights,
 )
@@ -172,6 +173,18 @@ class TANL(TextDetector):
             part.to(text.device)
         self._started = False
 
+    stands_bad_rows = True
+
+    @property
+    def fixed_shape(self) -> bool:
+        return not on_host(self.text_features)
+
+    def score(self, features: Tensor) -> Scores:
+        with self._exactly():
+            if not self._started:  # here, as a step that is replayed runs no Python
+                self._start()
+            return super().score(features)
+
     def reset(self) -> None:
         """Forget the stream; ID texts and noise images enter the queues again before the next batch."""
         with self._exactly():
@@ -198,7 +211,8 @@ class TANL(TextDetector):
                 queue.enter(rows, everyone, column_sums(rows, everyone, queue.sums.dtype))
         chosen = self._ranked(self.id_like.mean(), self.ood_like.mean())
         for part in torch.cat([ids, self.noise_features]).split(_PIECE):
-            self.scores.enter(self._conf(part, self._id_logits(part).logsumexp(dim=1), chosen))
+            conf = self._conf(part, self._id_logits(part).logsumexp(dim=1), chosen)
+            self.scores.enter(conf, torch.ones_like(conf, dtype=torch.bool))
         self._started = True
 
     def _score(self, features: Tensor) -> Scores:
@@ -207,18 +221,18 @@ class TANL(TextDetector):
 
     def _pass(self, features: Tensor) -> TANLStep:
         """Score a batch, and let its confident images enter the queues after that."""
-        if not self._started:
-            self._start()
+        good = torch.isfinite(features.sum(dim=1))
+        features = torch.where(good[:, None], features, 0.0)
         gap, alpha = self.config.gap, self.config.alpha
         id_logits = self._id_logits(features)
         lse_id = id_logits.logsumexp(dim=1)
         id_mean, ood_mean = self.id_like.mean(), self.ood_like.mean()
         chosen_before = self._ranked(id_mean, ood_mean)
         before = self._conf(features, lse_id, chosen_before)
-        self.scores.enter(before)
+        self.scores.enter(before, good)
         threshold = self.scores.threshold()
-        high = before > threshold + gap * (1 - threshold)
-        low = before < threshold - gap * threshold
+        high = good & (before > threshold + gap * (1 - threshold))
+        low = good & (before < threshold - gap * threshold)
 
         means, entries = [], []
         for (rows, entering), mean in zip(self._sides(features, high, low), (id_mean, ood_mean)):
@@ -240,7 +254,7 @@ class TANL(TextDetector):
         On a CPU only these images are compared with all candidates; elsewhere all are, as a shape that
         depends on data would have to wait for the host.
         """
-        if features.device.type != "cpu":
+        if not on_host(features):
             rows = self._activations(features)
             return [(rows, high), (rows, low)]
         index = [side.nonzero().squeeze(1) for side in (high, low)]

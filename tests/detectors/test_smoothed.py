@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from golden_cases import GOLDEN, arrays, tensor
+from test_fixed_bank import NothingReadBack
 from torch.nn.functional import normalize
 
 from adaneg_openood.detectors import NegLabel
@@ -113,6 +114,19 @@ def test_images_beyond_the_window_are_forgotten() -> None:
     assert not torch.allclose(one.neighbours, other.neighbours)
 
 
+def test_a_step_reads_nothing_back_and_bad_rows_leave_no_trace() -> None:
+    text, images, _, ood = World(seed=7).features()
+    stream = torch.cat([images, ood])[torch.randperm(800, generator=torch.Generator().manual_seed(0))]
+    one, other = (SmoothedNegLabel(text, 20, LOGIT_SCALE, window=100) for _ in range(2))
+    for batch in stream.split(40):
+        broken = torch.cat([batch[:5], torch.full_like(batch[:2], torch.nan), batch[5:]])
+        with NothingReadBack():  # as on CUDA, where bad rows are found while they are scored
+            conf = other._score(broken).conf
+        good = torch.cat([conf[:5], conf[7:]])
+        torch.testing.assert_close(good, one.score(batch).conf, rtol=0, atol=1e-4)
+    assert int(other.seen) == 800 and torch.isfinite(other.state_dict()["held"]).all()
+
+
 def _told(own: torch.Tensor, theirs: torch.Tensor, mcm: torch.Tensor) -> tuple[float, ...]:
     room = torch.zeros(40, dtype=torch.float64)  # slots not in use
     full = [torch.cat([values.double(), room]) for values in (own, theirs, mcm)]
@@ -182,9 +196,10 @@ def test_a_window_of_scores_gives_otsus_threshold(window: int) -> None:
         n = int(torch.randint(12, (), generator=generator))
         new = torch.rand(n, generator=generator) ** 3
         new[::4] = (new[::4] * 100).round() / 100  # on the edges of bins
-        held = [*held, *new.tolist()][-window:]
-        scores.enter(new)
+        entering = torch.rand(n, generator=generator) < 0.8
+        held = [*held, *new[entering].tolist()][-window:]
+        scores.enter(new, entering)
         assert float(scores.threshold()) == pytest.approx(_plain_threshold(held), abs=1e-6)
     for value in (0.0, 1.0):
-        scores.enter(torch.full((window,), value))
+        scores.enter(torch.full((window,), value), torch.ones(window, dtype=torch.bool))
         assert float(scores.threshold()) == 0.5

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from golden_cases import FRONTIER, arrays, frontier_cases, stream, tensor
+from test_fixed_bank import NothingReadBack
 from torch.nn.functional import normalize
 
+from adaneg_openood.detectors import activations, tanl
 from adaneg_openood.detectors.activations import ActivationQueue, largest, prefix_score, prefix_weights
 from adaneg_openood.detectors.tanl import TANL, TANLConfig
 from adaneg_openood.evaluation import ood_metrics
@@ -147,22 +149,39 @@ def test_a_queue_holds_the_last_rows_and_their_sum_does_not_drift() -> None:
 
 
 def test_shapes_of_other_devices_give_the_same(inputs: dict, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Off the CPU every image is compared with all candidates, so that no shape depends on data."""
+    """Off the CPU every image is compared with all candidates, and nothing is read back."""
     images, config = tensor(inputs["image"]), TANLConfig(alpha=0.5, n_negatives=50, queue=20)
     one, other = (
         TANL(tensor(inputs["text"]), 20, config=config, noise_features=tensor(inputs["noise"]))
         for _ in range(2)
     )
-
-    def all_rows(features: torch.Tensor, high: torch.Tensor, low: torch.Tensor) -> list:
-        rows = other._activations(features)
-        return [(rows, high), (rows, low)]
-
-    monkeypatch.setattr(other, "_sides", all_rows)
-    for batch in images.split(50):
-        torch.testing.assert_close(one.score(batch).conf, other.score(batch).conf, rtol=0, atol=1e-6)
+    expected = [one.score(batch).conf for batch in images.split(50)]
+    for module in (activations, tanl):
+        monkeypatch.setattr(module, "on_host", lambda values: False)
+    assert other.fixed_shape
+    other.score(images[:0])  # which starts it
+    for batch, conf in zip(images.split(50), expected):
+        with NothingReadBack():
+            got = other._score(batch).conf
+        torch.testing.assert_close(got, conf, rtol=0, atol=1e-6)
     torch.testing.assert_close(one.id_like.sums, other.id_like.sums)
     assert torch.equal(one.id_like.seen, other.id_like.seen)
+
+
+def test_bad_rows_leave_no_trace(inputs: dict) -> None:
+    """As they come on CUDA, where they are found while they are scored."""
+    images, bad = tensor(inputs["image"]), torch.tensor([3, 11])
+    config = TANLConfig(n_negatives=50, queue=20)
+    one, other = (TANL(tensor(inputs["text"]), 20, config=config) for _ in range(2))
+    for detector in (one, other):
+        detector.score(images[:40])
+    broken = images[40:60].clone()
+    broken[bad] = torch.nan
+    good = torch.ones(20, dtype=torch.bool).index_fill(0, bad, False)
+    got = other._score(broken).conf[good]
+    torch.testing.assert_close(got, one.score(images[40:60][good]).conf, rtol=0, atol=1e-6)
+    after = one.score(images[60:]).conf
+    torch.testing.assert_close(other.score(images[60:]).conf, after, rtol=0, atol=1e-6)
 
 
 def test_huge_logit_scales_give_finite_scores() -> None:
