@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from adaneg_openood._version import __version__
-from adaneg_openood.data import ImageSource, decoded_batches
+from adaneg_openood.data import ImageSet, decoded_batches
 from adaneg_openood.data.batches import worker_deaths_named
 from adaneg_openood.detectors import AdaNeg, AdaNegConfig
 from adaneg_openood.detectors.threshold import Threshold
@@ -86,7 +86,7 @@ class Predictor:
 
     def calibrate(
         self,
-        images: ImageSource,
+        images: ImageSet,
         tpr: float = 0.95,
         *,
         of_id: bool = True,
@@ -111,7 +111,7 @@ class Predictor:
 
     def predict(
         self,
-        images: ImageSource,
+        images: ImageSet,
         *,
         batch_size: int = 64,
         workers: int = 0,
@@ -146,7 +146,7 @@ class Predictor:
                 yield made[index]
 
     def _scored(
-        self, images: ImageSource, batch_size: int, workers: int, progress: bool
+        self, images: ImageSet, batch_size: int, workers: int, progress: bool
     ) -> Iterator[tuple[list[int], list[tuple[int, str]], Tensor | None, Tensor, Tensor]]:
         batches = decoded_batches(self.model, images, range(len(images)), batch_size, workers)
         if progress:

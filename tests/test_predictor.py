@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from adaneg_openood import AdaNeg, AdaNegConfig, NegLabel
 from adaneg_openood.cli import app
-from adaneg_openood.data import ImageSource, image_source
+from adaneg_openood.data import ImageSet
 from adaneg_openood.demo import world
 from adaneg_openood.demo.model import load_demo_model
 from adaneg_openood.demo.run import demo_labels
@@ -44,7 +44,7 @@ def folders(tmp_path_factory):
 @pytest.fixture
 def predictor(model, labels, folders):
     made = Predictor(model, labels)
-    made.calibrate(image_source(folders / "id"), 0.9)
+    made.calibrate(ImageSet.of(folders / "id"), 0.9)
     return made
 
 
@@ -102,8 +102,8 @@ def test_nearest_negatives_are_in_the_callers_order(labels):
 
 
 def test_predictions_separate_id_from_ood(predictor, folders):
-    of_id = list(predictor.predict(image_source(folders / "id")))
-    of_ood = list(predictor.predict(image_source(folders / "ood")))
+    of_id = list(predictor.predict(ImageSet.of(folders / "id")))
+    of_ood = list(predictor.predict(ImageSet.of(folders / "ood")))
     assert [p.image for p in of_id] == [f"{i:03d}.png" for i in range(60)]
     assert sum(p.label != OOD for p in of_id) >= 50
     assert sum(p.label == OOD for p in of_ood) >= 45
@@ -116,7 +116,7 @@ def test_a_broken_file_is_named_and_the_rest_predicted(predictor, folders, tmp_p
     for i in range(3):
         (tmp_path / f"{i}.png").write_bytes((folders / "id" / f"00{i}.png").read_bytes())
     (tmp_path / "1.png").write_bytes(b"\x89PNG broken")
-    made = list(predictor.predict(image_source(tmp_path), batch_size=2))
+    made = list(predictor.predict(ImageSet.of(tmp_path), batch_size=2))
     assert [p.image for p in made] == ["0.png", "1.png", "2.png"]
     assert made[1].label == "" and made[1].error
     assert made[0].label and made[2].label and made[0].error is made[2].error is None
@@ -125,9 +125,7 @@ def test_a_broken_file_is_named_and_the_rest_predicted(predictor, folders, tmp_p
 def test_ten_thousand_images_in_bounded_memory(model, labels, folders):
     """The bank holds at most memory_length - 1 images a row, however long the stream."""
     images = [world.draw(name, np.random.default_rng(5)).image for name in world.ID_NAMES]
-    source = ImageSource(
-        "many", [str(i) for i in range(10_000)], [-1] * 10_000, lambda i: images[i % 20]
-    )
+    source = ImageSet("many", [str(i) for i in range(10_000)], [-1] * 10_000, lambda i: images[i % 20])
     predictor = Predictor(model, labels, AdaNegConfig(memory_length=4))
     predictor.detector.calibrate(torch.linspace(0, 1, 100))
     made = sum(1 for _ in predictor.predict(source, batch_size=250))
@@ -137,7 +135,7 @@ def test_ten_thousand_images_in_bounded_memory(model, labels, folders):
 
 
 def test_a_saved_run_goes_on_as_if_never_stopped(predictor, model, folders, tmp_path):
-    source = image_source(folders / "ood")
+    source = ImageSet.of(folders / "ood")
     predictor.save(tmp_path / "run")
     resumed = Predictor.load(tmp_path / "run", model)
     assert resumed.threshold == predictor.threshold

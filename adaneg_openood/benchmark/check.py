@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adaneg_openood.benchmark.definition import Benchmark, ImageSet
-from adaneg_openood.benchmark.run import benchmark_classes, needs_model
-from adaneg_openood.benchmark.sets import Images, Stored, labels_of, open_set
+from adaneg_openood.benchmark.definition import Benchmark
+from adaneg_openood.benchmark.definition import ImageSet as SetDefinition
+from adaneg_openood.benchmark.run import benchmark_classes, given_classes, needs_model
+from adaneg_openood.benchmark.sets import Stored, labels_of, open_set
+from adaneg_openood.data import ImageSet
 from adaneg_openood.data.feature_files import load_features
 from adaneg_openood.data.feature_store import default_feature_cache
-from adaneg_openood.text import LabelFeatures, Mining, NegativeLabels, templates
+from adaneg_openood.text import ClassNames, LabelFeatures, Mining, NegativeLabels, templates
 from adaneg_openood.text.learned import load_prompts
 from adaneg_openood.text.wordnet import find_wordnet
 
@@ -58,15 +59,18 @@ def check(benchmark: Benchmark, cache: Path | None = None) -> list[Item]:
         return [_tried("features", lambda: _whole(benchmark))]
     folder = default_feature_cache() if cache is None else cache
     items: list[Item] = []
-    opened: dict[str, Images | Stored] = {}
+    opened: dict[str, ImageSet | Stored] = {}
     later = set()
+    known = _or_none(lambda: given_classes(benchmark))  # a fault in them is told below
     for item in benchmark.used_sets:
         fetched = _fetched_later(item)
         if fetched:
             later.add(item.title)
             items.append(Item(item.title, None, fetched))
         else:
-            items += _set(item, folder, opened)
+            items += _set(item, folder, opened, known)
+            if known is None and item.title == "id" and "id" in opened:
+                known = _or_none(lambda: benchmark_classes(benchmark, opened["id"]))
     left_out = [item.title for item in benchmark.sets if item not in benchmark.used_sets]
     n_id = None
 
@@ -129,6 +133,13 @@ def refuse_missing(benchmark: Benchmark, cache: Path | None = None) -> None:
         raise FileNotFoundError(f"{benchmark.origin}: the benchmark is not complete:{listed}")
 
 
+def _or_none(look: Callable[[], ClassNames | None]) -> ClassNames | None:
+    try:
+        return look()
+    except _EXPECTED:
+        return None
+
+
 def _tried(what: str, look: Callable[[], str], mend: str = "") -> Item:
     try:
         return Item(what, True, look())
@@ -145,10 +156,15 @@ def _whole(benchmark: Benchmark) -> str:
     )
 
 
-def _set(item: ImageSet, cache: Path, opened: dict[str, Images | Stored]) -> Iterator[Item]:
+def _set(
+    item: SetDefinition,
+    cache: Path,
+    opened: dict[str, ImageSet | Stored],
+    classes: ClassNames | None,
+) -> Iterator[Item]:
     mend = _where_to_get(item)
     try:
-        part = open_set(item, cache)
+        part = open_set(item, cache, classes)
     except _EXPECTED as error:
         yield Item(item.title, False, str(error).removeprefix(f"{item.title}: "), mend)
         return
@@ -157,20 +173,20 @@ def _set(item: ImageSet, cache: Path, opened: dict[str, Images | Stored]) -> Ite
         n, where = len(part.features), f"features in {part.file}"
         yield Item(item.title, True, f"{n} {where}, {readable_bytes(part.file.stat().st_size)}")
     else:
-        n = len(part.source)
-        gone, size = _absent(part)
+        n, gone = len(part), [path for path, _ in part.missing()]
         if gone:
-            listed = ", ".join(map(str, gone[:_NAMED])) + (", ..." if len(gone) > _NAMED else "")
+            listed = ", ".join(gone[:_NAMED]) + (", ..." if len(gone) > _NAMED else "")
             yield Item(item.title, False, f"{len(gone)} of {n} image files missing: {listed}", mend)
         else:
-            told = f", {readable_bytes(size)}" if size else ""
-            yield Item(item.title, True, f"{n} images in {part.source.name}{told}")
+            size = int(part.stats[:, 0].sum())
+            told = f", {readable_bytes(size)}" if size > 0 else ""
+            yield Item(item.title, True, f"{n} images in {part.name}{told}")
     expected = None if item.images is None else min(item.images, item.limit or item.images)
     if expected is not None and n != expected:
         yield Item(item.title, None, f"the definition says {expected} images, there are {n}", mend)
 
 
-def _fetched_later(item: ImageSet) -> str:
+def _fetched_later(item: SetDefinition) -> str:
     """What is fetched when it is needed, in words; looking at it now would fetch it. Else empty."""
     if item.kind == "torchvision" and item.options.get("download"):
         return f"torchvision fetches {item.location} unless it is in {item.root}"
@@ -188,7 +204,7 @@ def _installed(module: str) -> bool:
         return True
 
 
-def _widths(benchmark: Benchmark, opened: dict[str, Images | Stored]) -> Iterator[Item]:
+def _widths(benchmark: Benchmark, opened: dict[str, ImageSet | Stored]) -> Iterator[Item]:
     """Whether the features that exist already can be used together."""
     widths = {
         title: part.features.shape[-1] for title, part in opened.items() if isinstance(part, Stored)
@@ -201,16 +217,6 @@ def _widths(benchmark: Benchmark, opened: dict[str, Images | Stored]) -> Iterato
     if len(set(widths.values())) > 1:
         told = ", ".join(f"{title} {width}" for title, width in widths.items())
         yield Item("widths", False, f"features of one model have one width, these differ: {told}")
-
-
-def _absent(part: Images) -> tuple[list[Path], int]:
-    gone, size = [], 0
-    for file in part.files:
-        try:
-            size += os.stat(file).st_size
-        except OSError:
-            gone.append(file)
-    return gone, size
 
 
 def readable_bytes(n: int) -> str:
@@ -226,7 +232,7 @@ def readable_bytes(n: int) -> str:
     return f"{n} B"
 
 
-def _where_to_get(item: ImageSet) -> str:
+def _where_to_get(item: SetDefinition) -> str:
     parts = [
         f"{item.images} images" if item.images else "",
         item.size,
@@ -235,7 +241,7 @@ def _where_to_get(item: ImageSet) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _labels(item: ImageSet, part: Images | Stored, n_id: int) -> str:
+def _labels(item: SetDefinition, part: ImageSet | Stored, n_id: int) -> str:
     labels = labels_of(item, part, n_id)
     held = len(labels.unique())
     return f"{held} of {n_id} classes have images"

@@ -13,16 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaneg_openood.benchmark.definition import Benchmark, ImageSet
-from adaneg_openood.benchmark.sets import (
-    Images,
-    Stored,
-    class_names_of,
-    classes_of_imglist,
-    labels_of,
-    open_set,
-)
-from adaneg_openood.data import read_feature_header
+from adaneg_openood.benchmark.definition import Benchmark
+from adaneg_openood.benchmark.definition import ImageSet as SetDefinition
+from adaneg_openood.benchmark.sets import Stored, labels_of, open_set
+from adaneg_openood.data import ImageSet, read_feature_header
 from adaneg_openood.data.feature_files import load_features
 from adaneg_openood.data.feature_set import DEFAULT_LOGIT_SCALE, FeatureSet
 from adaneg_openood.data.feature_store import FeatureCache
@@ -155,9 +149,7 @@ def encode_benchmark(
         return Encoding(data, {}, {}, {**about, "features": str(benchmark.features)})
     cache = FeatureCache(settings.cache)
     # lists first: a wrong path should not wait for a model to load
-    opened = group.local(
-        lambda: {item.title: open_set(item, cache.folder) for item in benchmark.used_sets}
-    )
+    opened = group.local(lambda: open_sets(benchmark, cache.folder))
     classes = group.local(lambda: benchmark_classes(benchmark, opened["id"]))
     wanted = needs_model(benchmark, opened)
     model = group.local(lambda: _model(benchmark, settings) if wanted else None, first_alone=True)
@@ -203,9 +195,9 @@ def encode_benchmark(
     return Encoding(data, names, roots, about, tuple(fresh))
 
 
-def needs_model(benchmark: Benchmark, opened: Mapping[str, Images | Stored]) -> bool:
+def needs_model(benchmark: Benchmark, opened: Mapping[str, ImageSet | Stored]) -> bool:
     """Whether texts or images are to be encoded; ``opened`` are the sets by title."""
-    return benchmark.text_features is None or any(isinstance(part, Images) for part in opened.values())
+    return benchmark.text_features is None or any(isinstance(part, ImageSet) for part in opened.values())
 
 
 def _model(benchmark: Benchmark, settings: Settings) -> VisionLanguageModel:
@@ -217,12 +209,8 @@ def _model(benchmark: Benchmark, settings: Settings) -> VisionLanguageModel:
     )
 
 
-def benchmark_classes(benchmark: Benchmark, id_set: Images | Stored | None) -> ClassNames:
-    """The ID classes, from the definition or from the ID set.
-
-    Raises:
-        ValueError: neither tells them.
-    """
+def given_classes(benchmark: Benchmark) -> ClassNames | None:
+    """The ID classes that the definition tells; None where the ID set does."""
     if isinstance(benchmark.classes, tuple):
         return ClassNames(f"{benchmark.origin}: classes", benchmark.classes)
     if benchmark.classes == "demo":
@@ -234,16 +222,35 @@ def benchmark_classes(benchmark: Benchmark, id_set: Images | Stored | None) -> C
     if benchmark.text_features is not None:
         made = LabelFeatures.load(benchmark.text_features)
         return ClassNames(str(benchmark.text_features), made.names[: made.n_id])
-    item = next(item for item in benchmark.sets if item.split == "id")
-    if item.kind == "imglist":
-        return classes_of_imglist(item.location)
-    names = class_names_of(item, id_set)
-    if names is None:
+    return None
+
+
+def benchmark_classes(benchmark: Benchmark, id_set: ImageSet | Stored | None) -> ClassNames:
+    """The ID classes, from the definition or from the ID set.
+
+    Raises:
+        ValueError: neither tells them.
+    """
+    given = given_classes(benchmark)
+    if given is None and isinstance(id_set, ImageSet):
+        return id_set.class_names()
+    if given is None:
         raise ValueError(
             f"{benchmark.origin}: classes is missing, and the ID set does not tell them; give a "
             "benchmark's name, a file or a list"
         )
-    return ClassNames(item.location, names)
+    return given
+
+
+def open_sets(benchmark: Benchmark, cache_folder: Path) -> dict[str, ImageSet | Stored]:
+    """The sets that are used, by title; those with ID classes are matched with the names of these."""
+    classes = given_classes(benchmark)
+    opened: dict[str, ImageSet | Stored] = {}
+    for item in benchmark.used_sets:  # the ID set is the first
+        opened[item.title] = open_set(item, cache_folder, classes)
+        if classes is None:
+            classes = benchmark_classes(benchmark, opened[item.title])
+    return opened
 
 
 def benchmark_labels(
@@ -308,7 +315,7 @@ def _joined(
     )
 
 
-def _about_set(item: ImageSet, n_rows: int) -> dict[str, Any]:
+def _about_set(item: SetDefinition, n_rows: int) -> dict[str, Any]:
     return {"kind": item.kind, "location": item.location, "images": n_rows}
 
 

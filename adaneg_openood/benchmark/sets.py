@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import os
 import shutil
@@ -10,36 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from adaneg_openood.benchmark.definition import ImageSet
-from adaneg_openood.data import ImageSource, image_source
-from adaneg_openood.data.image_lists import class_folders, read_imglist
-from adaneg_openood.text.classnames import ClassNames, classes_of_folders
+from adaneg_openood.benchmark.definition import ImageSet as SetDefinition
+from adaneg_openood.data import ImageSet
+from adaneg_openood.text.classnames import ClassNames
 
 _WORLD = "demo-world-1"  # the number goes up when the drawings change
-
-
-@dataclass(frozen=True, eq=False)
-class Images:
-    """Images to encode.
-
-    Attributes:
-        source: what :func:`~adaneg_openood.data.encode_images` takes.
-        base: folder of the image files, None if they lie in no files of their own.
-        dataset: the dataset of a torchvision or Hugging Face set, otherwise None.
-    """
-
-    source: ImageSource
-    base: Path | None = None
-    dataset: Any = None
-
-    @property
-    def files(self) -> list[Path]:
-        """The image files in order; empty for a dataset without files."""
-        return [] if self.base is None else [self.base / name for name in self.source.names]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,12 +28,15 @@ class Stored:
     file: Path
 
 
-def open_set(item: ImageSet, cache_folder: Path) -> Images | Stored:
+def open_set(
+    item: SetDefinition, cache_folder: Path, classes: ClassNames | None = None
+) -> ImageSet | Stored:
     """Open a set; images are listed, not decoded.
 
     Args:
         item: the set.
         cache_folder: where the drawn demo images are kept.
+        classes: names of the labels, which folders and datasets are matched with.
 
     Raises:
         FileNotFoundError: a list, folder or file is not there.
@@ -65,11 +45,11 @@ def open_set(item: ImageSet, cache_folder: Path) -> Images | Stored:
     """
     if item.kind == "features":
         return _stored(item)
+    root: Path | None = None
+    place: Any = Path(item.location)
     if item.kind in ("torchvision", "huggingface"):
-        dataset = _torchvision(item) if item.kind == "torchvision" else _huggingface(item)
-        labelled = None if item.labelled else False
-        return Images(image_source(dataset, labelled=labelled, limit=item.limit), dataset=dataset)
-    if item.kind == "demo":
+        place = _torchvision(item) if item.kind == "torchvision" else _huggingface(item)
+    elif item.kind == "demo":
         world = draw_world(cache_folder)
         place = world / "benchmark_imglist" / "demo" / f"test_{item.location}.txt"
         if not place.is_file():
@@ -77,82 +57,18 @@ def open_set(item: ImageSet, cache_folder: Path) -> Images | Stored:
             raise ValueError(f"{item.title}: the demo draws no {item.location!r}; it draws {known}")
         root = world / "images"
     else:
-        place = Path(item.location)
-        root = place if item.kind == "folder" else (item.root or place.parent)
+        root = item.root
         exists = place.is_dir() if item.kind == "folder" else place.is_file()
         if not exists:
             what = "folder of images" if item.kind == "folder" else "imglist"
             raise FileNotFoundError(f"{item.title}: no such {what}: {place}")
-    source = image_source(place, root=root, labelled=item.labelled, limit=item.limit)
-    return Images(source, base=root)
-
-
-def images_digest(images: Images) -> str:
-    """SHA-256 that changes with the list, the labels or any image, 64 hex digits.
-
-    Files count with their size and time of change; images of a dataset with their content.
-
-    Raises:
-        FileNotFoundError: an image file is missing.
-    """
-    digest = hashlib.sha256()
-    source = images.source
-    for label, name in zip(source.labels, source.names):
-        digest.update(f"{label} {name}\n".encode("utf-8", "surrogateescape"))
-    if images.base is not None:
-        for file in images.files:
-            found = os.stat(file)
-            digest.update(f"{found.st_size} {found.st_mtime_ns}\n".encode())
-        return digest.hexdigest()
-    fingerprint = getattr(images.dataset, "_fingerprint", None)  # Hugging Face's own content hash
-    if isinstance(fingerprint, str):
-        digest.update(fingerprint.encode())
-        return digest.hexdigest()
-    whole = getattr(images.dataset, "data", None)  # torchvision's sets that live in memory
-    if isinstance(whole, (np.ndarray, Tensor)) and len(whole) == len(images.dataset):
-        digest.update(np.ascontiguousarray(whole).data)
-        return digest.hexdigest()
-    for index, name in enumerate(source.names):
-        file = Path(name)
-        if file.is_file():  # torchvision's sets of files give their paths as names
-            found = os.stat(file)
-            digest.update(f"{found.st_size} {found.st_mtime_ns}\n".encode())
-            continue
-        image = source.open(index)
-        digest.update(f"{image.mode} {image.size}".encode())
-        digest.update(image.tobytes())
-    return digest.hexdigest()
-
-
-def classes_of_imglist(path: str | os.PathLike[str]) -> ClassNames:  # until the views move
-    """Class names from an OpenOOD imglist, whose images lie in one folder per class.
-
-    Raises:
-        ValueError: a label with several folders, labels that are not 0..C-1, or no folders.
-    """
-    folders: dict[int, str] = {}
-    for image, label in read_imglist(path):
-        folder = Path(image).parent.name
-        if label >= 0 and folders.setdefault(label, folder) != folder:
-            raise ValueError(
-                f"{path}: label {label} has images in the folders {folders[label]!r} and "
-                f"{folder!r}, so the folders are not its class's name; give a file of names"
-            )
-    return classes_of_folders(str(path), folders)
-
-
-def class_names_of(item: ImageSet, opened: Images | Stored | None) -> tuple[str, ...] | None:
-    """Class names that an ID set brings itself, or None."""
-    if item.kind == "folder":
-        return tuple(class_folders(item.location))
-    if isinstance(opened, Images) and opened.dataset is not None:
-        names = getattr(opened.dataset, "classes", None)
-        features = getattr(opened.dataset, "features", None)
-        if names is None and isinstance(features, dict):
-            names = getattr(features.get("label"), "names", None)
-        if names is not None:
-            return tuple(str(name).replace("_", " ") for name in names)
-    return None
+    return ImageSet.of(
+        place,
+        root=root,
+        labelled=item.labelled,
+        limit=item.limit,
+        classes=classes if item.labelled else None,
+    )
 
 
 def draw_world(cache_folder: Path) -> Path:
@@ -175,7 +91,7 @@ def draw_world(cache_folder: Path) -> Path:
     return world
 
 
-def _stored(item: ImageSet) -> Stored:
+def _stored(item: SetDefinition) -> Stored:
     from adaneg_openood.data.feature_files import _read, _tensor
 
     file = Path(item.location)
@@ -196,7 +112,7 @@ def _stored(item: ImageSet) -> Stored:
     )
 
 
-def _torchvision(item: ImageSet) -> Any:
+def _torchvision(item: SetDefinition) -> Any:
     from torchvision import datasets
 
     maker = getattr(datasets, item.location, None)
@@ -224,7 +140,7 @@ def _torchvision(item: ImageSet) -> Any:
         ) from error
 
 
-def _huggingface(item: ImageSet) -> Any:
+def _huggingface(item: SetDefinition) -> Any:
     try:
         import datasets
     except ImportError as error:
@@ -255,18 +171,18 @@ def _huggingface(item: ImageSet) -> Any:
     return loaded
 
 
-def labels_of(item: ImageSet, opened: Images | Stored, n_id: int) -> Tensor:
+def labels_of(item: SetDefinition, opened: ImageSet | Stored, n_id: int) -> Tensor:
     """(N,) int64 ID labels of an ID or csid set.
 
     Raises:
         ValueError: it has none, or some outside [0, n_id).
     """
-    if isinstance(opened, Stored):
-        if opened.labels is None:
-            raise ValueError(f"{opened.file}: needs the key labels, because ID images have classes")
-        labels = opened.labels.long()
-    else:
-        labels = torch.tensor([int(label) for label in opened.source.labels], dtype=torch.int64)
+    if isinstance(opened, ImageSet):
+        opened.check_labels(n_id)
+        return torch.tensor(opened.labels, dtype=torch.int64)
+    if opened.labels is None:
+        raise ValueError(f"{opened.file}: needs the key labels, because ID images have classes")
+    labels = opened.labels.long()
     bad = ((labels < 0) | (labels >= n_id)).nonzero().squeeze(1).tolist()
     if bad:
         raise ValueError(

@@ -31,12 +31,12 @@ def build(
 ) -> None:
     """Make a run folder: labels, a calibrated detector, its threshold and its memory."""
     with readable_errors():
-        from adaneg_openood.data import image_source
+        from adaneg_openood.data import ImageSet
         from adaneg_openood.predictor import Predictor
         from adaneg_openood.text import TextCache, class_names, label_features
         from adaneg_openood.vlm import load_model
 
-        images = image_source(validation, labelled=False)
+        source = ImageSet.of(validation, labelled=False, exif=True)
         classes = class_names(id_source)
         towers = load_model(model, device=device, precision=precision)
         labels = label_features(
@@ -50,7 +50,7 @@ def build(
         )
         predictor = Predictor(towers, labels)
         threshold = predictor.calibrate(
-            images, tpr, of_id=not stream, batch_size=batch_size, workers=workers, progress=True
+            source, tpr, of_id=not stream, batch_size=batch_size, workers=workers, progress=True
         )
         predictor.save(out)
         typer.echo(f"{out}: {labels.n_id} ID names, {len(labels.names) - labels.n_id} negatives")
@@ -68,16 +68,11 @@ def predict(
 ) -> None:
     """Label, confidence and verdict of images, with the negative labels that lie nearest."""
     with readable_errors():
-        from adaneg_openood.data import ImageSource, image_source, load_image
-        from adaneg_openood.data.image_lists import IMAGE_SUFFIXES
+        from adaneg_openood.data import ImageSet
         from adaneg_openood.io.files import atomic_path
         from adaneg_openood.predictor import OOD, Predictor
 
-        if images.is_file() and images.suffix.lower() in IMAGE_SUFFIXES:
-            source = ImageSource(str(images), [str(images)], [-1], lambda _: load_image(images))
-            workers = 0  # one image, and a lambda cannot be sent to a worker
-        else:
-            source = image_source(images, labelled=False)
+        source = ImageSet.of(images, labelled=False, exif=True)
         predictor = Predictor.load(run, device=device)
         rows, broken = [], 0
         typer.echo(f"threshold {predictor.threshold}")

@@ -1,17 +1,17 @@
-"""Images to feature files: many workers and processes, resumed after interruption, never mixed."""
+"""Images to features: one reader, one store; resumed after interruption, never mixed."""
 
 from adaneg_openood.data.batches import decoded_batches
+from adaneg_openood.data.decoding import load_image, to_eight_bit
 from adaneg_openood.data.encode import ON_ERROR, encode_images, encode_to_file
 from adaneg_openood.data.headers import read_feature_header, refuse_mixing
-from adaneg_openood.data.sources import ImageSource, image_source, load_image, to_eight_bit
+from adaneg_openood.data.image_set import ImageSet
 
 __all__ = [
     "ON_ERROR",
-    "ImageSource",
+    "ImageSet",
     "decoded_batches",
     "encode_images",
     "encode_to_file",
-    "image_source",
     "load_image",
     "read_feature_header",
     "refuse_mixing",

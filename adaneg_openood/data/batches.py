@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from adaneg_openood.data.sources import ImageSource
+from adaneg_openood.data.image_set import ImageSet
 from adaneg_openood.vlm import VisionLanguageModel
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class _Pixels(Dataset):  # type: ignore[type-arg]
     """index -> (index, pixels, error): a worker must not die of one broken image."""
 
     def __init__(
-        self, source: ImageSource, transform: Callable[[Image], Tensor], start: int, stop: int
+        self, source: ImageSet, transform: Callable[[Image], Tensor], start: int, stop: int
     ) -> None:
         self.source = source
         self.transform = transform
@@ -94,7 +94,7 @@ def worker_deaths_named(name: str) -> Iterator[None]:
 
 
 def decoded_batches(
-    model: VisionLanguageModel, source: ImageSource, rows: range, batch_size: int, workers: int
+    model: VisionLanguageModel, source: ImageSet, rows: range, batch_size: int, workers: int
 ) -> DecodedBatches:
     """Images of a source, decoded and preprocessed by worker processes, in order.
 

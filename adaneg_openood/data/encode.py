@@ -21,8 +21,8 @@ from adaneg_openood.data.headers import (
     refuse_other_rows,
 )
 from adaneg_openood.data.image_lists import OOD_LABEL
+from adaneg_openood.data.image_set import ImageSet
 from adaneg_openood.data.parts import Part, encode_part, parts_folder, plan_parts, prepare, read_part
-from adaneg_openood.data.sources import ImageSource, image_source
 from adaneg_openood.io.digests import tensor_digest
 from adaneg_openood.io.files import atomic_path
 from adaneg_openood.io.locks import first_holds
@@ -38,7 +38,7 @@ _MOST_NAME_BYTES = 90_000_000
 
 def encode_images(
     model: VisionLanguageModel,
-    source: ImageSource,
+    source: ImageSet,
     output: str | os.PathLike[str],
     *,
     batch_size: int = 256,
@@ -62,7 +62,7 @@ def encode_images(
 
     Args:
         model: the image tower.
-        source: see :func:`image_source`.
+        source: see :meth:`ImageSet.of`.
         output: a ``.safetensors`` file.
         batch_size: images a forward pass.
         workers: decoding processes; 0 decodes in this one.
@@ -126,7 +126,7 @@ def encode_to_file(
     """What the command line calls: a folder, imglist or dataset to a feature file.
 
     Args:
-        images, root, labelled, limit: see :func:`image_source`.
+        images, root, labelled, limit: see :meth:`ImageSet.of`.
         output, batch_size, workers, on_error, overwrite, progress, part_size, group: see
             :func:`encode_images`.
         model: a name, see :func:`~adaneg_openood.vlm.load_model`, or a loaded model.
@@ -137,7 +137,7 @@ def encode_to_file(
         ValueError, TypeError, OSError, ImportError: with a message for people.
     """
     # the images first: a wrong path should not wait for a model to load
-    source = group.local(lambda: image_source(images, root=root, labelled=labelled, limit=limit))
+    source = group.local(lambda: ImageSet.of(images, root=root, labelled=labelled, limit=limit))
 
     def loaded() -> VisionLanguageModel:
         from adaneg_openood.vlm import load_model
@@ -162,7 +162,7 @@ def encode_to_file(
 
 def _checked_header(
     model: VisionLanguageModel,
-    source: ImageSource,
+    source: ImageSet,
     target: Path,
     batch_size: int,
     workers: int,
@@ -187,7 +187,7 @@ def _checked_header(
     }
 
 
-def _refuse_many_names(source: ImageSource) -> None:
+def _refuse_many_names(source: ImageSet) -> None:
     """Said before hours of work, and not by safetensors after them."""
     if sum(map(len, source.names)) * 14 < _MOST_NAME_BYTES:  # a character takes 13 bytes at most
         return
@@ -229,7 +229,7 @@ def _is_finished(target: Path, header: dict[str, Any], overwrite: bool) -> bool:
     return True
 
 
-def _digest(source: ImageSource) -> str:
+def _digest(source: ImageSet) -> str:
     digest = hashlib.sha256()
     for name, label in zip(source.names, source.labels):
         digest.update(f"{label} {name}\n".encode("utf-8", "surrogateescape"))
@@ -247,7 +247,7 @@ def _bar(shown: bool, title: str, images: int, done: int) -> Iterator[Any]:
         yield bar
 
 
-def _join(target: Path, source: ImageSource, header: dict[str, Any], parts: list[Part]) -> None:
+def _join(target: Path, source: ImageSet, header: dict[str, Any], parts: list[Part]) -> None:
     from safetensors.torch import save_file
 
     made = [read_part(part) for part in parts]

@@ -15,8 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
-from adaneg_openood.benchmark.sets import Images, images_digest
-from adaneg_openood.data import encode_images
+from adaneg_openood.data.encode import encode_images
+from adaneg_openood.data.image_set import ImageSet
 from adaneg_openood.io.digests import file_digest
 from adaneg_openood.io.files import atomic_path, cache_folder
 from adaneg_openood.io.locks import exclusive, first_holds
@@ -87,7 +87,7 @@ class FeatureCache:
     def get(
         self,
         model: VisionLanguageModel,
-        images: Images,
+        images: ImageSet,
         *,
         batch_size: int = 256,
         workers: int = 4,
@@ -102,7 +102,7 @@ class FeatureCache:
 
         Args:
             model: the image tower.
-            images: see :func:`~adaneg_openood.benchmark.sets.open_set`.
+            images: see :class:`~adaneg_openood.data.ImageSet`.
             batch_size, workers, on_error, progress, group: see
                 :func:`~adaneg_openood.data.encode_images`.
 
@@ -117,7 +117,7 @@ class FeatureCache:
             if not whole:
                 encode_images(
                     model,
-                    images.source,
+                    images,
                     folder / _DATA,
                     batch_size=batch_size,
                     workers=workers,
@@ -188,15 +188,15 @@ def _is_whole(folder: Path, about: Mapping[str, Any]) -> bool:
     return not problem
 
 
-def _finish(folder: Path, about: Mapping[str, Any], images: Images) -> None:
+def _finish(folder: Path, about: Mapping[str, Any], images: ImageSet) -> None:
     file = folder / _DATA
-    if images.base is not None and images_digest(images) != about["images_sha256"]:
+    if any(map(images.has_changed, range(len(images)))):
         file.unlink()
-        raise ValueError(f"{images.source.name}: images changed while they were encoded; run it again")
+        raise ValueError(f"{images.name}: images changed while they were encoded; run it again")
     noted = {
         "about": about,
-        "source": images.source.name,
-        "images": len(images.source),
+        "source": images.name,
+        "images": len(images),
         "bytes": file.stat().st_size,
         "sha256": file_digest(file),
     }
@@ -205,13 +205,13 @@ def _finish(folder: Path, about: Mapping[str, Any], images: Images) -> None:
         temporary.write_text(json.dumps(noted, indent=1, sort_keys=True) + "\n", "utf-8")
 
 
-def identity(model: VisionLanguageModel, images: Images, on_error: str = "raise") -> dict[str, Any]:
+def identity(model: VisionLanguageModel, images: ImageSet, on_error: str = "raise") -> dict[str, Any]:
     """What an entry's key is the hash of."""
     known = describe(model)
     return {
         "format": _FORMAT,
         **{key: known[key] for key in _IDENTITY if key in known},
-        "images_sha256": images_digest(images),
+        "images_sha256": images.digest(),
         "on_error": on_error,
     }
 

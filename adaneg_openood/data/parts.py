@@ -19,7 +19,7 @@ from torch import Tensor
 
 from adaneg_openood.data.batches import Batch, decoded_batches, worker_deaths_named
 from adaneg_openood.data.headers import refuse_other_rows
-from adaneg_openood.data.sources import ImageSource
+from adaneg_openood.data.image_set import ImageSet
 from adaneg_openood.io.digests import tensor_digest
 from adaneg_openood.io.files import atomic_path, read_json_object
 from adaneg_openood.vlm import VisionLanguageModel
@@ -147,7 +147,7 @@ def read_part(part: Part) -> Encoded:
 
 def encode_part(
     model: VisionLanguageModel,
-    source: ImageSource,
+    source: ImageSet,
     header: dict[str, Any],
     part: Part,
     workers: int,
@@ -257,7 +257,7 @@ def _one_thread_each() -> Iterator[None]:
 
 
 def _refuse_bad_features(
-    model: VisionLanguageModel, source: ImageSource, indices: list[int], features: Tensor
+    model: VisionLanguageModel, source: ImageSet, indices: list[int], features: Tensor
 ) -> None:
     """Half precision overflows to infinity, which becomes NaN at unit length."""
     if features.ndim != 2 or features.shape != (len(indices), model.dim):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from adaneg_openood.data import ImageSet
+from adaneg_openood.data.image_lists import parse_entries
 from adaneg_openood.openood.benchmark_files import WHERE_TO_GET
 
 logger = logging.getLogger(__name__)
@@ -40,59 +40,42 @@ class EncodedSet:
 
 
 class ImageList(Dataset[Any]):
-    """The images of OpenOOD's ``ImglistDataset``, read for encoding only.
+    """The images of OpenOOD's ``ImglistDataset``, read as this package reads all images.
 
-    OpenOOD's own reading transforms every image twice (``data_aux``), cuts names at their first space
-    and says nothing of the file when an image is broken. An item is (index, tensor, error): one of the
-    last two is None.
+    OpenOOD's own reading transforms every image twice (``data_aux``), cuts names at their first space,
+    fills what is missing of a truncated image with grey and says nothing of the file when an image is
+    broken. An item is (index, tensor, error): one of the last two is None.
     """
 
     def __init__(self, dataset: Any) -> None:
         self.transform = dataset.transform_image
         self.preprocessor = getattr(dataset, "preprocessor", None)
-        self.name = str(dataset.name)
-        self.paths, self.labels = parse_list(dataset)
+        self.name, self.images = str(dataset.name), images_of(dataset)
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[int, Tensor | None, str | None]:
-        from PIL import Image
-
-        path = self.paths[index]
+        path = os.path.join(self.images.base or "", self.images.names[index])
         try:
             prepare = getattr(self.preprocessor, "setup", None)
             if prepare is not None:
-                prepare(name=self.name, path=path, tokens=[path, str(self.labels[index])])
-            with Image.open(path) as image:
-                return index, self.transform(image.convert("RGB")), None
+                label = str(self.images.labels[index])
+                prepare(name=self.name, path=path, tokens=[path, label])
+            return index, self.transform(self.images.open(index)), None
         except Exception as error:  # a broken file may raise anything
             return index, None, f"{path} ({type(error).__name__}: {error})"
 
 
-def parse_list(dataset: Any) -> tuple[list[str], np.ndarray]:
-    """Paths and (N,) int64 labels of an ``ImglistDataset``.
-
-    The label is what follows the last space, so names may hold spaces. Blank lines are left out.
+def images_of(dataset: Any) -> ImageSet:
+    """The images of an ``ImglistDataset``.
 
     Raises:
-        ValueError: lines without a label, naming the first.
+        ValueError: no image, a line without a label, or a path that leaves the data set's folder.
     """
-    paths, labels = [], []
-    lines = dataset.imglist[: len(dataset)]
-    for number, line in enumerate(lines, 1):
-        text = line.strip()
-        if not text:
-            continue
-        name, _, label = text.rpartition(" ")
-        try:
-            labels.append(int(label))
-        except ValueError:
-            raise ValueError(
-                f"{dataset.name}, line {number} of its image list: expected 'path label', got {text!r}"
-            ) from None
-        paths.append(os.path.join(dataset.data_dir, name.strip()))
-    return paths, np.array(labels, dtype=np.int64)
+    where = f"the image list of {dataset.name}"
+    entries = parse_entries(dataset.imglist[: len(dataset)], where)
+    return ImageSet.from_entries(where, entries, dataset.data_dir)
 
 
 def is_image_list(dataset: Any) -> bool:
@@ -113,22 +96,16 @@ def check_files(loaders: Iterable[tuple[str, Any]], *, skip_broken: bool) -> Non
         FileNotFoundError: one error for all sets, which lists what is missing and where to get it.
         ValueError: a list without images.
     """
-    problems, empty = [], []
+    problems = []
     for name, loader in loaders:
-        dataset = loader.dataset
-        if not is_image_list(dataset):
+        if not is_image_list(loader.dataset):
             continue
-        paths, _ = parse_list(dataset)
-        if not paths:
-            empty.append(name)
-            continue
-        bad = [(path, why) for path in paths if (why := _file_trouble(path)) is not None]
+        images = images_of(loader.dataset)
+        bad = images.missing()
         if bad:
             listed = "".join(f"\n    {path} ({why})" for path, why in bad[:_NAMED])
             more = f"\n    ... and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
-            problems.append(f"  {name}: {len(bad)} of {len(paths)} images{listed}{more}")
-    if empty:
-        raise ValueError(f"image list(s) without a single image: {', '.join(empty)}")
+            problems.append(f"  {name}: {len(bad)} of {len(images)} images{listed}{more}")
     if problems:
         report = "images are missing or empty:\n" + "\n".join(problems)
         if not skip_broken:
@@ -136,16 +113,6 @@ def check_files(loaders: Iterable[tuple[str, Any]], *, skip_broken: bool) -> Non
                 f"{report}\nGet them from {WHERE_TO_GET}; or set skip_broken: True to leave them out."
             )
         logger.warning("%s\nThey are left out (skip_broken).", report)
-
-
-def _file_trouble(path: str) -> str | None:
-    try:
-        return "0 bytes" if os.stat(path).st_size == 0 else None
-    except FileNotFoundError:
-        folder = Path(path).parent
-        return "not there" if folder.is_dir() else f"no folder {folder}"
-    except OSError as error:
-        return str(error)
 
 
 @torch.no_grad()
@@ -202,7 +169,7 @@ def encode(
             skipped += errors
             if pixels is None:
                 continue
-            label = torch.from_numpy(source.labels)[index]
+            label = torch.tensor(source.images.labels)[index]
         encoded = encode_image(pixels.to(device))
         if encoded.ndim != 2 or len(encoded) != len(pixels):
             raise ValueError(
@@ -258,10 +225,7 @@ def content_key(loader: Any) -> Any:
     dataset = loader.dataset
     if not is_image_list(dataset):
         return None
-    paths, labels = parse_list(dataset)
-    digest = hashlib.sha256("\0".join(map(os.path.abspath, paths)).encode())
-    digest.update(labels.tobytes())
-    return digest.hexdigest(), _transform_key(dataset.transform_image)
+    return images_of(dataset).digest(), _transform_key(dataset.transform_image)
 
 
 def _transform_key(value: Any) -> Any:

@@ -20,7 +20,7 @@ from adaneg_openood.report.provenance import describe_run
 from adaneg_openood.report.record import RunRecord, StreamRecord
 
 if TYPE_CHECKING:
-    from adaneg_openood.data import ImageSource
+    from adaneg_openood.data import ImageSet
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def collect(
     order: str = "mixed",
     device: torch.device | str | None = None,
     features: str | os.PathLike[str] | None = None,
-    images: Mapping[str, ImageSource] | None = None,
+    images: Mapping[str, ImageSet] | None = None,
     example_method: str | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> RunRecord:

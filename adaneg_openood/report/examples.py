@@ -12,14 +12,14 @@ from PIL import Image
 from adaneg_openood.report.record import Example, RunRecord
 
 if TYPE_CHECKING:
-    from adaneg_openood.data import ImageSource
+    from adaneg_openood.data import ImageSet
 
 PER_STRIP = 8
 _SIDE = 96  # pixels
 
 
 def extreme_examples(
-    record: RunRecord, images: Mapping[str, ImageSource], method: str
+    record: RunRecord, images: Mapping[str, ImageSet], method: str
 ) -> tuple[Example, ...]:
     """Images of highest and lowest confidence of every OOD set's first stream, small PNGs.
 

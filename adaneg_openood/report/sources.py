@@ -15,7 +15,7 @@ from adaneg_openood.report.record import RunRecord
 if TYPE_CHECKING:
     import torch
 
-    from adaneg_openood.data import ImageSource
+    from adaneg_openood.data import ImageSet
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def demo_record(device: torch.device | str = "cpu", **settings: Any) -> RunRecor
         device: where it runs.
         settings: of :func:`~adaneg_openood.report.collect`.
     """
-    from adaneg_openood.data import image_source
+    from adaneg_openood.data import ImageSet
     from adaneg_openood.demo.run import BATCH_SIZE, demo_features
     from adaneg_openood.demo.world import write_benchmark
 
@@ -40,7 +40,7 @@ def demo_record(device: torch.device | str = "cpu", **settings: Any) -> RunRecor
         lists = root / "benchmark_imglist" / "demo"
         names = {"id": "demo", **{name: name for name in (*data.near, *data.far)}}
         images = {
-            part: image_source(lists / f"test_{name}.txt", root=root / "images")
+            part: ImageSet.of(lists / f"test_{name}.txt", root=root / "images")
             for part, name in names.items()
         }
         settings = {"batch_size": BATCH_SIZE, **settings}
@@ -53,7 +53,7 @@ def benchmark_record(
     data: str | os.PathLike[str] | None = None,
     cache: Path | None = None,
     device: str = "cpu",
-    images: Mapping[str, ImageSource] | None = None,
+    images: Mapping[str, ImageSet] | None = None,
     images_root: str | os.PathLike[str] | None = None,
     **settings: Any,
 ) -> RunRecord:
@@ -100,20 +100,20 @@ def benchmark_record(
 
 def given_images(
     given: Mapping[str, str | os.PathLike[str]], root: str | os.PathLike[str] | None = None
-) -> dict[str, ImageSource]:
+) -> dict[str, ImageSet]:
     """Images named by the caller: ``"id"`` or an OOD set -> a folder or an imglist.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`adaneg_openood.data.image_source`.
+        FileNotFoundError, ValueError: as :func:`adaneg_openood.data.ImageSet.of`.
     """
-    from adaneg_openood.data import image_source
+    from adaneg_openood.data import ImageSet
 
-    return {part: image_source(path, root=root) for part, path in given.items()}
+    return {part: ImageSet.of(path, root=root) for part, path in given.items()}
 
 
 def remembered_images(
     features: str | os.PathLike[str], root: str | os.PathLike[str] | None = None
-) -> dict[str, ImageSource]:
+) -> dict[str, ImageSet]:
     """Images that the feature files of a folder name, as far as they still lie where they were.
 
     Args:
@@ -123,7 +123,7 @@ def remembered_images(
     from adaneg_openood.data import read_feature_header
 
     folder = Path(features)
-    found: dict[str, ImageSource] = {}
+    found: dict[str, ImageSet] = {}
     if not folder.is_dir():
         return found
     files = [
@@ -144,9 +144,7 @@ def remembered_images(
     return found
 
 
-def _named_files(base: Path, names: list[str]) -> ImageSource:
-    from adaneg_openood.data import ImageSource, load_image
+def _named_files(base: Path, names: list[str]) -> ImageSet:
+    from adaneg_openood.data import ImageSet
 
-    return ImageSource(
-        str(base), names, [-1] * len(names), lambda index: load_image(base / names[index])
-    )
+    return ImageSet.from_entries(str(base), [(name, -1) for name in names], base)

@@ -416,7 +416,7 @@ def _provenance(
     }
     if classes is not None:
         names = "\n".join(classes.names)
-        made["id"], made["id_classes"] = classes.source, len(classes)
+        made["id"], made["class_names"] = classes.source, len(classes)
         made["id_sha256"] = hashlib.sha256(names.encode()).hexdigest()[:16]
     if recipe.scored_as_mined:
         made["prompts"] = config.prompts().to_json()

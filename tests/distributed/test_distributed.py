@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from adaneg_openood.cli.common import readable_errors
-from adaneg_openood.data import encode_images, encode_to_file, image_source, read_feature_header
+from adaneg_openood.data import ImageSet, encode_images, encode_to_file, read_feature_header
 from adaneg_openood.evaluation import evaluate
 from adaneg_openood.evaluation.shared import evaluate_shared
 from adaneg_openood.io.processes import ALONE, Group, local_device, process_group
@@ -43,7 +43,7 @@ def images(tmp_path_factory):
 def alone(images):
     """What one process without torchrun writes."""
     out = images.parent / "alone.safetensors"
-    source = image_source(images)
+    source = ImageSet.of(images)
     encode_images(ranks.TinyModel(), source, out, batch_size=3, part_size=6, workers=0)
     return out
 
@@ -73,7 +73,7 @@ def test_threads_change_nothing(images, alone, tmp_path, threads):
     torch.set_num_threads(threads)
     try:
         out = tmp_path / "a.safetensors"
-        source = image_source(images)
+        source = ImageSet.of(images)
         encode_images(ranks.TinyModel(), source, out, batch_size=3, part_size=6, workers=0)
         assert torch.get_num_threads() == threads
     finally:
@@ -162,7 +162,7 @@ def test_killed_rank_ends_the_others_and_nothing_is_lost(images, alone, tmp_path
             seen.append(len(pixels))
             return super().encode_image(pixels)
 
-    source = image_source(images)
+    source = ImageSet.of(images)
     encode_images(Counted(), source, out, batch_size=3, part_size=6, workers=0)
     assert out.read_bytes() == alone.read_bytes()
     assert sum(seen) == N_IMAGES - sum(5 if name.startswith("000000042") else 6 for name in kept)

@@ -9,7 +9,7 @@ import pytest
 from fault_tools import TinyModel, detection, file_limit, full_disk, labels, snapshot, write_images
 
 from adaneg_openood import AdaNegConfig
-from adaneg_openood.data import encode_images, image_source
+from adaneg_openood.data import ImageSet, encode_images
 from adaneg_openood.evaluation import evaluate, save_features
 from adaneg_openood.predictor import Predictor
 from adaneg_openood.text import NegativeLabels
@@ -20,7 +20,7 @@ IS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    return image_source(write_images(tmp_path_factory.mktemp("disk") / "images", 40))
+    return ImageSet.of(write_images(tmp_path_factory.mktemp("disk") / "images", 40))
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,7 @@ from safetensors.torch import save_file
 import adaneg_openood
 from adaneg_openood import AdaNegConfig
 from adaneg_openood.benchmark.definition import load_benchmark
-from adaneg_openood.benchmark.sets import Images
-from adaneg_openood.data import encode_images, image_source, read_feature_header
+from adaneg_openood.data import ImageSet, encode_images, read_feature_header
 from adaneg_openood.data.feature_store import FeatureCache
 from adaneg_openood.evaluation import load_features, save_features
 from adaneg_openood.evaluation.sweep import sweep
@@ -51,7 +50,7 @@ def nothing_runs():
 
 def encode(root, **options):
     options = {"batch_size": 4, "part_size": 4, "workers": 0, **options}
-    return encode_images(TinyModel(), image_source(root / "images"), root / "id.safetensors", **options)
+    return encode_images(TinyModel(), ImageSet.of(root / "images"), root / "id.safetensors", **options)
 
 
 # -- feature files ------------------------------------------------------------------------------------
@@ -138,7 +137,7 @@ def test_damaged_parts_are_encoded_again(tmp_path, caplog):
             return super().encode_image(pixels)
 
     def interrupt():
-        source = image_source(tmp_path / "images")
+        source = ImageSet.of(tmp_path / "images")
         with pytest.raises(KeyboardInterrupt):
             encode_images(
                 Interrupted(), source, tmp_path / "id.safetensors", batch_size=4, part_size=4, workers=0
@@ -287,15 +286,15 @@ def test_imglists_stay_inside_their_root(tmp_path):
                  "/etc/passwd", ".."):  # fmt: skip
         file.write_text(f"images/00.png 0\n{path} 1\n")
         with pytest.raises(ValueError, match=r"list\.txt: the path .* leads out of the root"):
-            image_source(file)
+            ImageSet.of(file)
     # inside it any spelling is fine, and a root that holds everything allows everything
     inside = tmp_path / "data" / "images" / "01.png"
     file.write_text(f"images/../images/00.png 0\n./images/01.png 1\n{inside} 1\nimages/..x.png 0\n")
-    assert len(image_source(file)) == 4
+    assert len(ImageSet.of(file)) == 4
     file.write_text(f"{absolute} 3\n")
-    source = image_source(file, root="/")
+    source = ImageSet.of(file, root="/")
     assert source.open(0).size == (24, 20)
-    assert len(image_source(file, root=tmp_path)) == 1
+    assert len(ImageSet.of(file, root=tmp_path)) == 1
 
 
 def test_a_text_file_in_the_place_of_an_image_is_a_broken_image(tmp_path):
@@ -303,7 +302,7 @@ def test_a_text_file_in_the_place_of_an_image_is_a_broken_image(tmp_path):
     (tmp_path / "passwd").write_text("root:x:0:0")
     with pytest.raises(ValueError, match="2 broken image") as caught:
         encode_images(
-            TinyModel(), image_source(tmp_path / "list.txt"), tmp_path / "a.safetensors", workers=0
+            TinyModel(), ImageSet.of(tmp_path / "list.txt"), tmp_path / "a.safetensors", workers=0
         )
     assert "root:x" not in str(caught.value)
     assert not (tmp_path / "a.safetensors").exists()
@@ -313,7 +312,7 @@ def test_a_text_file_in_the_place_of_an_image_is_a_broken_image(tmp_path):
 def test_labels_outside_the_range(tmp_path, label):
     (tmp_path / "list.txt").write_text(f"a.png 0\nb.png {label}\n")
     with pytest.raises(ValueError, match=r"list\.txt, line 2: must be 'path label'"):
-        image_source(tmp_path / "list.txt")
+        ImageSet.of(tmp_path / "list.txt")
 
 
 def test_labels_beyond_the_classes_name_their_file(tmp_path):
@@ -418,7 +417,7 @@ def test_nothing_in_the_package_unpickles():
 
 def test_damaged_cache_entries_and_sweep_folders(tmp_path, caplog):
     root = write_images(tmp_path / "images", 4)
-    images = Images(image_source(root), root)
+    images = ImageSet.of(root)
     cache = FeatureCache(tmp_path / "cache")
     whole = cache.get(TinyModel(), images, workers=0).features.clone()
     (entry,) = cache.entries()

@@ -24,8 +24,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from adaneg_openood.benchmark.definition import load_benchmark
-from adaneg_openood.benchmark.sets import classes_of_imglist
-from adaneg_openood.data import image_source, read_feature_header
+from adaneg_openood.data import ImageSet, read_feature_header
 from adaneg_openood.data.image_lists import read_imglist
 from adaneg_openood.evaluation import load_features
 from adaneg_openood.openood.settings import METHOD_SETTINGS, defaults, read_settings, read_sweep
@@ -77,7 +76,7 @@ def test_imglists(folder, content):
     found = clean_or_named(read_imglist, file)
     for path, label in found or ():
         assert path.strip() and -1 <= label < 2**63
-    source = clean_or_named(image_source, file)
+    source = clean_or_named(ImageSet.of, file)
     assert source is None or len(source) == len(found)
     clean_or_named(classes_of_imglist, file)
 

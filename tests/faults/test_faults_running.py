@@ -15,7 +15,7 @@ from fault_tools import TinyModel, detection, labels, snapshot, write_images
 from safetensors.torch import load_file
 
 from adaneg_openood import AdaNeg, AdaNegConfig
-from adaneg_openood.data import decoded_batches, encode_images, image_source
+from adaneg_openood.data import ImageSet, decoded_batches, encode_images
 from adaneg_openood.evaluation import FeatureSet, evaluate, save_features
 from adaneg_openood.predictor import Predictor
 from adaneg_openood.text import NegativeLabels
@@ -38,7 +38,7 @@ class DyingTransform:
 
 
 def test_dying_worker_is_named_and_the_work_goes_on(tmp_path):
-    source = image_source(write_images(tmp_path / "images", 24))
+    source = ImageSet.of(write_images(tmp_path / "images", 24))
     model, out = TinyModel(), tmp_path / "out" / "a.safetensors"
     model.transform = DyingTransform(at=6)
     with warnings.catch_warnings():
@@ -53,7 +53,7 @@ def test_dying_worker_is_named_and_the_work_goes_on(tmp_path):
 
 
 def test_worker_dying_under_the_predictor(tmp_path):
-    source = image_source(write_images(tmp_path / "images", 24))
+    source = ImageSet.of(write_images(tmp_path / "images", 24))
     model = TinyModel()
     predictor = Predictor(model, labels(), AdaNegConfig(groups=2))
     predictor.calibrate(source)
@@ -86,7 +86,7 @@ def overflowing(source, *bad):
 
 @pytest.mark.parametrize("on_error", ["raise", "skip"])
 def test_overflow_is_named_and_the_file_unharmed(tmp_path, on_error):
-    source = image_source(write_images(tmp_path / "images"))
+    source = ImageSet.of(write_images(tmp_path / "images"))
     out = tmp_path / "out" / "a.safetensors"
     settings = {"batch_size": 3, "part_size": 3, "workers": 0, "on_error": on_error}
     with pytest.raises(ValueError, match=r"1\s+image\(s\) of a batch, in precision fp16: 07\.png.*bf16"):
@@ -121,7 +121,7 @@ def test_bad_features_do_not_harm_a_bank(value):
 def test_wrong_shapes_of_a_model_are_told(tmp_path):
     wrong = TinyModel()
     wrong.dim = 31  # its features have 32
-    source = image_source(write_images(tmp_path / "images", 2))
+    source = ImageSet.of(write_images(tmp_path / "images", 2))
     with pytest.raises(ValueError, match=r"must be \(2, 31\)"):
         encode_images(wrong, source, tmp_path / "a.safetensors", workers=0)
 
@@ -141,7 +141,7 @@ def everything(folder):
     """Files of every kind that is written."""
     write_images(folder / "images", 5)
     detectors, data = detection()
-    encode_images(TinyModel(), image_source(folder / "images"), folder / "out" / "id.safetensors",
+    encode_images(TinyModel(), ImageSet.of(folder / "images"), folder / "out" / "id.safetensors",
                   batch_size=2, part_size=2, workers=0)  # fmt: skip
     save_features(folder / "out" / "all.npz", data)
     results = evaluate(detectors, data, seeds=(0,), batch_size=64, progress=False)

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from adaneg_openood.benchmark.methods import standard_detectors
 from adaneg_openood.cli import app
-from adaneg_openood.data import ImageSource, encode_to_file
+from adaneg_openood.data import ImageSet, encode_to_file
 from adaneg_openood.demo.model import load_demo_model
 from adaneg_openood.demo.world import draw
 from adaneg_openood.detectors import AdaNeg, AdaNegConfig
@@ -48,10 +48,10 @@ def small(demo: FeatureSet) -> FeatureSet:
     )
 
 
-def plain_images(n: int, colour: int) -> ImageSource:
+def plain_images(n: int, colour: int) -> ImageSet:
     """n grey images that need no disk."""
     names = [f"{index:03d}.png" for index in range(n)]
-    return ImageSource("made", names, [-1] * n, lambda index: Image.new("RGB", (8, 8), (colour,) * 3))
+    return ImageSet("made", names, [-1] * n, lambda index: Image.new("RGB", (8, 8), (colour,) * 3))
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import json
-import warnings
 
-import numpy as np
 import open_clip
 import pytest
 import torch
@@ -13,12 +11,10 @@ from tiny_models import open_clip_model, picture
 
 from adaneg_openood import data as encoding
 from adaneg_openood.data import (
+    ImageSet,
     encode_images,
     encode_to_file,
-    image_source,
-    load_image,
     read_feature_header,
-    to_eight_bit,
 )
 from adaneg_openood.evaluation import load_features
 from adaneg_openood.vlm import OpenClip
@@ -78,7 +74,7 @@ def expected_of(model, root, names):
 
 def test_folder_with_labels(images, tmp_path):
     model = model_of()
-    source = image_source(images, labelled=True)
+    source = ImageSet.of(images, labelled=True)
     output = tmp_path / "out" / "id.safetensors"
     assert encode_images(model, source, output, batch_size=4, workers=0) == output
     saved = load_file(output)
@@ -97,8 +93,8 @@ def test_folder_with_labels(images, tmp_path):
 def test_workers_change_nothing(images, tmp_path, workers):
     one, many = tmp_path / "one" / "a.safetensors", tmp_path / "many" / "a.safetensors"
     before = torch.get_rng_state()
-    encode_images(model_of(), image_source(images), one, batch_size=4, workers=0)
-    encode_images(model_of(), image_source(images), many, batch_size=4, workers=workers)
+    encode_images(model_of(), ImageSet.of(images), one, batch_size=4, workers=0)
+    encode_images(model_of(), ImageSet.of(images), many, batch_size=4, workers=workers)
     assert torch.equal(torch.get_rng_state(), before)
     assert one.read_bytes() == many.read_bytes()
     assert "labels" not in load_file(one)
@@ -106,17 +102,17 @@ def test_workers_change_nothing(images, tmp_path, workers):
 
 def test_resumes_after_interruption(images, tmp_path):
     whole = tmp_path / "whole" / "a.safetensors"
-    encode_images(model_of(), image_source(images), whole, batch_size=2, part_size=5, workers=0)
+    encode_images(model_of(), ImageSet.of(images), whole, batch_size=2, part_size=5, workers=0)
     output = tmp_path / "b" / "a.safetensors"
     broken = model_of()
     broken.stop_at = 7  # parts are of three batches, so two are done
     with pytest.raises(KeyboardInterrupt):
-        encode_images(broken, image_source(images), output, batch_size=2, part_size=5, workers=0)
+        encode_images(broken, ImageSet.of(images), output, batch_size=2, part_size=5, workers=0)
     assert not output.exists()
     parts = output.with_name("a.safetensors.parts")
     assert len(list(parts.glob("*.safetensors"))) == 2
     again = model_of()
-    encode_images(again, image_source(images), output, batch_size=2, part_size=5, workers=0)
+    encode_images(again, ImageSet.of(images), output, batch_size=2, part_size=5, workers=0)
     assert again.passes == 10 - 6
     assert output.read_bytes() == whole.read_bytes() and not parts.exists()
 
@@ -126,11 +122,11 @@ def test_resuming_with_another_model_is_refused(images, tmp_path):
     broken = model_of()
     broken.stop_at = 3
     with pytest.raises(KeyboardInterrupt):
-        encode_images(broken, image_source(images), output, batch_size=2, part_size=2, workers=0)
+        encode_images(broken, ImageSet.of(images), output, batch_size=2, part_size=2, workers=0)
     with pytest.raises(ValueError, match="its weights would be .* features of different models"):
-        encode_images(model_of(1), image_source(images), output, batch_size=2, workers=0)
+        encode_images(model_of(1), ImageSet.of(images), output, batch_size=2, workers=0)
     with pytest.raises(ValueError, match="its precision would be 'bf16'"):
-        encode_images(model_of(precision="bf16"), image_source(images), output, workers=0)
+        encode_images(model_of(precision="bf16"), ImageSet.of(images), output, workers=0)
 
 
 def test_resuming_with_other_images_begins_again(images, tmp_path, caplog):
@@ -138,8 +134,8 @@ def test_resuming_with_other_images_begins_again(images, tmp_path, caplog):
     broken = model_of()
     broken.stop_at = 3
     with pytest.raises(KeyboardInterrupt):
-        encode_images(broken, image_source(images), output, batch_size=2, part_size=2, workers=0)
-    source = image_source(images, limit=6)
+        encode_images(broken, ImageSet.of(images), output, batch_size=2, part_size=2, workers=0)
+    source = ImageSet.of(images, limit=6)
     encode_images(model_of(), source, output, batch_size=2, part_size=2, workers=0)
     assert "begins again" in caplog.text and len(load_file(output)["features"]) == 6
     torch.testing.assert_close(
@@ -149,14 +145,14 @@ def test_resuming_with_other_images_begins_again(images, tmp_path, caplog):
 
 def test_finished_files_are_kept_or_refused(images, tmp_path):
     output = tmp_path / "a.safetensors"
-    source = image_source(images, limit=4)
+    source = ImageSet.of(images, limit=4)
     encode_images(model_of(), source, output, workers=0)
     content = output.read_bytes()
     again = model_of()
     encode_images(again, source, output, workers=0)
     assert again.passes == 0 and output.read_bytes() == content
     with pytest.raises(ValueError, match="is there already, with other images"):
-        encode_images(model_of(), image_source(images, limit=5), output, workers=0)
+        encode_images(model_of(), ImageSet.of(images, limit=5), output, workers=0)
     with pytest.raises(ValueError, match="its weights would be"):
         encode_images(model_of(1), source, output, workers=0)
     assert output.read_bytes() == content
@@ -172,7 +168,7 @@ def test_finished_files_are_kept_or_refused(images, tmp_path):
     ],
 )
 def test_one_benchmark_folder_holds_one_backbone(images, tmp_path, other, message):
-    source = image_source(images, limit=2)
+    source = ImageSet.of(images, limit=2)
     encode_images(model_of(), source, tmp_path / "far" / "dtd.safetensors", workers=0)
     for place in ("id.safetensors", "near/ssb.safetensors", "far/sun.safetensors"):
         model = other()
@@ -183,7 +179,7 @@ def test_one_benchmark_folder_holds_one_backbone(images, tmp_path, other, messag
 
 
 def test_other_precision_is_warned_of_and_other_path_is_nothing(images, tmp_path, caplog):
-    source = image_source(images, limit=2)
+    source = ImageSet.of(images, limit=2)
     encode_images(model_of(), source, tmp_path / "id.safetensors", workers=0)
     moved = model_of()
     moved.name = "the same weights at another path"
@@ -198,7 +194,7 @@ def test_other_precision_is_warned_of_and_other_path_is_nothing(images, tmp_path
 def test_text_features_of_another_model_are_refused(images, tmp_path):
     (tmp_path / "text.json").write_text(json.dumps({"model": "tiny", "weights": "another"}))
     with pytest.raises(ValueError, match=r"its weights would be .*text\.json"):
-        encode_images(model_of(), image_source(images, limit=2), tmp_path / "id.safetensors", workers=0)
+        encode_images(model_of(), ImageSet.of(images, limit=2), tmp_path / "id.safetensors", workers=0)
 
 
 def break_images(root):
@@ -215,7 +211,7 @@ def test_broken_images_are_named(images, tmp_path, workers, monkeypatch):
     break_images(images)
     output = tmp_path / "a.safetensors"
     with pytest.raises(ValueError, match="3 broken image") as caught:
-        encode_images(model_of(), image_source(images), output, workers=workers)
+        encode_images(model_of(), ImageSet.of(images), output, workers=workers)
     message = str(caught.value)
     for name in ("cat/00 x.png", "0 bytes", "cat/02 x.png", "cat/08 x.png"):
         assert name in message
@@ -225,7 +221,7 @@ def test_broken_images_are_named(images, tmp_path, workers, monkeypatch):
 def test_broken_images_can_be_left_out(images, tmp_path, caplog):
     break_images(images)
     output = tmp_path / "a.safetensors"
-    source = image_source(images, labelled=True)
+    source = ImageSet.of(images, labelled=True)
     encode_images(model_of(), source, output, batch_size=5, workers=0, on_error="skip")
     header, saved = read_feature_header(output), load_file(output)
     assert len(saved["features"]) == len(saved["labels"]) == len(header["names"]) == 16
@@ -239,7 +235,7 @@ def test_everything_broken(tmp_path):
     (tmp_path / "in" / "a.png").write_bytes(b"")
     with pytest.raises(ValueError, match="every image is broken"):
         encode_images(
-            model_of(), image_source(tmp_path / "in"), tmp_path / "a.safetensors", workers=0,
+            model_of(), ImageSet.of(tmp_path / "in"), tmp_path / "a.safetensors", workers=0,
             on_error="skip",
         )  # fmt: skip
 
@@ -248,91 +244,14 @@ def test_imglist(images, tmp_path):
     file = tmp_path / "lists" / "test.txt"
     file.parent.mkdir()
     file.write_bytes(b"cat/00 x.png 1\r\nsea lion/01 x.png -1\r\n")
-    source = image_source(file, root=images)
+    source = ImageSet.of(file, root=images)
     assert list(source.labels) == [1, -1]
     encode_images(model_of(), source, tmp_path / "a.safetensors", workers=0)
     assert load_file(tmp_path / "a.safetensors")["labels"].tolist() == [1, -1]
-    assert list(image_source(file, root=images, labelled=False).labels) == [-1, -1]
+    assert list(ImageSet.of(file, root=images, labelled=False).labels) == [-1, -1]
     file.write_text("nosuch.png 0\n")
     with pytest.raises(ValueError, match=r"nosuch\.png \(FileNotFoundError"):
-        encode_images(model_of(), image_source(file), tmp_path / "b.safetensors", workers=0)
-
-
-class Cifar:
-    """As torchvision's datasets are: PIL images, a list of targets, no files."""
-
-    targets = (3, 1, 2)
-
-    def __len__(self):
-        return 3
-
-    def __getitem__(self, index):
-        return picture("RGB", (32, 32), index), self.targets[index]
-
-
-class Rows:
-    """As Hugging Face's datasets are: dicts by row, columns by name."""
-
-    def __len__(self):
-        return 2
-
-    def __getitem__(self, key):
-        if key == "label":
-            return [5, 6]
-        return {"image": picture("L", (32, 32), key), "label": 5 + key}
-
-
-class Bare:
-    """Neither targets nor labels."""
-
-    def __len__(self):
-        return 2
-
-    def __getitem__(self, index):
-        return picture("RGB", (32, 32), index), index + 7
-
-
-@pytest.mark.parametrize(
-    ("dataset", "labels"), [(Cifar(), [3, 1, 2]), (Rows(), [5, 6]), (Bare(), [7, 8])]
-)
-def test_datasets(tmp_path, dataset, labels):
-    source = image_source(dataset)
-    encode_images(model_of(), source, tmp_path / "a.safetensors", workers=1)
-    saved = load_file(tmp_path / "a.safetensors")
-    assert saved["labels"].tolist() == labels
-    mode = "L" if isinstance(dataset, Rows) else "RGB"
-    model = model_of()
-    pixels = torch.stack([model.preprocess(picture(mode, (32, 32), i)) for i in range(len(labels))])
-    torch.testing.assert_close(saved["features"], model.encode_image(pixels), atol=1e-6, rtol=0)
-    assert list(image_source(dataset, labelled=False, limit=2).labels) == [-1, -1]
-
-
-def test_torchvision_image_folder(images, tmp_path):
-    from torchvision.datasets import ImageFolder
-
-    source = image_source(ImageFolder(images))
-    assert list(source.labels) == [0] * 10 + [1] * 9 and source.names[0].endswith("cat/00 x.png")
-    with pytest.raises(TypeError, match="no transform set"):
-        image_source(ImageFolder(images, transform=np.asarray))
-    with pytest.raises(TypeError, match="must be a folder, an imglist, or a map-style dataset"):
-        image_source(iter([]))
-
-
-def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path):
-    values = np.array([[0, 256, 32768, 65535]], dtype=np.uint16)
-    Image.fromarray(values).save(tmp_path / "x.png")
-    got = np.asarray(load_image(tmp_path / "x.png"))
-    assert got.shape == (1, 4, 3) and got[0, :, 0].tolist() == [0, 1, 128, 255]
-    eight = Image.fromarray(np.array([[0, 7, 255]], dtype=np.int32))
-    assert np.asarray(to_eight_bit(eight))[0, :, 0].tolist() == [0, 7, 255]
-
-
-@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "RGB"])
-def test_other_modes_are_as_pillow_converts_them(mode):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        image = picture(mode)
-        assert to_eight_bit(image).tobytes() == image.convert("RGB").tobytes()
+        encode_images(model_of(), ImageSet.of(file), tmp_path / "b.safetensors", workers=0)
 
 
 @pytest.mark.parametrize(
@@ -346,13 +265,9 @@ def test_other_modes_are_as_pillow_converts_them(mode):
 )
 def test_bad_arguments(images, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
-        encode_images(model_of(), image_source(images), tmp_path / "a.safetensors", **options)
+        encode_images(model_of(), ImageSet.of(images), tmp_path / "a.safetensors", **options)
     with pytest.raises(ValueError, match=r"must end in it"):
-        encode_images(model_of(), image_source(images), tmp_path / "a.npz")
-    with pytest.raises(FileNotFoundError, match="no such folder of images or imglist"):
-        image_source(tmp_path / "nosuch")
-    with pytest.raises(ValueError, match="limit"):
-        image_source(images, limit=0)
+        encode_images(model_of(), ImageSet.of(images), tmp_path / "a.npz")
 
 
 def test_what_others_wrote_has_no_header(tmp_path):

@@ -9,9 +9,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from evaluation_fakes import N_ID, make_data
 
 from adaneg_openood.evaluation import FeatureSet, load_features, save_features
+
+N_ID, DIM = 3, 4
+
+
+def make_data(**changed: Any) -> FeatureSet:
+    generator = torch.Generator().manual_seed(0)
+
+    def rows(n: int) -> torch.Tensor:
+        return torch.nn.functional.normalize(torch.randn(n, DIM, generator=generator), dim=1)
+
+    parts: dict[str, Any] = {
+        "text_features": rows(N_ID + 2),
+        "n_id": N_ID,
+        "id_features": rows(20),
+        "id_labels": torch.arange(20) % N_ID,
+        "near": {"ssb": rows(10), "ninco": rows(6)},
+        "far": {"textures": rows(8)},
+    }
+    return FeatureSet(**{**parts, **changed})
+
 
 DATA = make_data(logit_scale=50.0, names=("cat", "dog", "hen", "bed", "Zürich"))
 

@@ -1,0 +1,143 @@
+"""Which label a class folder stands for: told by its name, never by its position."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Union
+
+from adaneg_openood.text.classnames import ClassNames
+from adaneg_openood.text.words import clean_word, fold
+
+_WNID = re.compile(r"n[0-9]{8}")
+_INDEX = re.compile(r"[0-9]{1,9}")
+_NAMED = 8  # folders or classes an error lists
+
+Classes = Union[ClassNames, Sequence[str]]
+
+
+def as_classes(classes: Classes) -> ClassNames:
+    """Names as one object."""
+    if isinstance(classes, ClassNames):
+        return classes
+    return ClassNames("the classes", tuple(classes))
+
+
+def named_classes(where: str, folders: Sequence[str]) -> ClassNames:
+    """The classes that folders name, in their order; ImageNet's wnids get ImageNet's names.
+
+    Raises:
+        ValueError: the folders are numbers, which name nothing.
+    """
+    if all(map(_INDEX.fullmatch, folders)):
+        raise ValueError(
+            f"{where}: its classes are called by numbers ({_listed(folders)}), which name nothing; give "
+            "the class names"
+        )
+    if all(map(_WNID.fullmatch, folders)):
+        from adaneg_openood.text.classnames import BENCHMARKS
+
+        whole = BENCHMARKS["imagenet"]()
+        known = dict(zip(whole.wnids or (), whole.names))
+        names = tuple(known.get(folder, folder) for folder in folders)
+        return ClassNames(where, names, tuple(folders))
+    return ClassNames(where, tuple(map(clean_word, folders)))
+
+
+def labels_of_folders(where: str, folders: Sequence[str], classes: ClassNames | None) -> dict[str, int]:
+    """Folder -> label.
+
+    Args:
+        where: their parent, for messages.
+        folders: names; sorted, if there are no ``classes`` to say which label is whose.
+        classes: folders are matched with names (case, underscores and the synonyms behind a comma do
+            not count), with wnids, or, where all are numbers and none is a name, with labels.
+
+    Raises:
+        ValueError: a folder that is no class, or two of one class; the message shows both sides.
+    """
+    numbers = all(map(_INDEX.fullmatch, folders))
+    if classes is None:
+        return {folder: int(folder) if numbers else label for label, folder in enumerate(folders)}
+    found = match_names(folders, classes)
+    if numbers and not found:
+        found = {folder: int(folder) for folder in folders if int(folder) < len(classes)}
+    labels = list(found.values())
+    unknown = [folder for folder in folders if folder not in found]
+    if unknown or len(set(labels)) < len(labels):
+        twice = [folder for folder in found if labels.count(found[folder]) > 1]
+        wrong = f"{_listed(unknown)} are no class" if unknown else f"{_listed(twice)} are one class"
+        free = [name for label, name in enumerate(classes.names) if label not in labels]
+        raise ValueError(
+            f"{where}: its folder(s) {wrong}. The {len(classes)} classes of {classes.source} are "
+            f"{_listed(classes.names)}; those without a folder are {_listed(free) or 'none'}. Rename "
+            "the folders, or give the names of these classes"
+        )
+    return found
+
+
+def match_names(own: Iterable[str], classes: ClassNames) -> dict[str, int]:
+    """Those of ``own`` that name a class -> its label; a name that two classes share names none."""
+    names = list(enumerate(classes.names))
+    tables = (  # whole names before synonyms: of "crane" and "heron, crane" the first is meant
+        _unambiguous((fold(name), label) for label, name in names),
+        _unambiguous((fold(word), label) for label, name in names for word in name.split(",")),
+        {wnid: label for label, wnid in enumerate(classes.wnids or ())},
+    )
+    found = {}
+    for name in own:
+        words = [fold(word) for word in (name, *name.split(","))]
+        labels = [table[word] for word in words for table in tables if word in table]
+        if labels:
+            found[name] = labels[0]
+    return found
+
+
+def _unambiguous(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
+    labels: dict[str, set[int]] = {}
+    for word, label in pairs:
+        labels.setdefault(word, set()).add(label)
+    return {word: held.pop() for word, held in labels.items() if len(held) == 1}
+
+
+def classes_by_label(entries: Iterable[tuple[str, int]]) -> tuple[str, ...] | str:
+    """The folder of each label, where images lie in one folder a class; or why they do not."""
+    folders: dict[int, str] = {}
+    for image, label in entries:
+        folder = image.rpartition("/")[0].rpartition("/")[2]
+        if label >= 0 and folders.setdefault(label, folder) != folder:
+            return (
+                f"label {label} has images in the folders {folders[label]!r} and {folder!r}, so the "
+                "folders are not its class's name"
+            )
+    if len(set(folders.values())) < len(folders):
+        return "one folder holds several labels"
+    missing = [str(label) for label in range(len(folders)) if label not in folders]
+    if missing or not all(folders.values()):
+        return f"no folder of label(s) {_listed(missing)}" if missing else "its images lie in no folders"
+    return tuple(folders[label] for label in range(len(folders))) or "its images are all OOD"
+
+
+def refuse_other_names(where: str, own: Mapping[int, str], classes: ClassNames) -> None:
+    """Labels that bring a name of their own must not be called otherwise.
+
+    Args:
+        where: for messages.
+        own: label -> its name in a data set, or its folder; what names no class is not judged.
+
+    Raises:
+        ValueError: a label's own name is that of another label.
+    """
+    found = match_names(own.values(), classes)
+    for label, name in own.items():
+        other = found.get(name, label)
+        if other != label:
+            here = repr(classes.names[label]) if label < len(classes) else "no class"
+            raise ValueError(
+                f"{where}: label {label} is {name!r} there, but {here} in {classes.source}, where "
+                f"{name!r} is label {other}; give the class names in the order of these labels"
+            )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")

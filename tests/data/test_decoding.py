@@ -1,0 +1,92 @@
+"""Every kind of image file to RGB, or refused with the reason."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_models import picture
+
+from adaneg_openood.data import load_image, to_eight_bit
+
+MODES = ["RGBA", "L", "P", "CMYK", "1", "LA", "YCbCr", "HSV"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_other_modes_are_as_pillow_converts_them(mode):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        image = picture(mode)
+        assert to_eight_bit(image).tobytes() == image.convert("RGB").tobytes()
+
+
+def test_a_transparent_palette_makes_no_noise(tmp_path):
+    image = picture("P")
+    image.save(tmp_path / "x.png", transparency=bytes(range(256)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_image(tmp_path / "x.png").tobytes() == image.convert("RGB").tobytes()
+
+
+def grey(values):
+    return np.asarray(to_eight_bit(Image.fromarray(np.asarray(values))))[0, :, 0].tolist()
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path):
+    values = np.array([[0, 256, 32768, 65535]], dtype=np.uint16)
+    assert grey(values) == [0, 1, 128, 255]
+    Image.fromarray(values).save(tmp_path / "x.png")
+    got = np.asarray(load_image(tmp_path / "x.png"))
+    assert got.shape == (1, 4, 3) and got[0, :, 0].tolist() == [0, 1, 128, 255]
+    assert grey(np.array([[0, 7, 255]], dtype=np.int32)) == [0, 7, 255]
+
+
+def test_floats_in_zero_to_one_are_not_black(tmp_path):
+    values = np.array([[0.0, 0.25, 0.5, 1.0]], dtype=np.float32)
+    assert grey(values) == [0, 64, 128, 255]
+    Image.fromarray(values).save(tmp_path / "x.tif")
+    assert np.asarray(load_image(tmp_path / "x.tif"))[0, :, 0].tolist() == [0, 64, 128, 255]
+    assert grey(values * 255) == [0, 63, 127, 255]  # as Pillow converts it
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.array([[0.0, 300.0]], dtype=np.float32), "floats from 0 to 300"),
+        (np.array([[-0.5, 1.0]], dtype=np.float32), "floats from -0.5 to 1"),
+        (np.array([[0.0, np.nan]], dtype=np.float32), "floats from nan to nan"),
+        (np.array([[-1000, 3000]], dtype=np.int32), "integers from -1000 to 3000"),
+        (np.array([[0, 70_000]], dtype=np.int32), "integers from 0 to 70000"),
+    ],
+)
+def test_values_of_an_unknown_range_are_refused(values, message):
+    with pytest.raises(ValueError, match=f"{message}; scale them"):
+        to_eight_bit(Image.fromarray(values))
+
+
+def test_truncated_images_are_refused_whatever_others_told_pillow(tmp_path, monkeypatch):
+    # as OpenOOD leaves it, once imported
+    monkeypatch.setattr("PIL.ImageFile.LOAD_TRUNCATED_IMAGES", True)
+    for suffix in ("png", "jpg"):
+        file = tmp_path / f"x.{suffix}"
+        picture(size=(200, 200)).save(file)
+        load_image(file)
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+        with pytest.raises((OSError, SyntaxError)):
+            load_image(file)
+    from PIL import ImageFile
+
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is True
+
+
+def test_exif_orientation_is_heeded_only_when_asked(tmp_path):
+    image = picture(size=(30, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a phone held upright
+    image.save(tmp_path / "x.png", exif=exif)
+    assert load_image(tmp_path / "x.png").tobytes() == image.tobytes()
+    turned = load_image(tmp_path / "x.png", exif=True)
+    assert turned.size == (20, 30)
+    assert turned.tobytes() == image.transpose(Image.Transpose.ROTATE_270).tobytes()
