@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch.nn.functional import normalize
 
-from adaneg_openood.data import ImageSource, encode_images, encode_to_file
+from adaneg_openood.data import ImageSet, encode_images, encode_to_file
 from adaneg_openood.data.feature_files import _read
 from adaneg_openood.text import NegativeMiner
 from benchmarks import scale
@@ -88,7 +88,7 @@ def large_tower(root: Path, n_images: int = 48) -> dict[str, float]:
         towers, open_clip.get_tokenizer("ViT-B-16"), transform, "b16", preprocessing=described
     )
     picture = Image.effect_noise((300, 260), 80).convert("RGB")
-    source = ImageSource("noise", [f"{n}" for n in range(n_images)], [-1] * n_images, lambda _: picture)
+    source = ImageSet("noise", [f"{n}" for n in range(n_images)], [-1] * n_images, lambda _: picture)
     torch.set_num_threads(2)
     assert model.weights  # hashed once a model, so not a part of the cost an image
     whole = seconds(

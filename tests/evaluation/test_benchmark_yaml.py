@@ -60,7 +60,8 @@ def test_a_benchmark_of_files(small: Path, settings: Settings) -> None:
     assert list(table["n_ood"]) == [10, 10, 12, 12] and table["n_id"].iloc[0] == 24
     assert made.data.names[:3] == CLASSES and made.names["near/creatures"][3] == "creatures/3/0.png"
     assert made.roots["id"] == small.parent / "images" / "id"
-    assert made.data.id_labels.tolist() == [label for label in (0, 1, 2) for _ in range(8)]
+    # the folders chair, cup and house, by their names
+    assert made.data.id_labels.tolist() == [label for label in (1, 2, 0) for _ in range(8)]
     again, same = run_benchmark(benchmark, settings, seeds=(3,), batch_size=4)
     assert same.encoded == () and again.batch_size == 4
     assert torch.equal(same.data.id_features, made.data.id_features)
@@ -153,7 +154,7 @@ def test_check_finds_absent_images_wrong_labels_and_other_counts(tmp_path: Path)
     )
     found = {item.what: item for item in check(load_benchmark(file), tmp_path / "cache")}
     assert "1 of 10 image files missing" in found["near/creatures"].found
-    assert "labels of id" in found and "outside [0, 2)" in found["labels of id"].found
+    assert "cup are no class. The 2 classes of" in found["id"].found
     warned = [item for item in check(load_benchmark(file), tmp_path) if item.ok is None]
     assert "says 9 images, there are 12" in warned[0].found and "nowhere" in warned[0].mend
 
