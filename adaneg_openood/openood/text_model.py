@@ -39,6 +39,7 @@ class TextModel:
             self._about = dict(describe())
         self.context_length = getattr(inner, "context_length", None)
         self.token_count = getattr(inner, "token_count", None)
+        self.encode_text_raw = getattr(inner, "encode_text_raw", None)  # which CSP averages
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """(N, D) float32, unit length."""

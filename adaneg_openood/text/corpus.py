@@ -206,6 +206,9 @@ def read_word_lists(path: str | os.PathLike[str]) -> Corpus:
         raise FileNotFoundError(f"{place}: no such word list; give a text file, a folder, or wordnet")
     found: list[WordFile] = []
     for file in files:
+        if file.name.startswith(("verb.", "adv.")):
+            logger.warning("%s: verbs and adverbs have no prompt, so it is left out", file)
+            continue
         nouns: list[str] = []
         adjectives: list[str] = []
         try:

@@ -172,6 +172,13 @@ class TwoTowerModel(ABC):
             ValueError: ``batch_size`` below 1.
             TypeError: one string instead of a sequence of strings.
         """
+        return normalize(self.encode_text_raw(texts, batch_size=batch_size, progress=progress), dim=-1)
+
+    @torch.no_grad()
+    def encode_text_raw(
+        self, texts: Sequence[str], *, batch_size: int = 512, progress: bool = False
+    ) -> Tensor:
+        """As :meth:`encode_text`, of the length that the tower gives them; CSP averages such rows."""
         if isinstance(texts, str):
             raise TypeError("texts must be a sequence of strings, got one string")
         if batch_size < 1:
@@ -187,7 +194,7 @@ class TwoTowerModel(ABC):
             tokens = self._tokenize([str(text) for text in texts[start : start + batch_size]])
             with self._autocast():
                 features = self._encode_tokens(tokens)
-            parts.append(normalize(features.float(), dim=-1))
+            parts.append(features.float())
         return torch.cat(parts) if parts else torch.zeros(0, self.dim, device=self.device)
 
     def token_count(self, text: str) -> int | None:
