@@ -17,7 +17,7 @@ import torch
 from torch.nn.functional import normalize
 
 from adaneg_openood import AdaNeg
-from adaneg_openood.evaluation import FeatureSet, evaluate
+from adaneg_openood.evaluation import FeatureSet, Protocol, replay
 from adaneg_openood.evaluation.sweep import grid_configs, sweep
 
 C, M, D = 1000, 10_000, 512
@@ -56,7 +56,7 @@ def main() -> None:
     # one untimed step each, so that lazy imports and first allocations count for neither
     small = make_data(256)
     sweep(small, {}, seeds=(0,))
-    evaluate({"x": AdaNeg(small.text_features, C)}, small, seeds=(0,), progress=False)
+    replay(small, {"x": AdaNeg(small.text_features, C)}, Protocol(seeds=(0,)), progress=False)
 
     begun = time.perf_counter()
     result = sweep(data, GRID, seeds=(0,))
@@ -65,7 +65,9 @@ def main() -> None:
     alone = []
     for config in configs:
         detector = AdaNeg(data.text_features, C, config=config)
-        alone.append(evaluate({"x": detector}, data, seeds=(0,), progress=False).records["AUROC"][0])
+        alone.append(
+            replay(data, {"x": detector}, Protocol(seeds=(0,)), progress=False).records["AUROC"][0]
+        )
     told["single_runs_s"] = time.perf_counter() - begun
     assert alone == list(result.records["AUROC"]), "a sweep must equal single runs"
     detector = AdaNeg(data.text_features, C)

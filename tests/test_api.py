@@ -181,7 +181,7 @@ def test_documentation_builds(tmp_path):
     page = (tmp_path / "adaneg_openood" / "data.html").read_text("utf-8")
     assert "Encode images into a feature file" in page
     page = (tmp_path / "adaneg_openood" / "evaluation.html").read_text("utf-8")
-    assert "each as one stream with the ID images" in page
+    assert "Score every OOD set of a benchmark together with the ID images" in page
 
 
 if __name__ == "__main__":

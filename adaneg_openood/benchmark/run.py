@@ -20,9 +20,7 @@ from adaneg_openood.data import ImageSet, read_feature_header
 from adaneg_openood.data.feature_files import load_features
 from adaneg_openood.data.feature_set import DEFAULT_LOGIT_SCALE, FeatureSet
 from adaneg_openood.data.feature_store import FeatureCache
-from adaneg_openood.evaluation.results import Results
-from adaneg_openood.evaluation.runner import evaluate
-from adaneg_openood.evaluation.shared import evaluate_shared
+from adaneg_openood.evaluation import Protocol, Run, replay
 from adaneg_openood.io.processes import ALONE, Group
 from adaneg_openood.text import (
     ClassNames,
@@ -37,7 +35,6 @@ from adaneg_openood.vlm import VisionLanguageModel, describe, load_model
 
 logger = logging.getLogger(__name__)
 
-_SHARED = ("seeds", "batch_size", "order", "device")
 _COMPARED = ("weights", "preprocessing", "dim")
 
 
@@ -87,43 +84,35 @@ def run_benchmark(
     benchmark: Benchmark,
     settings: Settings | None = None,
     group: Group = ALONE,
-    **evaluation: Any,
-) -> tuple[Results, Encoding]:
-    """Encode what is not in the cache, and evaluate every method of the benchmark.
+    **protocol: Any,
+) -> tuple[Run, Encoding]:
+    """Encode what is not in the cache, and replay every method of the benchmark.
 
     Args:
         benchmark: the definition.
         settings: see :class:`Settings`.
         group: ranks that share the encoding, and then the streams; all get the same results.
-        evaluation: ``seeds``, ``batch_size`` and ``order`` override the benchmark's; the rest is for
-            :func:`~adaneg_openood.evaluation.evaluate`.
+        protocol: fields of :class:`~adaneg_openood.evaluation.Protocol`, over the benchmark's own.
 
     Raises:
         ValueError, TypeError, OSError, ImportError: with a message for people; see
             :func:`~adaneg_openood.benchmark.check.check` for all of them at once.
     """
     settings = Settings() if settings is None else settings
-    if group.size > 1 and evaluation.get("resamples") is not None:
-        raise ValueError(
-            "the bootstrap needs all scores in one process: run it again without torchrun, which finds "
-            "the encoded images in the cache"
-        )
     made = encode_benchmark(benchmark, settings, group)
-    protocol: dict[str, Any] = {
-        **benchmark.protocol,
-        "device": settings.device,
-        "progress": settings.progress,
-    }
-    detectors = {spec.name: spec.build(made.data) for spec in benchmark.methods}
-    protocol.update(evaluation)
-    if group.size == 1:
-        results = evaluate(detectors, made.data, **protocol)
-    else:
-        protocol = {key: value for key, value in protocol.items() if key in _SHARED}
-        results = evaluate_shared(detectors, made.data, **protocol, group=group)
-    methods = {spec.name: spec.to_dict() for spec in benchmark.methods}
-    about = {**made.provenance, "methods": methods}
-    return dataclasses.replace(results, provenance=about), made
+    run = replay(
+        made.data,
+        {spec.name: spec.build(made.data) for spec in benchmark.methods},
+        Protocol(**{**benchmark.protocol, **protocol}),
+        device=settings.device,
+        progress=settings.progress,
+        group=group,
+        provenance={
+            **made.provenance,
+            "methods": {spec.name: spec.to_dict() for spec in benchmark.methods},
+        },
+    )
+    return run, made
 
 
 def encode_benchmark(

@@ -82,8 +82,6 @@ def evaluate_benchmark(
         protocol = {key: value for key, value in chosen.items() if value is not None}
         if seed is not None or orders is not None:
             protocol["seeds"] = seeds_of(benchmark, seed, orders)
-        if intervals:
-            protocol["resamples"] = resamples
         with process_group(device) as group:
             group.first(lambda: refuse_missing(benchmark, cache))
             settings = encode_settings(device, encode_batch, workers, skip_broken, cache, group)
@@ -92,9 +90,8 @@ def evaluate_benchmark(
                 return
         if save_features is not None:
             save(save_features, encoding.data)
-        show_results(results, json_file, csv_file)
-        if results.bootstrap is not None:
-            typer.echo(f"\n{results.bootstrap.format()}")
+        bootstrap = results.bootstrap(resamples) if intervals else None
+        show_results(results, json_file, csv_file, bootstrap)
 
 
 def benchmarks(

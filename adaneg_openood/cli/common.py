@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from adaneg_openood.evaluation import Results
+    from adaneg_openood.evaluation import Run
+    from adaneg_openood.evaluation.intervals import Bootstrap
     from adaneg_openood.io.processes import Group
 
 SEED = typer.Option(0, min=0, help="First seed of the stream orders.")
@@ -24,7 +25,9 @@ JSON = typer.Option(None, "--json", help="Write all results here.")
 CSV = typer.Option(None, "--csv", help="Write one row a run here.")
 
 
-def show_results(results: Results, json_file: Path | None, csv_file: Path | None) -> None:
+def show_results(
+    results: Run, json_file: Path | None, csv_file: Path | None, bootstrap: Bootstrap | None = None
+) -> None:
     """Print every table, and write the files that were asked for."""
     for method in results.methods:
         typer.echo(f"\n{results.format_table(method)}")
@@ -36,8 +39,10 @@ def show_results(results: Results, json_file: Path | None, csv_file: Path | None
     warnings = results.format_warnings()
     if warnings:
         typer.echo(f"\n{warnings}")
+    if bootstrap is not None:
+        typer.echo(f"\n{bootstrap.format()}")
     if json_file is not None:
-        results.to_json(json_file)
+        results.to_json(json_file, bootstrap)
     if csv_file is not None:
         results.to_csv(csv_file)
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from adaneg_openood.benchmark.methods import standard_detectors
 from adaneg_openood.demo.model import load_demo_model
 from adaneg_openood.demo.world import ADJECTIVES, FAR, ID_NAMES, NEAR, NOUNS, write_benchmark
-from adaneg_openood.evaluation import FeatureSet, Results, evaluate
+from adaneg_openood.evaluation import FeatureSet, Protocol, Run, replay
 from adaneg_openood.text import ClassNames, Corpus, LabelFeatures, Mining, MiningConfig, label_features
 from adaneg_openood.vlm.base import VisionLanguageModel
 
@@ -25,20 +25,14 @@ _SETS = {"near": tuple(NEAR), "far": (*FAR, "digits")}
 
 def run_demo(
     seeds: Sequence[int] = (0, 1, 2), device: torch.device | str = "cpu", progress: bool = True
-) -> Results:
+) -> Run:
     """Near- and far-OOD results of MCM, NegLabel and AdaNeg on the embedded benchmark.
 
     The images live in a temporary folder while this runs. Nothing is downloaded.
     """
     data = demo_features(device, progress)
-    return evaluate(
-        standard_detectors(data),
-        data,
-        seeds=seeds,
-        batch_size=BATCH_SIZE,
-        device=device,
-        progress=progress,
-    )
+    protocol = Protocol(tuple(seeds), BATCH_SIZE)
+    return replay(data, standard_detectors(data), protocol, device=device, progress=progress)
 
 
 def demo_features(device: torch.device | str = "cpu", progress: bool = True) -> FeatureSet:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Union
+from typing import Any, NamedTuple, Union
 
 import numpy as np
 import torch
@@ -56,12 +56,11 @@ def ood_metrics(conf: Array, label: Array, pred: Array) -> dict[str, float]:
     """
     scores, labels, preds = _checked(conf, label, pred)
     is_ood = labels == -1
-    fpr_out, auroc = _fpr_and_auroc(is_ood, -scores)
-    fpr_in, _ = _fpr_and_auroc(~is_ood, scores)
+    counts = RankedScores(scores, is_ood).counts()
     values = (
-        fpr_out,
-        fpr_in,
-        auroc,
+        counts.fpr95().fpr,
+        counts.fpr95(id_positive=True).fpr,
+        _auroc(is_ood, -scores),
         _aupr(~is_ood, scores),
         _aupr(is_ood, -scores),
         float(np.mean(preds[~is_ood] == labels[~is_ood])),
@@ -69,13 +68,101 @@ def ood_metrics(conf: Array, label: Array, pred: Array) -> dict[str, float]:
     return {name: 100.0 * value for name, value in zip(METRICS, values)}
 
 
-def _fpr_and_auroc(positive: np.ndarray, score: np.ndarray) -> tuple[float, float]:
+class OperatingPoint(NamedTuple):
+    """Where a ROC curve first reaches 95 % recall of its positive class.
+
+    Attributes:
+        fpr: share of the negative class that is accepted with it, in [0, 1].
+        threshold: confidence at which that happens; images at it are accepted.
+    """
+
+    fpr: float
+    threshold: float
+
+
+class ScoreCounts(NamedTuple):
+    """How many images have each score: all that FPR95 and AUROC depend on.
+
+    Attributes:
+        values: (K,) distinct scores, ascending; tied images are one threshold.
+        n_id: (K,) ID images at each.
+        n_ood: (K,) OOD images at each.
+    """
+
+    values: np.ndarray
+    n_id: np.ndarray
+    n_ood: np.ndarray
+
+    def fpr95(self, *, id_positive: bool = False) -> OperatingPoint:
+        """The only FPR95 of this package.
+
+        Args:
+            id_positive: ID is the positive class (MCM, NegLabel), not OOD (OpenOOD).
+        """
+        if id_positive:
+            fpr, index = _first_at_recall(self.n_id[::-1], self.n_ood[::-1])
+            return OperatingPoint(fpr, float(self.values[::-1][index]))
+        fpr, index = _first_at_recall(self.n_ood, self.n_id)
+        return OperatingPoint(fpr, float(self.values[index]))
+
+    def auroc(self) -> float:
+        """Share of (ID, OOD) pairs in which the ID image scores higher, ties counting half."""
+        below = np.cumsum(self.n_id) - self.n_id
+        wrong = float((self.n_ood * (below + 0.5 * self.n_id)).sum())
+        return 1.0 - wrong / (float(self.n_id.sum()) * float(self.n_ood.sum()))
+
+
+class RankedScores:
+    """Scores sorted once, so that counting them again with other weights costs a pass and no sort.
+
+    Args:
+        conf: (N,) finite, larger = more ID.
+        is_ood: (N,) bool.
+    """
+
+    def __init__(self, conf: np.ndarray, is_ood: np.ndarray) -> None:
+        conf = np.asarray(conf, dtype=np.float64)
+        self._order = np.argsort(conf, kind="stable")
+        ordered = conf[self._order]
+        self._starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+        self._values = ordered[self._starts]
+        self._is_ood = np.asarray(is_ood)[self._order]
+
+    def counts(self, weight: np.ndarray | None = None) -> ScoreCounts:
+        """The counts, without scores that no image has.
+
+        Args:
+            weight: (N,) integers, how often each image counts; None counts each once.
+        """
+        drawn = np.ones(len(self._order), dtype=np.int64) if weight is None else weight[self._order]
+        n_ood = np.add.reduceat(np.where(self._is_ood, drawn, 0), self._starts)
+        n_id = np.add.reduceat(np.where(self._is_ood, 0, drawn), self._starts)
+        met = (n_ood + n_id) > 0
+        return ScoreCounts(self._values[met], n_id[met], n_ood[met])
+
+
+def _first_at_recall(positive: np.ndarray, negative: np.ndarray) -> tuple[float, int]:
+    """FPR at the first threshold that accepts 95 % of the positives, and that threshold's index.
+
+    Args:
+        positive, negative: (K,) images of each class at each threshold, in the order of acceptance.
+    """
+    tps, fps = np.cumsum(positive), np.cumsum(negative)
+    kept = np.arange(len(tps))
+    if len(tps) > 2:
+        # scikit-learn's roc_curve leaves out points on straight pieces of the curve. That can move the
+        # first point at or past the recall to a larger FPR, and OpenOOD's numbers include it.
+        corner = np.r_[True, np.logical_or(np.diff(fps, 2), np.diff(tps, 2)), True]
+        kept = np.flatnonzero(corner)
+    index = kept[np.argmax(tps[kept] / tps[-1] >= _RECALL)]
+    return float(fps[index] / fps[-1]), int(index)
+
+
+def _auroc(positive: np.ndarray, score: np.ndarray) -> float:
     from sklearn import metrics  # here, because it is slow to import
 
-    # roc_curve's default leaves out collinear points. That can move the first point at or past the
-    # recall to a larger FPR, and OpenOOD's numbers include it, so the default stays.
     fpr, tpr, _ = metrics.roc_curve(positive, score)
-    return float(fpr[np.argmax(tpr >= _RECALL)]), float(metrics.auc(fpr, tpr))
+    return float(metrics.auc(fpr, tpr))
 
 
 def _aupr(positive: np.ndarray, score: np.ndarray) -> float:

@@ -1,21 +1,26 @@
-"""The evaluation protocol: in which order a detector meets the images, and running it over them."""
+"""Streams: which images a detector meets, and in which order."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Callable, NamedTuple, Protocol
+import operator
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from torch import Tensor
+
+from adaneg_openood.data.feature_set import FeatureSet
+from adaneg_openood.evaluation.subsets import Ratio, Subset, check_parts, draw_subset, subset_sizes
 
 ORDERS = {
     "mixed": "ID and OOD images shuffled into one stream per OOD set (AdaNeg's protocol)",
     "id_first": "all ID images in the given order, then the OOD images (OpenOOD's evaluator)",
 }
+SPLITS = ("near", "far")
 
 
-class ScoresLike(Protocol):
+class ScoresLike(typing.Protocol):
     """What a detector returns for B images: pred (B,) integers, conf (B,) floats."""
 
     @property
@@ -25,24 +30,12 @@ class ScoresLike(Protocol):
     def conf(self) -> Tensor: ...
 
 
-class Detector(Protocol):
+class Detector(typing.Protocol):
     """Anything that scores (B, D) image features and can forget what it saw."""
 
     def score(self, features: Tensor) -> ScoresLike: ...
 
     def reset(self) -> None: ...
-
-
-class StreamScores(NamedTuple):
-    """Scores of N images in their original positions, not in stream order.
-
-    Attributes:
-        pred: (N,) int64, predicted ID class.
-        conf: (N,) float32 (float64 from a detector that returns it), larger = more ID.
-    """
-
-    pred: np.ndarray
-    conf: np.ndarray
 
 
 def stream_order(n_ood: int, n_id: int, seed: int, order: str = "mixed") -> np.ndarray:
@@ -69,8 +62,7 @@ def stream_order(n_ood: int, n_id: int, seed: int, order: str = "mixed") -> np.n
         >>> stream_order(2, 3, seed=0, order="id_first").tolist()
         [2, 3, 4, 0, 1]
     """
-    if order not in ORDERS:
-        raise ValueError(f"order must be one of {', '.join(map(repr, ORDERS))}, got {order!r}")
+    _check_order(order)
     for name, value in (("n_ood", n_ood), ("n_id", n_id), ("seed", seed)):
         if value < 0:
             raise ValueError(f"{name} must be >= 0, got {value}")
@@ -80,10 +72,19 @@ def stream_order(n_ood: int, n_id: int, seed: int, order: str = "mixed") -> np.n
     return np.random.default_rng(seed).permutation(n).astype(np.int64, copy=False)
 
 
-def check_seeds(seeds: Sequence[int]) -> None:
-    """Raise a ValueError unless seeds are distinct and >= 0, at least one."""
-    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise ValueError(f"seeds must be distinct and >= 0, at least one, got {tuple(seeds)}")
+def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
+    """The seeds as integers.
+
+    Raises:
+        ValueError: none, one that is repeated, negative or no integer.
+    """
+    try:
+        checked = tuple(operator.index(seed) for seed in seeds)
+    except TypeError:
+        raise ValueError(f"seeds must be integers, got {seeds!r}") from None
+    if not checked or len(set(checked)) < len(checked) or min(checked) < 0:
+        raise ValueError(f"seeds must be distinct and >= 0, at least one, got {checked}")
+    return checked
 
 
 def keeps_state(detector: Detector) -> bool:
@@ -92,68 +93,98 @@ def keeps_state(detector: Detector) -> bool:
     return bool(getattr(info, "keeps_state", True))
 
 
-def one_order_is_enough(detector: Detector, order: str) -> bool:
-    """Whether the seed cannot change a detector's scores: it keeps no state, or nothing is shuffled."""
-    return order == "id_first" or not keeps_state(detector)
+@dataclass(frozen=True)
+class Protocol:
+    """How the images of a benchmark are met.
 
-
-@torch.no_grad()
-def run_stream(
-    detector: Detector,
-    features: Tensor,
-    order: np.ndarray,
-    batch_size: int,
-    progress: Callable[[int], object] | None = None,
-) -> StreamScores:
-    """Reset a detector and score a stream in batches.
-
-    Args:
-        detector: scores (B, D) features; reset at the start, and left with the stream's state.
-        features: (N, D), concat(OOD, ID), on any device the detector accepts.
-        order: (N,) integers, a permutation of 0..N-1, see :func:`stream_order`.
-        batch_size: images a batch; the last batch holds what is left.
-        progress: called after every batch with the number of images it held.
-
-    Returns:
-        Scores in the original positions: entry i belongs to ``features[i]``.
+    Attributes:
+        seeds: of the stream orders, and of the choice of images where ``ratio`` or ``n_images`` leave
+            some out.
+        batch_size: images per batch; a detector that keeps state depends on it.
+        order: ``"mixed"`` or ``"id_first"``, see :data:`ORDERS`.
+        ratio: ID to OOD images; None keeps the one there is.
+        n_images: ID and OOD images together; None takes as many as the ratio allows.
 
     Raises:
-        ValueError: ``order`` is no permutation of the rows, ``batch_size`` is below 1, or the
-            detector returns something other than one pred and one conf an image.
-
-    Source: section "evaluation protocol" of AdaNeg (Zhang and Zhang, NeurIPS 2024).
+        ValueError: a setting out of range.
     """
-    n = len(features)
-    order = np.asarray(order)
-    if order.dtype.kind not in "iu" or order.ndim != 1:
-        raise ValueError(f"order must be 1-d integers, got {order.dtype} of shape {order.shape}")
-    if not np.array_equal(np.sort(order), np.arange(n)):
-        raise ValueError(f"order must hold every index from 0 to {n - 1} once, for {n} rows")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be >= 1, got {batch_size}")
 
-    detector.reset()
-    preds, confs = [], []
-    index = torch.from_numpy(order.astype(np.int64))
-    for rows in index.to(features.device).split(batch_size) if n else ():
-        scores = detector.score(features[rows])
-        for name, value in (("pred", scores.pred), ("conf", scores.conf)):
-            if tuple(value.shape) != (len(rows),):
-                raise ValueError(
-                    f"{type(detector).__name__}.score must return {name} of shape ({len(rows)},) "
-                    f"for {len(rows)} images, got {tuple(value.shape)}"
-                )
-        # Kept on the device: a copy to the host per batch would wait for each batch.
-        preds.append(scores.pred)
-        confs.append(scores.conf)
-        if progress is not None:
-            progress(len(rows))
+    seeds: tuple[int, ...] = (0, 1, 2)
+    batch_size: int = 256
+    order: str = "mixed"
+    ratio: Ratio | None = None
+    n_images: int | None = None
 
-    pred, conf = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.float32)
-    if n:
-        pred[order] = torch.cat(preds).cpu().numpy()
-        values = torch.cat(confs)
-        values = (values if values.dtype == torch.float64 else values.float()).cpu()
-        conf = np.empty(n, dtype=values.numpy().dtype)
-        conf[order] = values.numpy()
-    return StreamScores(pred, conf)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seeds", check_seeds(self.seeds))
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1, got {self.batch_size}")
+        _check_order(self.order)
+        check_parts(self.ratio, self.n_images)
+
+    def sizes(self, n_id: int, n_ood: int) -> tuple[int, int]:
+        """ID and OOD images that are met, of so many."""
+        return subset_sizes(n_id, n_ood, self.ratio, self.n_images)
+
+    def takes_all(self, n_id: int, n_ood: int) -> bool:
+        """Whether every image is met, of so many."""
+        return self.sizes(n_id, n_ood) == (n_id, n_ood)
+
+    def subset(self, n_id: int, n_ood: int, seed: int) -> Subset:
+        """The images that a seed's stream holds."""
+        return draw_subset(n_id, n_ood, seed, self.ratio, self.n_images)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One OOD set, met together with the ID images in one order.
+
+    Attributes:
+        split: ``"near"`` or ``"far"``.
+        dataset: name of the OOD set.
+        seed: of the order, and of the choice of images.
+        protocol: how it is met; its own ``seeds`` are not read.
+        given_order: (N,) a permutation of concat(OOD, ID), in place of the seed's order; only where
+            every image is met.
+    """
+
+    split: str
+    dataset: str
+    seed: int
+    protocol: Protocol
+    given_order: np.ndarray | None = field(default=None, compare=False, repr=False)
+
+    def order(self, n_ood: int, n_id: int) -> np.ndarray:
+        """(n_ood + n_id,) order over concat(OOD, ID) of the images that are met."""
+        if self.given_order is not None:
+            return np.asarray(self.given_order)
+        return stream_order(n_ood, n_id, self.seed, self.protocol.order)
+
+
+def streams_of(
+    data: FeatureSet, protocol: Protocol, given_orders: Mapping[str, np.ndarray] | None = None
+) -> Iterator[Stream]:
+    """Every OOD set under every seed, set by set.
+
+    Args:
+        data: the sets.
+        protocol: seeds, order and images.
+        given_orders: OOD set -> an order in place of the seeds'.
+
+    Raises:
+        ValueError: the protocol asks for more images than a set has.
+    """
+    orders = given_orders or {}
+    for split in SPLITS:
+        for dataset, ood in getattr(data, split).items():
+            try:
+                protocol.sizes(len(data.id_features), len(ood))
+            except ValueError as error:
+                raise ValueError(f"{dataset}: {error}") from None
+            for seed in protocol.seeds:
+                yield Stream(split, dataset, seed, protocol, orders.get(dataset))
+
+
+def _check_order(order: str) -> None:
+    if order not in ORDERS:
+        raise ValueError(f"order must be one of {', '.join(map(repr, ORDERS))}, got {order!r}")

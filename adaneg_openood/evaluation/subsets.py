@@ -42,17 +42,14 @@ def subset_sizes(
         >>> subset_sizes(100, 300, n_images=40)
         (10, 30)
     """
+    check_parts(ratio, n_images)
     of_id, of_ood = (n_id, n_ood) if ratio is None else ratio
-    if of_id < 1 or of_ood < 1:
-        raise ValueError(f"ratio must be two whole numbers of at least 1, got {of_id}:{of_ood}")
     if n_images is None:
         # whole-number arithmetic: no rounding can ask for an image too many
         fits_id = n_id * of_ood <= n_ood * of_id
         ids = n_id if fits_id else max(1, n_ood * of_id // of_ood)
         oods = max(1, n_id * of_ood // of_id) if fits_id else n_ood
         return min(ids, n_id), min(oods, n_ood)
-    if n_images < 2:
-        raise ValueError(f"n_images must be at least 2, one ID and one OOD image, got {n_images}")
     ids = min(max(1, round(n_images * of_id / (of_id + of_ood))), n_images - 1)
     oods = n_images - ids
     if ids > n_id or oods > n_ood:
@@ -61,6 +58,14 @@ def subset_sizes(
             f"{n_id} and {n_ood}"
         )
     return ids, oods
+
+
+def check_parts(ratio: Ratio | None, n_images: int | None) -> None:
+    """Raise a ValueError unless both can be met by some benchmark."""
+    if ratio is not None and min(ratio) < 1:
+        raise ValueError(f"ratio must be two whole numbers of at least 1, got {ratio[0]}:{ratio[1]}")
+    if n_images is not None and n_images < 2:
+        raise ValueError(f"n_images must be at least 2, one ID and one OOD image, got {n_images}")
 
 
 def draw_subset(

@@ -18,10 +18,16 @@ from adaneg_openood._version import __version__
 from adaneg_openood.benchmark.methods import SETTINGS
 from adaneg_openood.data.feature_set import FeatureSet, named_tensors
 from adaneg_openood.detectors import AdaNegConfig
-from adaneg_openood.evaluation.streams import ORDERS, check_seeds
-from adaneg_openood.evaluation.subsets import Ratio, subset_sizes
+from adaneg_openood.evaluation.streams import Protocol, Stream, streams_of
+from adaneg_openood.evaluation.subsets import Ratio
 from adaneg_openood.evaluation.sweep_result import BANK_COLUMNS, STREAM_AXES, SweepResult
-from adaneg_openood.evaluation.sweep_runs import Detectors, Protocol, Stream, families, streams
+from adaneg_openood.evaluation.sweep_runs import (
+    Detectors,
+    distinct_streams,
+    families,
+    measured,
+    run_key,
+)
 from adaneg_openood.io.digests import tensor_bytes
 from adaneg_openood.io.fields import unknown_key
 from adaneg_openood.io.files import atomic_path, read_json_object
@@ -29,7 +35,7 @@ from adaneg_openood.io.journal import Journal, first_different
 from adaneg_openood.io.locks import first_holds
 from adaneg_openood.io.processes import ALONE, Group
 
-__all__ = ["Protocol", "SweepResult", "data_digest", "grid_configs", "sweep"]
+__all__ = ["SweepResult", "data_digest", "grid_configs", "sweep"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +61,9 @@ def sweep(
 ) -> SweepResult:
     """Run AdaNeg with every combination of settings, protocols and seeds on every OOD set.
 
-    Each run equals one of :func:`~adaneg_openood.evaluation.evaluate` with the same settings, bit for
-    bit. Configurations meet each stream side by side, so that what the text says of a batch is computed
-    once for all that group the negatives alike; those that differ in ``score`` alone are one run.
+    Each run equals one of :func:`~adaneg_openood.evaluation.replay` with the same settings, bit for bit.
+    Configurations meet each stream side by side, so that what the text says of a batch is computed once
+    for all that group the negatives alike; those that differ in ``score`` alone are one run.
 
     With ``folder``, runs are written down as soon as they are there. Called again, after a kill or with
     a larger grid, it computes what is missing; the files it writes at the end are the same bytes.
@@ -81,15 +87,19 @@ def sweep(
         BlockingIOError: another process is at work in the folder.
     """
     configs = grid_configs(grid, base, released)
-    protocols = [Protocol(*point) for point in itertools.product(batch_sizes, orders, ratios, n_images)]
-    _check_protocols(protocols, seeds, data)
+    points = list(itertools.product(batch_sizes, orders, ratios, n_images))
+    if not points or len(set(points)) < len(points):
+        raise ValueError("batch_sizes, orders, ratios and n_images need values, none of them twice")
+    protocols = [Protocol(tuple(seeds), *point) for point in points]
+    for protocol in protocols:
+        list(streams_of(data, protocol))  # more images than there are: an error before the first stream
     if folder is None:
-        return _run(data, configs, protocols, seeds, {}, None, device, progress, group)
+        return _run(data, configs, protocols, {}, None, device, progress, group)
     root = Path(folder)
     with first_holds(group, root / "journal.jsonl"):
         known = group.first(lambda: _written_down(root, data, device))
         journal = Journal(root / f"journal{f'-{group.rank}' if group.rank else ''}.jsonl")
-        result = _run(data, configs, protocols, seeds, known, journal, device, progress, group)
+        result = _run(data, configs, protocols, known, journal, device, progress, group)
         group.first(lambda: [str(file) for file in result.write(root)])
         return result
 
@@ -122,7 +132,6 @@ def _run(
     data: FeatureSet,
     configs: Sequence[AdaNegConfig],
     protocols: Sequence[Protocol],
-    seeds: Sequence[int],
     known: dict[str, dict[str, Any]],
     journal: Journal | None,
     device: torch.device | str,
@@ -132,11 +141,13 @@ def _run(
     import pandas as pd
     from tqdm import tqdm
 
-    met = list(streams(data, protocols, seeds))
+    met = list(
+        dict.fromkeys(stream for protocol in protocols for _, stream in distinct_streams(data, protocol))
+    )
     jobs: list[tuple[Stream, dict[AdaNegConfig, str]]] = []
     for family in families(configs):  # outermost, so that its detectors are made once
         for stream in met:
-            keys = {config: stream.key(config) for config in family}
+            keys = {config: run_key(stream, config) for config in family}
             missing = {config: key for config, key in keys.items() if key not in known}
             if missing:
                 jobs.append((stream, missing))
@@ -145,7 +156,7 @@ def _run(
 
     def run(job: tuple[Stream, dict[AdaNegConfig, str]]) -> dict[str, dict[str, Any]]:
         stream, missing = job
-        scored = stream.run(data, builder.of(list(missing)), list(missing))
+        scored = measured(data, stream, builder, list(missing))
         records = {missing[config]: value for config, value in scored.items()}
         if journal is not None:
             journal.append(records)
@@ -162,10 +173,13 @@ def _run(
     rows = []
     for config in configs:
         for protocol in protocols:
-            for seed in seeds:
-                for stream in streams(data, [protocol], [seed]):
-                    value = known[stream.key(config)]
-                    rows.append({**_point(config, protocol), "seed": seed, **value})
+            # seed by seed, each with every set
+            by_seed = sorted(
+                distinct_streams(data, protocol), key=lambda one: protocol.seeds.index(one[0])
+            )
+            for seed, stream in by_seed:
+                value = known[run_key(stream, config)]
+                rows.append({**_point(config, protocol), "seed": seed, **value})
     frame = pd.DataFrame(rows)
     nullable = {name: "Int64" for name in ("n_images", *BANK_COLUMNS)}
     frame = frame.astype(nullable)
@@ -177,27 +191,9 @@ def _point(config: AdaNegConfig, protocol: Protocol) -> dict[str, Any]:
     ratio = protocol.ratio
     return {
         **dataclasses.asdict(config),
-        **dataclasses.asdict(protocol),
+        **{axis: getattr(protocol, axis) for axis in STREAM_AXES},
         "ratio": "as is" if ratio is None else f"{ratio[0]}:{ratio[1]}",
     }
-
-
-def _check_protocols(protocols: Sequence[Protocol], seeds: Sequence[int], data: FeatureSet) -> None:
-    if not protocols:
-        raise ValueError("batch_sizes, orders, ratios and n_images need at least one value each")
-    if len(set(protocols)) < len(protocols):
-        raise ValueError("batch_sizes, orders, ratios and n_images must not repeat a value")
-    check_seeds(seeds)
-    for protocol in protocols:
-        if protocol.batch_size < 1:
-            raise ValueError(f"batch_size must be >= 1, got {protocol.batch_size}")
-        if protocol.order not in ORDERS:
-            raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {protocol.order!r}")
-        for name, ood in {**data.near, **data.far}.items():
-            try:
-                subset_sizes(len(data.id_features), len(ood), protocol.ratio, protocol.n_images)
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from None
 
 
 def _written_down(root: Path, data: FeatureSet, device: torch.device | str) -> dict[str, dict[str, Any]]:

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adaneg_openood.evaluation.results import GROUP_ROWS
 from adaneg_openood.evaluation.sweep_result import SweepResult
+from adaneg_openood.evaluation.tables import GROUP_ROWS
 from adaneg_openood.io.files import atomic_path
 
 if TYPE_CHECKING:

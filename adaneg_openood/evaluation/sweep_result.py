@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from adaneg_openood.benchmark.methods import SETTINGS
 from adaneg_openood.evaluation.metrics import CONVENTIONS, METRICS
-from adaneg_openood.evaluation.results import GROUP_ROWS
+from adaneg_openood.evaluation.tables import GROUP_ROWS, group_means
 from adaneg_openood.io.files import atomic_path
 
 if TYPE_CHECKING:
@@ -47,12 +47,9 @@ class SweepResult:
 
         records = self.records
         point = [*SETTINGS, *STREAM_AXES]
-        groups = (
-            records.groupby([*point, "seed", "split"], sort=False, dropna=False)[list(METRICS)]
-            .mean()
-            .reset_index()
-        )
-        groups["dataset"] = groups["split"].map(GROUP_ROWS)
+        sets = {split: rows["dataset"].unique() for split, rows in records.groupby("split", sort=False)}
+        named = {GROUP_ROWS[str(split)]: list(names) for split, names in sets.items()}
+        groups = group_means(records, named, [*point, "split"])
         rows = pd.concat([records, groups], ignore_index=True)
         grouped = rows.groupby([*point, "split", "dataset"], sort=False, dropna=False)[list(METRICS)]
         mean, spread = grouped.mean(), grouped.std(ddof=1).fillna(0.0)

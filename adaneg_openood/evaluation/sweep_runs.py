@@ -1,43 +1,23 @@
-"""The runs of a sweep: streams, and detectors that meet them side by side."""
+"""The runs of a sweep: configurations that meet a stream side by side."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from adaneg_openood.data.feature_set import FeatureSet
 from adaneg_openood.detectors import AdaNeg, AdaNegConfig
 from adaneg_openood.detectors.adaneg import combined
 from adaneg_openood.evaluation.metrics import ood_metrics
-from adaneg_openood.evaluation.side_by_side import run_side_by_side
-from adaneg_openood.evaluation.streams import stream_order
-from adaneg_openood.evaluation.subsets import Ratio, draw_subset, subset_sizes
+from adaneg_openood.evaluation.replay import replay_streams
+from adaneg_openood.evaluation.stream_result import StreamResult
+from adaneg_openood.evaluation.streams import Protocol, Stream, streams_of
 from adaneg_openood.io.journal import digest_of
 
 _TOGETHER = 16  # detectors at a time: each holds a bank of its own
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How images are met.
-
-    Attributes:
-        batch_size: images a batch.
-        order: ``"mixed"`` or ``"id_first"``.
-        ratio: ID to OOD images; None keeps the one there is.
-        n_images: ID and OOD images together; None takes as many as the ratio allows.
-    """
-
-    batch_size: int = 256
-    order: str = "mixed"
-    ratio: Ratio | None = None
-    n_images: int | None = None
 
 
 class Detectors:
@@ -47,8 +27,8 @@ class Detectors:
         self.data, self.device = data, device
         self.made: dict[AdaNegConfig, AdaNeg] = {}
 
-    def of(self, configs: Sequence[AdaNegConfig]) -> list[AdaNeg]:
-        """One a score-free configuration, in order."""
+    def of(self, configs: Sequence[AdaNegConfig]) -> dict[AdaNegConfig, AdaNeg]:
+        """One for each score-free configuration."""
         wanted = list(dict.fromkeys(map(_scoreless, configs)))
         if not set(wanted) <= set(self.made):
             self.made = {}
@@ -61,70 +41,49 @@ class Detectors:
                     detector.text_features = first.text_features
                 first = first or detector
                 self.made[config] = detector
-        return [self.made[config] for config in wanted]
+        return {config: self.made[config] for config in wanted}
 
 
-@dataclass(frozen=True, eq=False)
-class Stream:
-    """One OOD set met in one way."""
+def run_key(stream: Stream, config: AdaNegConfig) -> str:
+    """Of a run: all it depends on besides the data."""
+    how = dataclasses.asdict(stream.protocol)
+    del how["seeds"]
+    return digest_of(
+        {
+            "config": dataclasses.asdict(config),
+            "protocol": how,
+            "seed": stream.seed,
+            "set": [stream.split, stream.dataset],
+        }
+    )
 
-    split: str
-    dataset: str
-    ood: Tensor
-    seed: int
-    protocol: Protocol
 
-    def key(self, config: AdaNegConfig) -> str:
-        """Of a run: all it depends on besides the data."""
-        return digest_of(
-            {
-                "config": dataclasses.asdict(config),
-                "protocol": dataclasses.asdict(self.protocol),
-                "seed": self.seed,
-                "set": [self.split, self.dataset],
-            }
-        )
+def measured(
+    data: FeatureSet, stream: Stream, detectors: Detectors, configs: Sequence[AdaNegConfig]
+) -> dict[AdaNegConfig, dict[str, Any]]:
+    """Score a stream with a family's detectors, and measure every configuration."""
+    by_config = detectors.of(configs)
+    named = {str(number): detector for number, detector in enumerate(by_config.values())}
+    results = replay_streams(data, named, [stream], device=detectors.device, keep_parts=True)
+    found = dict(zip(by_config, results))
+    return {config: _record(found[_scoreless(config)], config, data.n_id) for config in configs}
 
-    def run(
-        self, data: FeatureSet, detectors: Sequence[AdaNeg], configs: Sequence[AdaNegConfig]
-    ) -> dict[AdaNegConfig, dict[str, Any]]:
-        """Score the stream with every detector, and measure every configuration."""
-        how = self.protocol
-        part = draw_subset(len(data.id_features), len(self.ood), self.seed, how.ratio, how.n_images)
-        order = stream_order(len(part.oods), len(part.ids), self.seed, how.order)
-        place = detectors[0].text_features.device
-        features = torch.cat(
-            [
-                self.ood[torch.from_numpy(part.oods)].to(place),
-                data.id_features[torch.from_numpy(part.ids)].to(place),
-            ]
-        )
-        labels = data.id_labels.cpu().numpy()[part.ids]
-        label = np.concatenate([np.full(len(part.oods), -1), labels])
-        scores = run_side_by_side(detectors, features, order, how.batch_size)
-        by_config = {detector.config: index for index, detector in enumerate(detectors)}
-        measured = {}
-        for config in configs:
-            index = by_config[_scoreless(config)]
-            found = scores[index]
-            assert found.s_neglabel is not None and found.s_adaptive is not None
-            metrics = ood_metrics(
-                combined(found.s_neglabel, found.s_adaptive, config), label, found.pred
-            )
-            counts = detectors[index].bank.counts
-            n_id = data.n_id
-            measured[config] = {
-                "split": self.split,
-                "dataset": self.dataset,
-                "n_id": len(part.ids),
-                "n_ood": len(part.oods),
-                **metrics,
-                "id_rows_filled": int((counts[:n_id] > 0).sum()),
-                "n_id_rows": n_id,
-                "negative_rows_filled": int((counts[n_id:] > 0).sum()),
-                "cached": int(counts.sum()),
-            }
-        return measured
+
+def _record(result: StreamResult, config: AdaNegConfig, n_id: int) -> dict[str, Any]:
+    assert result.s_neglabel is not None and result.s_adaptive is not None and result.counts is not None
+    s_neglabel, s_adaptive = (torch.from_numpy(p) for p in (result.s_neglabel, result.s_adaptive))
+    counts = result.counts
+    return {
+        "split": result.split,
+        "dataset": result.dataset,
+        "n_id": result.n_id,
+        "n_ood": result.n_ood,
+        **ood_metrics(combined(s_neglabel, s_adaptive, config), result.label, result.pred),
+        "id_rows_filled": int((counts[:n_id] > 0).sum()),
+        "n_id_rows": n_id,
+        "negative_rows_filled": int((counts[n_id:] > 0).sum()),
+        "cached": int(counts.sum()),
+    }
 
 
 def _scoreless(config: AdaNegConfig) -> AdaNegConfig:
@@ -145,17 +104,9 @@ def families(configs: Sequence[AdaNegConfig]) -> list[list[AdaNegConfig]]:
     return found
 
 
-def streams(data: FeatureSet, protocols: Sequence[Protocol], seeds: Sequence[int]) -> Iterator[Stream]:
-    n_id = len(data.id_features)
-    done = set()
-    for split, sets in (("near", data.near), ("far", data.far)):
-        for dataset, ood in sets.items():
-            for protocol in protocols:
-                sizes = subset_sizes(n_id, len(ood), protocol.ratio, protocol.n_images)
-                for seed in seeds:
-                    # a seed that changes nothing is not run again
-                    fixed = protocol.order == "id_first" and sizes == (n_id, len(ood))
-                    used = 0 if fixed else seed
-                    if (dataset, protocol, used) not in done:
-                        done.add((dataset, protocol, used))
-                        yield Stream(split, dataset, ood, used, protocol)
+def distinct_streams(data: FeatureSet, protocol: Protocol) -> Iterator[tuple[int, Stream]]:
+    """Every seed's stream of every set; a seed that changes nothing has the stream of seed 0."""
+    for stream in streams_of(data, protocol):
+        n_ood = len(getattr(data, stream.split)[stream.dataset])
+        fixed = protocol.order == "id_first" and protocol.takes_all(len(data.id_features), n_ood)
+        yield stream.seed, dataclasses.replace(stream, seed=0) if fixed else stream

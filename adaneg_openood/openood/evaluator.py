@@ -17,7 +17,7 @@ from adaneg_openood.openood.text_tower import device_of
 if TYPE_CHECKING:
     import pandas as pd
 
-    from adaneg_openood.evaluation.results import Results
+    from adaneg_openood.evaluation import Run
 
 
 class Evaluator(OpenOODEvaluator):  # type: ignore[misc]
@@ -92,7 +92,7 @@ class Evaluator(OpenOODEvaluator):  # type: ignore[misc]
         with compat.cuda_calls_go_to(device_of(self.net)):
             return super().eval_ood(fsood, progress)
 
-    def accuracies(self, results: Results) -> dict[str, float]:
+    def accuracies(self, results: Run) -> dict[str, float]:
         """ID accuracy in percent: by the network's zero-shot prediction, and by the detector's own.
 
         Args:
@@ -107,7 +107,7 @@ class Evaluator(OpenOODEvaluator):  # type: ignore[misc]
         fsood: bool = False,
         save_dir: str | os.PathLike[str] | None = None,
         progress: bool = True,
-    ) -> Results:
+    ) -> Run:
         """Several stream orders: mean and spread, both FPR95 conventions, ACC of the detector.
 
         Args:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adaneg_openood.evaluation.results import Results
+from adaneg_openood.evaluation import Run
 from adaneg_openood.evaluation.streams import ORDERS
 from adaneg_openood.io.files import atomic_path
 
@@ -31,7 +31,7 @@ _METRICS = ("FPR@95", "AUROC", "AUPR_IN", "AUPR_OUT", "ACC")
 
 
 def leaderboard_row(
-    results: Results,
+    results: Run,
     id_name: str,
     *,
     method: str = "adaneg",
@@ -99,7 +99,7 @@ def to_csv(rows: Sequence[dict[str, str]], *, header: bool = True) -> str:
 
 
 def write_files(
-    results: Results,
+    results: Run,
     folder: str | os.PathLike[str],
     id_name: str,
     *,

@@ -15,7 +15,7 @@ from openood.postprocessors.base_postprocessor import BasePostprocessor
 
 from adaneg_openood.detectors import MCM, AdaNeg, NegLabel
 from adaneg_openood.detectors.base import TextDetector
-from adaneg_openood.evaluation.streams import run_stream, stream_order
+from adaneg_openood.evaluation import run_stream, stream_order
 from adaneg_openood.io.digests import tensor_digest
 from adaneg_openood.openood.images import EncodedSet, check_files, content_key, encode
 from adaneg_openood.openood.labels import build_labels

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from adaneg_openood.evaluation.metrics import ood_metrics
-from adaneg_openood.evaluation.results import Results, records_frame
-from adaneg_openood.evaluation.streams import one_order_is_enough, run_stream, stream_order
+from adaneg_openood.data.feature_set import FeatureSet
+from adaneg_openood.evaluation import Protocol, Run, replay
+from adaneg_openood.evaluation.streams import SPLITS, check_seeds
 from adaneg_openood.io.digests import tensor_digest
 from adaneg_openood.io.files import atomic_path
 from adaneg_openood.openood.images import EncodedSet
@@ -23,8 +23,6 @@ from adaneg_openood.openood.settings import PROTOCOLS
 from adaneg_openood.openood.text_tower import Towers
 
 logger = logging.getLogger(__name__)
-
-_DEFAULT_BATCH = 256
 
 
 def stream_results(
@@ -36,7 +34,7 @@ def stream_results(
     seeds: Sequence[int] = (0, 1, 2),
     save_dir: str | os.PathLike[str] | None = None,
     progress: bool = True,
-) -> Results:
+) -> Run:
     """Score every OOD set under several stream orders.
 
     Args:
@@ -45,9 +43,9 @@ def stream_results(
         id_loaders: the ID test set; for full-spectrum evaluation followed by the covariate-shifted ones.
         ood_loaders: ``{"near": {name: loader}, "far": {name: loader}}``.
         seeds: of the streams, distinct and >= 0. A method without memory runs once for all of them.
-        save_dir: folder for raw scores, one ``.npz`` a stream (``conf`` float32, ``pred``, ``label``
+        save_dir: folder for raw scores, one ``.npz`` per stream (``conf`` float32, ``pred``, ``label``
             with -1 for OOD, OOD images first). A stream whose file is there, made of the same features
-            and settings, is not run again.
+            and settings, is not run again; :meth:`Run.load` reads the whole.
         progress: show progress bars.
 
     Returns:
@@ -56,64 +54,34 @@ def stream_results(
     Raises:
         ValueError: no seed, a repeated or negative one, or no OOD set.
     """
-    from tqdm.auto import tqdm
-
-    seeds = tuple(int(seed) for seed in seeds)
-    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise ValueError(f"seeds must be distinct and >= 0, and at least one, got {seeds}")
     settings = postprocessor.settings
-    order = PROTOCOLS[settings.get("protocol", "mixed")]
-    batch_size = settings.get("batch_size", _DEFAULT_BATCH)
-    id_sets = [postprocessor.encoded(net, loader, progress) for loader in id_loaders]
-    id_features = torch.cat([part.features for part in id_sets])
-    id_labels = np.concatenate([part.labels for part in id_sets])
-    detector = postprocessor.make_detector()
-    once = one_order_is_enough(detector, order)
-    common = {
-        "method": postprocessor.method,
-        "settings": settings,
-        "text": _digest(detector.text_features),
-        "id": _digest(id_features),
-    }
-
-    records: list[dict[str, Any]] = []
-    jobs = [
-        (split, name, loader)
-        for split in ("near", "far")
-        for name, loader in ood_loaders.get(split, {}).items()
-    ]
-    if not jobs:
+    protocol = Protocol(
+        check_seeds(seeds),
+        settings.get("batch_size", Protocol.batch_size),
+        PROTOCOLS[settings.get("protocol", "mixed")],
+    )
+    if not any(ood_loaders.get(split) for split in SPLITS):
         raise ValueError("there is no OOD set to evaluate")
-    for split, name, loader in tqdm(jobs, desc="streams", disable=not progress):
-        ood = postprocessor.encoded(net, loader, progress)
-        features = torch.cat([ood.features, id_features])
-        label = np.concatenate([np.full(len(ood.features), -1, dtype=np.int64), id_labels])
-        measured: dict[str, float] = {}
-        for seed in seeds:
-            if not measured or not once:
-                key = _key({**common, "ood": _digest(ood.features), "seed": seed, "order": order})
-                path = _path(save_dir, split, name, None if once else seed)
-                saved = _load(path, key)
-                if saved is None:
-                    index = stream_order(len(ood.features), len(id_features), seed, order)
-                    scores = run_stream(detector, features, index, batch_size)
-                    saved = scores.conf, scores.pred
-                    _save(path, key, *saved, label)
-                measured = ood_metrics(saved[0], label, saved[1])
-            records.append(
-                {
-                    "method": postprocessor.method,
-                    "split": split,
-                    "dataset": name,
-                    "seed": seed,
-                    "n_id": len(id_labels),
-                    "n_ood": len(ood.features),
-                    **measured,
-                    "id_rows_filled": None,
-                    "n_id_rows": None,
-                }
-            )
-    return Results(records_frame(records), order, seeds, batch_size)
+    id_sets = [postprocessor.encoded(net, loader, progress) for loader in id_loaders]
+    near, far = (
+        {
+            name: postprocessor.encoded(net, loader, progress).features
+            for name, loader in ood_loaders.get(split, {}).items()
+        }
+        for split in SPLITS
+    )
+    labels = postprocessor._ready()
+    data = FeatureSet(
+        text_features=labels.features,
+        n_id=labels.n_id,
+        id_features=torch.cat([part.features for part in id_sets]),
+        id_labels=torch.from_numpy(np.concatenate([part.labels for part in id_sets])),
+        near=near,
+        far=far,
+        logit_scale=labels.logit_scale,
+    )
+    detectors = {postprocessor.method: postprocessor.make_detector()}
+    return replay(data, detectors, protocol, progress=progress, folder=save_dir)
 
 
 def load_or_encode(folder: str | os.PathLike[str], key: Any, towers: Towers, encode: Any) -> EncodedSet:
@@ -160,31 +128,3 @@ def _digest(features: torch.Tensor) -> str:
 def _key(parts: Mapping[str, Any]) -> str:
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _path(save_dir: Any, split: str, name: str, seed: int | None) -> Path | None:
-    if save_dir is None:
-        return None
-    stem = name if seed is None else f"{name}-seed{seed}"
-    return Path(save_dir) / split / f"{stem}.npz"
-
-
-def _load(path: Path | None, key: str) -> tuple[np.ndarray, np.ndarray] | None:
-    if path is None or not path.is_file():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as saved:
-            if str(saved["key"]) != key:
-                logger.info("%s is of other features or settings; running the stream again", path)
-                return None
-            return saved["conf"], saved["pred"]
-    except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds over damaged files
-        logger.warning("%s cannot be read (%s); running the stream again", path, error)
-        return None
-
-
-def _save(path: Path | None, key: str, conf: np.ndarray, pred: np.ndarray, label: np.ndarray) -> None:
-    if path is None:
-        return
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, conf=conf, pred=pred, label=label, key=np.array(key))

@@ -4,33 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from adaneg_openood.evaluation.results import GROUP_ROWS
-from adaneg_openood.evaluation.uncertainty import BOOTSTRAPPED, Bootstrap, observed_and_drawn
-from adaneg_openood.report.record import RunRecord
+from adaneg_openood.evaluation.intervals import BOOTSTRAPPED, Bootstrap
 from adaneg_openood.report.tables import GROUP_NAMES, METRICS
 
 if TYPE_CHECKING:
     import pandas as pd
 
 REFERENCE = "NegLabel"
-
-
-def bootstrap_of(record: RunRecord, n_resamples: int) -> Bootstrap:
-    """Resampled metrics of every method and OOD set, as ``evaluate(resamples=...)`` has them."""
-    observed: dict[tuple[str, str], np.ndarray] = {}
-    drawn: dict[tuple[str, str], np.ndarray] = {}
-    for number, dataset in enumerate(record.sets):
-        confs = {method: list(record.streams[method, dataset].conf) for method in record.methods}
-        labels = record.labels(dataset)
-        parts = observed_and_drawn(confs, labels, n_resamples, record.seeds[0], number)
-        for kept, part in zip((observed, drawn), parts):
-            kept.update({(method, dataset): values for method, values in part.items()})
-    groups = {
-        split: tuple(name for name, of in record.sets.items() if of == split) for split in GROUP_ROWS
-    }
-    return Bootstrap(observed, drawn, groups, n_resamples)
 
 
 def certainty_table(bootstrap: Bootstrap) -> pd.DataFrame:

@@ -6,12 +6,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-_RECALL = 0.95
+from adaneg_openood.evaluation.metrics import RankedScores
+
 _POINTS = 400  # of a drawn ROC curve
 
 
 def threshold_fpr95(conf: np.ndarray, is_ood: np.ndarray) -> tuple[float, float]:
     """The confidence at and below which 95 % of OOD images lie, and the share of ID images there.
+
+    The number is that of :func:`~adaneg_openood.evaluation.ood_metrics`, ties included.
 
     Args:
         conf: (N,).
@@ -24,9 +27,8 @@ def threshold_fpr95(conf: np.ndarray, is_ood: np.ndarray) -> tuple[float, float]
         >>> threshold_fpr95(np.array([0.1, 0.2, 0.3, 0.9]), np.array([True, True, False, False]))
         (0.2, 0.0)
     """
-    oods = np.sort(conf[is_ood])
-    cut = oods[max(0, int(np.ceil(_RECALL * len(oods))) - 1)]
-    return float(cut), 100.0 * float(np.mean(conf[~is_ood] <= cut))
+    point = RankedScores(conf, is_ood).counts().fpr95()
+    return point.threshold, 100.0 * point.fpr
 
 
 class Roc(NamedTuple):

@@ -36,7 +36,7 @@ def extreme_examples(
             )
     found: list[Example] = []
     for dataset in record.sets:
-        conf, pred = record.conf(method, dataset), record.streams[method, dataset].pred[0]
+        conf, pred = record.conf(method, dataset), record.stream_of(method, dataset).pred
         n_ood = record.n_ood(dataset)
         sides = {"ood": (dataset, 0, n_ood), "id": ("id", n_ood, len(conf))}
         for side, (part, start, end) in sides.items():

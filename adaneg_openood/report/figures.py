@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from adaneg_openood.evaluation import StreamResult
 from adaneg_openood.io.files import atomic_path
 from adaneg_openood.report.curves import fpr_over_stream, histogram, roc, threshold_fpr95
 from adaneg_openood.report.drawing import (
@@ -19,7 +20,7 @@ from adaneg_openood.report.drawing import (
     legend_below,
     method_style,
 )
-from adaneg_openood.report.record import RunRecord, StreamRecord
+from adaneg_openood.report.record import RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -166,18 +167,18 @@ def bank_occupancy(record: RunRecord, dataset: str) -> Figure:
         for (of_id, of_neg, course), (names, stream) in zip(axes, banks):
             assert stream.counts is not None and stream.ood_counts is not None
             assert stream.filled is not None
-            counts, oods = stream.counts[0], stream.ood_counts[0]
+            counts, oods = stream.counts, stream.ood_counts
             _rows(of_id, counts[:c], oods[:c], "ID rows")
             _rows(of_neg, counts[c:], oods[c:], "negative rows")
             of_id.set_ylabel("\n".join([*names, "images cached"]))
-            n_images = stream.conf.shape[1]
-            seen = np.minimum(np.arange(1, stream.filled.shape[1] + 1) * record.batch_size, n_images)
+            n_images = len(stream.conf)
+            seen = np.minimum(np.arange(1, len(stream.filled) + 1) * record.batch_size, n_images)
             sides = (
                 ("ID", ID_COLOUR, c, "solid"),
                 ("negative", OOD_COLOUR, len(counts) - c, (0, (5, 1.5))),
             )
             for side, (name, colour, total, dash) in enumerate(sides):
-                share = 100.0 * stream.filled[0][:, side] / max(1, total)
+                share = 100.0 * stream.filled[:, side] / max(1, total)
                 course.plot(
                     seen, share, color=colour, linestyle=dash, marker="o" if len(seen) < 3 else None
                 )
@@ -197,10 +198,10 @@ def bank_occupancy(record: RunRecord, dataset: str) -> Figure:
     return figure
 
 
-def distinct_banks(record: RunRecord, dataset: str) -> list[tuple[list[str], StreamRecord]]:
-    found: list[tuple[list[str], StreamRecord]] = []
+def distinct_banks(record: RunRecord, dataset: str) -> list[tuple[list[str], StreamResult]]:
+    found: list[tuple[list[str], StreamResult]] = []
     for method in record.bank_methods:
-        stream = record.streams[method, dataset]
+        stream = record.stream_of(method, dataset)
         for names, known in found:
             if all(
                 np.array_equal(getattr(stream, part), getattr(known, part))

@@ -6,7 +6,6 @@ import hashlib
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -17,11 +16,11 @@ import torch
 from adaneg_openood._version import __version__
 from adaneg_openood.data.feature_set import named_tensors
 from adaneg_openood.evaluation import FeatureSet
+from adaneg_openood.evaluation.provenance import settings_of
 from adaneg_openood.evaluation.streams import Detector
 from adaneg_openood.io.digests import file_digest, tensor_bytes
 
 _PACKAGES = ("torch", "numpy", "scikit-learn", "pandas", "matplotlib", "openood", "open_clip_torch")
-_SETTINGS = ("groups", "permute", "logit_scale", "tau")
 
 
 def describe_run(
@@ -63,16 +62,6 @@ def describe_run(
         },
         "methods": {name: settings_of(detector) for name, detector in detectors.items()},
     }
-
-
-def settings_of(detector: Detector) -> dict[str, Any]:
-    """Class and settings of a detector."""
-    found: dict[str, Any] = {"class": type(detector).__name__}
-    config = getattr(detector, "config", None)
-    if is_dataclass(config) and not isinstance(config, type):
-        found.update(asdict(config))
-    found.update({name: getattr(detector, name) for name in _SETTINGS if hasattr(detector, name)})
-    return found
 
 
 def content_hash(data: FeatureSet) -> str:

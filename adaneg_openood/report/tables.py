@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from adaneg_openood.evaluation.results import GROUP_ROWS
+from adaneg_openood.evaluation.tables import GROUP_ROWS
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from adaneg_openood.evaluation import Results
+    from adaneg_openood.evaluation import Run
     from adaneg_openood.report.record import RunRecord
 
 # metric of the results -> (what people read, whether higher is better)
@@ -56,7 +56,7 @@ class Table:
         return int(_number(self.rank, method, column))
 
 
-def run_tables(results: Results) -> list[Table]:
+def run_tables(results: Run) -> list[Table]:
     """A table for each metric."""
     import pandas as pd
 
@@ -158,10 +158,10 @@ def filled_negatives(record: RunRecord, method: str, dataset: str) -> pd.DataFra
     """
     import pandas as pd
 
-    stream = record.streams[method, dataset]
+    stream = record.stream_of(method, dataset)
     if stream.counts is None or stream.ood_counts is None:
         return pd.DataFrame(columns=["row", "name", "images", "of_ood"])
-    counts, oods = stream.counts[0], stream.ood_counts[0]
+    counts, oods = stream.counts, stream.ood_counts
     rows = [row for row in range(record.n_classes, len(counts)) if counts[row]]
     frame = pd.DataFrame(
         {

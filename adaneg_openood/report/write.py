@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from adaneg_openood.io.files import atomic_path
-from adaneg_openood.report.certainty import bootstrap_of, certainty_table
+from adaneg_openood.report.certainty import certainty_table
 from adaneg_openood.report.drawing import require_matplotlib, to_png
 from adaneg_openood.report.figures import distinct_banks, run_pictures
 from adaneg_openood.report.html import page
@@ -46,7 +46,7 @@ def write_report(
     folder = target.with_suffix("") if files is None else Path(files)
     tables = run_tables(record.results)
     pictures = list(run_pictures(record))
-    certainty = None if resamples is None else certainty_table(bootstrap_of(record, resamples))
+    certainty = None if resamples is None else certainty_table(record.results.bootstrap(resamples))
     texts = {
         folder / "tables.csv": to_long(tables).to_csv(index=False),
         folder / "tables.md": to_markdown(tables),

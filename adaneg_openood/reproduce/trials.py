@@ -12,7 +12,7 @@ from torch import Tensor
 
 from adaneg_openood.detectors import AdaNeg, AdaNegConfig
 from adaneg_openood.evaluation import FeatureSet, ood_metrics, stream_order
-from adaneg_openood.evaluation.side_by_side import run_side_by_side
+from adaneg_openood.evaluation.scoring import score_stream
 from adaneg_openood.evaluation.streams import Detector, keeps_state
 
 FPR_OOD, FPR_ID = "FPR95 (OOD positive)", "FPR95 (ID positive)"
@@ -166,7 +166,7 @@ def _measured(
     """Metrics of each detector on one stream; those that read the same text share the reading."""
     if not detectors:
         return
-    for scores in run_side_by_side(detectors, features, order, batch_size):
+    for scores in score_stream(detectors, features, order, batch_size):
         metrics = ood_metrics(scores.conf, truth, scores.pred)
         yield {_NAMES.get(metric, metric): value for metric, value in metrics.items()}
 

@@ -284,7 +284,7 @@ def test_from_images_and_words_to_a_table(images, tmp_path, capsys):
     """mine, encode and eval chained: what they leave in a folder is what load_features reads."""
     from adaneg_openood import NegLabel
     from adaneg_openood.data import refuse_mixing
-    from adaneg_openood.evaluation import evaluate
+    from adaneg_openood.evaluation import Protocol, replay
     from adaneg_openood.text import ClassNames, Mining, class_names, label_features
 
     model = model_of()
@@ -304,7 +304,9 @@ def test_from_images_and_words_to_a_table(images, tmp_path, capsys):
     assert data.n_id == 2 and len(data.text_features) == 32 and data.logit_scale == model.logit_scale
     assert data.names[:2] == ("cat", "sea lion") and ClassNames("", data.names)
     torch.testing.assert_close(data.near["same"], data.id_features[:7])
-    results = evaluate({"n": NegLabel(data.text_features, 2, logit_scale=10.0)}, data, seeds=(0,))
+    results = replay(
+        data, {"n": NegLabel(data.text_features, 2, logit_scale=10.0)}, Protocol(seeds=(0,))
+    )
     assert results.methods == ["n"] or tuple(results.methods) == ("n",)
     with pytest.raises(ValueError, match="its weights would be"):
         refuse_mixing(folder / "text.npz", model_of(1).describe())

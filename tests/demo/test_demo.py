@@ -16,7 +16,7 @@ from adaneg_openood.cli import app
 from adaneg_openood.demo import world
 from adaneg_openood.demo.model import WordTokenizer, load_demo_model
 from adaneg_openood.demo.run import demo_features, demo_labels
-from adaneg_openood.evaluation import evaluate
+from adaneg_openood.evaluation import Protocol, replay
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_negatives_are_no_id_names_and_no_unknown_words():
 
 def test_the_model_is_a_miniature_and_not_a_show(data):
     """Good zero-shot accuracy, far from perfect, and room above NegLabel and below it."""
-    results = evaluate(standard_detectors(data), data, seeds=(0,), batch_size=64, progress=False)
+    results = replay(data, standard_detectors(data), Protocol(seeds=(0,), batch_size=64), progress=False)
     table = results.table("NegLabel")
     assert 60 < table["ACC"].iloc[0] < 95
     for group in ("nearood", "farood"):

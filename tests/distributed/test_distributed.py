@@ -20,8 +20,7 @@ from safetensors.torch import load_file
 
 from adaneg_openood.cli.common import readable_errors
 from adaneg_openood.data import ImageSet, encode_images, encode_to_file, read_feature_header
-from adaneg_openood.evaluation import evaluate
-from adaneg_openood.evaluation.shared import evaluate_shared
+from adaneg_openood.evaluation import Protocol, Run, replay
 from adaneg_openood.io.processes import ALONE, Group, local_device, process_group
 
 N_IMAGES = 47  # 8 parts of 2 batches of 3, the last of 5 images
@@ -113,15 +112,16 @@ def test_shared_jobs_are_done_once_and_answered_in_order(told):
     assert all(part["share"] == by_rank[0]["share"] for part in by_rank)
 
 
-def test_shared_evaluation_is_evaluate_bit_for_bit(told):
-    by_rank, _ = told
+def test_a_shared_replay_is_that_of_one_process_bit_for_bit(told):
+    by_rank, out = told
     detectors, data = ranks.detection()
-    whole = evaluate(detectors, data, seeds=(0, 1, 5), batch_size=16, progress=False)
-    expected = whole.records.to_csv(index=False)
-    assert {part["evaluated"]["value"] for part in by_rank} == {expected}
-    alone = evaluate_shared(detectors, data, seeds=(0, 1, 5), batch_size=16)
-    assert alone.records.to_csv(index=False) == expected
-    assert list(alone.records.dtypes) == list(whole.records.dtypes)
+    protocol = Protocol(seeds=(0, 1, 5), batch_size=16)
+    whole = replay(data, detectors, protocol, progress=False, watch_bank=True)
+    expected = [whole.records.to_csv(index=False), list(whole.warnings), ranks.scores_digest(whole)]
+    assert all(part["evaluated"]["value"] == expected for part in by_rank)
+    # every rank wrote its own streams, and together they are a whole run
+    saved = Run.load(out / "scores")
+    assert ranks.scores_digest(saved) == expected[-1]
 
 
 def wait_for_parts(folder, number):

@@ -10,9 +10,7 @@ import pytest
 import ranks
 from launch import outcomes, start
 
-from adaneg_openood.benchmark.definition import load_benchmark
-from adaneg_openood.benchmark.run import run_benchmark
-from adaneg_openood.io.processes import ALONE, Group
+from adaneg_openood.io.processes import ALONE
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "evaluation"))
 from benchmark_fakes import write_small_benchmark
@@ -62,8 +60,3 @@ def test_images_are_encoded_once(made):
         for name in ("one", "three")
     )
     assert one == three and len(one) == 3
-
-
-def test_the_bootstrap_is_refused(made):
-    with pytest.raises(ValueError, match="run it again without torchrun"):
-        run_benchmark(load_benchmark(made / "small.yml"), group=Group(size=2), resamples=100)

@@ -17,14 +17,20 @@ class Cosine:
 
     def __init__(self, data: FeatureSet) -> None:
         self.text, self.n_id = data.text_features, data.n_id
-        self.resets = 0
+        self.streams = 0
         self.batches: list[Tensor] = []
 
     def reset(self) -> None:
-        self.resets += 1
         self.batches = []
 
+    def settings(self) -> dict:
+        return {}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"text": self.text}
+
     def score(self, features: Tensor) -> SimpleNamespace:
+        self.streams += not self.batches
         self.batches.append(features)
         conf, pred = (features @ self.text[: self.n_id].T).max(dim=1)
         return SimpleNamespace(pred=pred, conf=conf)

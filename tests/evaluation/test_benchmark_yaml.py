@@ -25,7 +25,7 @@ from adaneg_openood.benchmark.methods import STANDARD, standard_detectors
 from adaneg_openood.benchmark.run import Settings, encode_benchmark, run_benchmark
 from adaneg_openood.data import feature_files
 from adaneg_openood.demo.run import run_demo
-from adaneg_openood.evaluation import evaluate, save_features
+from adaneg_openood.evaluation import Protocol, replay, save_features
 from adaneg_openood.openood import compat
 
 SHIPPED = ("bimcv", "cifar10", "cifar100", "demo", "imagenet", "imagenet-four-ood", "imagenet200")
@@ -232,7 +232,9 @@ def test_a_feature_file_is_a_benchmark(tmp_path: Path) -> None:
     assert benchmark.methods == STANDARD
     assert "60 ID images" in check(benchmark)[0].found
     results, _ = run_benchmark(benchmark, seeds=(0,), batch_size=16)
-    expected = evaluate(standard_detectors(data), data, seeds=(0,), batch_size=16, progress=False)
+    expected = replay(
+        data, standard_detectors(data), Protocol(seeds=(0,), batch_size=16), progress=False
+    )
     assert results.methods == expected.methods
     for method in expected.methods:
         assert results.table(method).equals(expected.table(method))
@@ -261,7 +263,7 @@ def test_sets_of_features_need_no_model(tmp_path: Path, monkeypatch: pytest.Monk
     assert not missing(check(benchmark, tmp_path))
     results, made = run_benchmark(benchmark)
     assert made.data.logit_scale == 20
-    expected = evaluate(standard_detectors(data), data, batch_size=16, progress=False)
+    expected = replay(data, standard_detectors(data), Protocol(batch_size=16), progress=False)
     for method in expected.methods:
         np.testing.assert_allclose(results.table(method), expected.table(method), atol=1e-9)
     np.savez(tmp_path / "id.npz", features=data.id_features)

@@ -71,7 +71,7 @@ def test_detector_is_reset_at_the_start() -> None:
     detector, order = Drifting(DATA), stream_order(10, 20, seed=1)
     first = run_stream(detector, FEATURES, order, 8)
     again = run_stream(detector, FEATURES, order, 8)
-    assert detector.resets == 2 and np.array_equal(first.conf, again.conf)
+    assert detector.streams == 2 and np.array_equal(first.conf, again.conf)
 
 
 def test_low_precision_and_empty() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,10 @@ from benchmark_fakes import make_sweep_data
 
 from adaneg_openood import AdaNeg, AdaNegConfig
 from adaneg_openood.benchmark.methods import SETTINGS
-from adaneg_openood.evaluation import evaluate, sweep_runs
+from adaneg_openood.evaluation import Protocol, replay, sweep_runs
 from adaneg_openood.evaluation.metrics import METRICS
 from adaneg_openood.evaluation.subsets import draw_subset, parse_ratio, subset_sizes
-from adaneg_openood.evaluation.sweep import Protocol, data_digest, grid_configs, sweep
+from adaneg_openood.evaluation.sweep import data_digest, grid_configs, sweep
 from adaneg_openood.io.journal import Journal
 from adaneg_openood.io.locks import exclusive
 
@@ -44,7 +45,9 @@ def test_thirty_configurations_equal_single_runs(tmp_path: Path) -> None:
     assert len(read) == 120 and set(SETTINGS) | set(METRICS) <= set(read.columns)
     for config in grid_configs(GRID, BASE):
         detector = AdaNeg(DATA.text_features, DATA.n_id, DATA.logit_scale, config)
-        alone = evaluate({"x": detector}, DATA, seeds=(0, 1), batch_size=16, progress=False).records
+        alone = replay(
+            DATA, {"x": detector}, Protocol(seeds=(0, 1), batch_size=16), progress=False
+        ).records
         mine = result.records
         for name, value in dataclasses.asdict(config).items():
             mine = mine[mine[name] == value]
@@ -65,7 +68,9 @@ def test_scores_and_groups_share_what_they_can() -> None:
     assert len(result.records) == 32 * 2
     for config in grid_configs(grid)[::7]:
         detector = AdaNeg(DATA.text_features, DATA.n_id, DATA.logit_scale, config)
-        alone = evaluate({"x": detector}, DATA, seeds=(2,), batch_size=16, progress=False).records
+        alone = replay(
+            DATA, {"x": detector}, Protocol(seeds=(2,), batch_size=16), progress=False
+        ).records
         mine = result.records
         for name, value in dataclasses.asdict(config).items():
             mine = mine[mine[name] == value]
@@ -144,9 +149,10 @@ def test_other_data_or_versions_are_refused(tmp_path: Path) -> None:
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
-    pytest.importorskip("fcntl")
-    with exclusive(tmp_path / "journal.jsonl"), pytest.raises(BlockingIOError, match="is writing it"):
-        sweep(DATA, {}, folder=tmp_path, **QUICK)
+    with ThreadPoolExecutor(1) as other, exclusive(tmp_path / "journal.jsonl"):
+        made = other.submit(sweep, DATA, {}, folder=tmp_path, **QUICK)
+        with pytest.raises(BlockingIOError, match="is writing it"):
+            made.result()
 
 
 def test_protocols() -> None:
@@ -201,9 +207,9 @@ def test_released_configurations_are_one_where_they_run_as_one() -> None:
         ({}, {"seeds": ()}, "seeds must be distinct"),
         ({}, {"batch_sizes": (0,)}, "batch_size must be >= 1"),
         ({}, {"orders": ("other",)}, "order must be one of"),
-        ({}, {"orders": ("mixed", "mixed")}, "must not repeat"),
+        ({}, {"orders": ("mixed", "mixed")}, "need values, none of them twice"),
         ({}, {"n_images": (1000,)}, "alike: 1000 images at 60:40 need 600 ID"),
-        ({}, {"ratios": ()}, "at least one value"),
+        ({}, {"ratios": ()}, "need values, none of them twice"),
     ],
 )
 def test_mistakes_are_named(grid: dict, settings: dict, message: str) -> None:

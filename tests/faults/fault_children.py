@@ -99,15 +99,9 @@ def two_results():
     other = adaneg_openood.evaluation.FeatureSet(
         data.text_features, 6, data.id_features, data.id_labels, dict(data.near), {}
     )
-    return [
-        (
-            adaneg_openood.evaluation.evaluate(
-                detectors, part, seeds=(0,), batch_size=64, progress=False
-            ),
-            part,
-        )
-        for part in (data, other)
-    ]
+    protocol = adaneg_openood.evaluation.Protocol(seeds=(0,), batch_size=64)
+    replay = adaneg_openood.evaluation.replay
+    return [(replay(part, detectors, protocol, progress=False), part) for part in (data, other)]
 
 
 def write_in_turn(root):

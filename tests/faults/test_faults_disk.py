@@ -10,7 +10,7 @@ from fault_tools import TinyModel, detection, file_limit, full_disk, labels, sna
 
 from adaneg_openood import AdaNegConfig
 from adaneg_openood.data import ImageSet, encode_images
-from adaneg_openood.evaluation import evaluate, save_features
+from adaneg_openood.evaluation import Protocol, replay, save_features
 from adaneg_openood.predictor import Predictor
 from adaneg_openood.text import NegativeLabels
 from adaneg_openood.text.cache import TextCache
@@ -27,7 +27,7 @@ def source(tmp_path_factory):
 def writers(source):
     """Everything that is written, by name: (folder, whether it is the second version) -> None."""
     detectors, data = detection()
-    results = evaluate(detectors, data, seeds=(0, 1, 2, 3), batch_size=64, progress=False)
+    results = replay(data, detectors, Protocol(seeds=(0, 1, 2, 3), batch_size=64), progress=False)
     predictor = Predictor(TinyModel(), labels(), AdaNegConfig(groups=2))
     words = NegativeLabels(tuple(f"word {n}" for n in range(900)), ("noun",) * 900)
     cache_names = [f"name {n}" for n in range(40)]

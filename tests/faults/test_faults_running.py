@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from adaneg_openood import AdaNeg, AdaNegConfig
 from adaneg_openood.data import ImageSet, decoded_batches, encode_images
-from adaneg_openood.evaluation import FeatureSet, evaluate, save_features
+from adaneg_openood.evaluation import FeatureSet, Protocol, replay, save_features
 from adaneg_openood.predictor import Predictor
 from adaneg_openood.text import NegativeLabels
 from adaneg_openood.text.words import fold, keys
@@ -144,7 +144,7 @@ def everything(folder):
     encode_images(TinyModel(), ImageSet.of(folder / "images"), folder / "out" / "id.safetensors",
                   batch_size=2, part_size=2, workers=0)  # fmt: skip
     save_features(folder / "out" / "all.npz", data)
-    results = evaluate(detectors, data, seeds=(0,), batch_size=64, progress=False)
+    results = replay(data, detectors, Protocol(seeds=(0,), batch_size=64), progress=False)
     results.to_json(folder / "out" / "results.json")
     results.to_csv(folder / "out" / "results.csv")
     Predictor(TinyModel(), labels(), AdaNegConfig(groups=2)).save(folder / "out" / "run")

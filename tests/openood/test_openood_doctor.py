@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 pytest.importorskip("openood.evaluation_api", reason="OpenOOD is not installed")
@@ -15,7 +16,8 @@ from openood_tiny import TinyModel, build_benchmark, names_of
 from typer.testing import CliRunner
 
 from adaneg_openood.cli import app
-from adaneg_openood.evaluation import Results
+from adaneg_openood.evaluation import Run
+from adaneg_openood.evaluation.tables import Tables
 from adaneg_openood.openood import CLIPNetwork, Evaluator, MCMPostprocessor
 from adaneg_openood.openood.doctor import diagnose, to_dict, to_text
 from adaneg_openood.openood.leaderboard import COLUMNS, leaderboard_row, to_csv, write_files
@@ -62,7 +64,7 @@ def test_doctor_without_openood(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert sys.modules["openood"]
 
 
-def results(benchmarks: Path) -> Results:
+def results(benchmarks: Path) -> Run:
     run = Evaluator(
         CLIPNetwork(TinyModel(), names_of("cifar10")),
         "cifar10",
@@ -123,9 +125,16 @@ def test_leaderboard_honours_the_yaml(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "batches of 64" in row
 
 
+class Part(Tables):
+    """Some of a run's records."""
+
+    def __init__(self, run: Run, records: pd.DataFrame) -> None:
+        self.records, self.protocol = records, run.protocol
+
+
 def test_incomplete_results_are_refused(benchmarks: Path, tmp_path: Path) -> None:
     found = results(benchmarks)
-    part = Results(found.records[found.records["dataset"] != "svhn"], found.order, found.seeds, 256)
+    part = Part(found, found.records[found.records["dataset"] != "svhn"])
     with pytest.raises(ValueError, match="far-OOD lacks svhn"):
         write_files(part, tmp_path, "cifar10", method="mcm", arch="tiny")
     assert not list(tmp_path.glob("*.csv"))
@@ -133,9 +142,7 @@ def test_incomplete_results_are_refused(benchmarks: Path, tmp_path: Path) -> Non
         leaderboard_row(found, "imagenet", method="mcm", arch="tiny")
     one = found.records.drop(found.records.index[0])
     with pytest.raises(ValueError, match="every seed"):
-        leaderboard_row(
-            Results(one, found.order, found.seeds, 256), "cifar10", method="mcm", arch="tiny"
-        )
+        leaderboard_row(Part(found, one), "cifar10", method="mcm", arch="tiny")
     with pytest.raises(ValueError, match="no method 'adaneg'"):
         leaderboard_row(found, "cifar10", arch="tiny")
     with pytest.raises(ValueError, match="arch is empty"):

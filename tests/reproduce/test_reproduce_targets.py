@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from adaneg_openood.cli import app
 from adaneg_openood.detectors import AdaNeg, AdaNegConfig
-from adaneg_openood.evaluation import FeatureSet, evaluate, save_features
+from adaneg_openood.evaluation import FeatureSet, Protocol, replay, save_features
 from adaneg_openood.reproduce import TARGETS, Reproduction, load_published, reproduce
 from adaneg_openood.reproduce.compare import beside_published
 from adaneg_openood.reproduce.published import (
@@ -171,7 +171,7 @@ def test_detectors_side_by_side_score_as_each_alone(small: FeatureSet) -> None:
         for proxy in ("task", "sample")
         for gap in (0.0, 0.1)
     }
-    expected = evaluate(alone, small, seeds=(0, 1), batch_size=32, progress=False).records
+    expected = replay(small, alone, Protocol(seeds=(0, 1), batch_size=32), progress=False).records
     for name in alone:
         proxy, gap = name.split()
         method = "AdaNeg" if proxy == "task" else "AdaNeg (sample)"

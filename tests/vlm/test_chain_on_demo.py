@@ -10,7 +10,7 @@ from adaneg_openood.benchmark.methods import standard_detectors
 from adaneg_openood.data import encode_to_file
 from adaneg_openood.demo import world
 from adaneg_openood.demo.run import _SETS, BATCH_SIZE, N_NEGATIVES, demo_features
-from adaneg_openood.evaluation import evaluate, load_features
+from adaneg_openood.evaluation import Protocol, load_features, replay
 from adaneg_openood.text import Mining, MiningConfig, class_names, label_features
 from adaneg_openood.vlm import load_model
 
@@ -46,7 +46,7 @@ def test_chained_commands_give_the_demos_table(tmp_path):
     torch.testing.assert_close(got.id_features, expected.id_features, atol=1e-6, rtol=0)
     assert torch.equal(got.id_labels, expected.id_labels)
     tables = [
-        evaluate(standard_detectors(data), data, seeds=(0,), batch_size=BATCH_SIZE).records
+        replay(data, standard_detectors(data), Protocol(seeds=(0,), batch_size=BATCH_SIZE)).records
         for data in (got, expected)
     ]
     # a folder's sets come in alphabetical order, the demo's in its own

@@ -9,25 +9,26 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from evaluation_fakes import N_ID, Cosine, Drifting, StatelessCosine, make_data
+from evaluation_fakes import N_ID, Drifting, StatelessCosine, make_data
 
 from adaneg_openood.evaluation import (
     FeatureSet,
-    Results,
-    evaluate,
+    Protocol,
+    Run,
     ood_metrics,
+    replay,
     run_stream,
     stream_order,
 )
 from adaneg_openood.evaluation.metrics import METRICS
-from adaneg_openood.evaluation.results import RECORD_COLUMNS, TABLE_METRICS
+from adaneg_openood.evaluation.tables import RECORD_COLUMNS, TABLE_METRICS
 
 DATA = make_data()
 
 
-def run(data: FeatureSet = DATA, **settings: object) -> Results:
+def run(data: FeatureSet = DATA, **settings: object) -> Run:
     detectors = {"drift": Drifting(data), "cosine": StatelessCosine(data)}
-    return evaluate(detectors, data, **{"progress": False, "batch_size": 8, **settings})
+    return replay(data, detectors, Protocol(**{"batch_size": 8, **settings}), progress=False)
 
 
 def test_records() -> None:
@@ -45,68 +46,6 @@ def test_records() -> None:
     scores = run_stream(Drifting(DATA), features, order, 8)
     label = np.concatenate([np.full(10, -1), DATA.id_labels.numpy()])
     assert dict(row[list(METRICS)]) == ood_metrics(scores.conf, label, scores.pred)
-
-
-def test_stateless_detectors_run_once_and_others_for_every_seed() -> None:
-    detectors = {"a": StatelessCosine(DATA), "b": Cosine(DATA)}
-    results = evaluate(detectors, DATA, seeds=(0, 5), progress=False)
-    assert detectors["a"].resets == 3 and detectors["b"].resets == 6
-    assert list(results.records["seed"]) == [0, 5] * 6
-    evaluate(detectors, DATA, seeds=(0, 5), order="id_first", progress=False)
-    assert detectors["b"].resets == 9
-
-
-def test_a_set_does_not_depend_on_the_sets_before_it() -> None:
-    turned = make_data(near=dict(reversed(DATA.near.items())), far={})
-    alone = make_data(near={"ninco": DATA.near["ninco"]}, far={})
-    rows = [
-        run(data).records.query("method == 'drift' and dataset == 'ninco'").reset_index(drop=True)
-        for data in (DATA, turned, alone)
-    ]
-    pd.testing.assert_frame_equal(rows[0], rows[1])
-    pd.testing.assert_frame_equal(rows[0], rows[2])
-
-
-def test_global_generators_are_untouched() -> None:
-    state, torch_state = np.random.get_state()[1].copy(), torch.get_rng_state()
-    first = run()
-    assert np.array_equal(state, np.random.get_state()[1])
-    assert torch.equal(torch_state, torch.get_rng_state())
-    np.random.seed(9)
-    pd.testing.assert_frame_equal(first.records, run().records)
-
-
-def test_progress_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    run(progress=True, device="cpu")
-    written = capsys.readouterr()
-    assert written.out == "" and "textures" in written.err
-    run()
-    assert capsys.readouterr().err == ""
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"seeds": ()}, "seeds is empty"),
-        ({"seeds": (1, 1)}, "seeds must be distinct"),
-        ({"seeds": (-1,)}, "distinct and >= 0"),
-        ({"seeds": (0.5,)}, "seeds must be integers"),
-        ({"batch_size": 0}, "batch_size must be >= 1"),
-        ({"order": "other"}, "order must be one of"),
-    ],
-)
-def test_bad_settings(settings: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        run(**settings)
-
-
-def test_bad_detectors() -> None:
-    with pytest.raises(ValueError, match="detectors is empty"):
-        evaluate({}, DATA)
-    other = Cosine(DATA)
-    other.n_id = 2
-    with pytest.raises(ValueError, match="detector 'x' has n_id 2, the features have 3"):
-        evaluate({"x": other}, DATA)
 
 
 def test_table_and_spread() -> None:
@@ -177,10 +116,3 @@ def test_csv_and_json(tmp_path: Path) -> None:
     assert content["records"][-1]["id_rows_filled"] is None
     assert content["records"][0]["id_rows_filled"] == 1
     assert sorted(file.name for file in tmp_path.iterdir()) == ["deep", "r.csv"]
-
-
-def test_results_need_records() -> None:
-    with pytest.raises(ValueError, match="lack the column"):
-        Results(pd.DataFrame({"method": []}), "mixed", (0,), 1)
-    with pytest.raises(ValueError, match="records are empty"):
-        Results(pd.DataFrame(columns=list(RECORD_COLUMNS)), "mixed", (0,), 1)

@@ -8,12 +8,14 @@ import torch
 from evaluation_fakes import Drifting, StatelessCosine, make_data
 
 from adaneg_openood.evaluation import (
+    Protocol,
     bootstrap_intervals,
-    evaluate,
     ood_metrics,
     paired_bootstrap,
+    replay,
 )
-from adaneg_openood.evaluation.uncertainty import BOOTSTRAPPED, Resampler, _Ranked
+from adaneg_openood.evaluation.intervals import BOOTSTRAPPED, Resampler
+from adaneg_openood.evaluation.metrics import RankedScores
 
 
 def scores(n: int, shift: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -33,7 +35,8 @@ def test_a_resample_is_measured_as_if_it_were_the_data(decimals: int) -> None:
         weight[:2] = 1
         rows = np.repeat(np.arange(n), weight)
         expected = ood_metrics(conf[rows], np.where(is_ood[rows], -1, 0), np.zeros(len(rows), int))
-        got = _Ranked(conf, is_ood).metrics(weight)
+        counts = RankedScores(conf, is_ood).counts(weight)
+        got = 100 * np.array([counts.fpr95().fpr, counts.fpr95(id_positive=True).fpr, counts.auroc()])
         np.testing.assert_allclose(got, [expected[name] for name in BOOTSTRAPPED], atol=1e-10)
 
 
@@ -127,7 +130,7 @@ def test_sets_share_their_id_draws_and_not_their_ood_draws() -> None:
     ("conf", "label", "message"),
     [
         ([1.0, np.nan], [0, -1], "NaN"),
-        ([1.0, 2.0, 3.0], [0, -1], "per image"),
+        ([1.0, 2.0, 3.0], [0, -1], "one entry per label|per image"),
         ([1.0, 2.0], [0, 0], "both ID"),
         ([1.0, 2.0], [-1, -1], "both ID"),
     ],
@@ -150,9 +153,9 @@ def test_bad_settings() -> None:
 def test_in_results() -> None:
     data = make_data()
     detectors = {"cosine": StatelessCosine(data), "drift": Drifting(data)}
-    results = evaluate(detectors, data, seeds=(0, 4), batch_size=8, progress=False, resamples=60)
-    found = results.bootstrap
-    assert found is not None and found.methods == ["cosine", "drift"]
+    results = replay(data, detectors, Protocol(seeds=(0, 4), batch_size=8), progress=False)
+    found = results.bootstrap(60)
+    assert found.methods == ["cosine", "drift"]
     assert found.rows == ["ssb", "ninco", "nearood", "textures", "farood"]
     for method in found.methods:
         for row in found.rows:
@@ -163,12 +166,10 @@ def test_in_results() -> None:
     assert gap.value == pytest.approx(
         results.table("drift").loc["nearood", "AUROC"] - results.table("cosine").loc["nearood", "AUROC"]
     )
-    written = results.to_dict()["bootstrap"]
+    written = results.to_dict(found)["bootstrap"]
     assert written["resamples"] == 60 and "drift - cosine" in written["differences"]
     text = found.format()
     assert "95 %" in text and "paired test" in text and "nearood" in text
-    plain = evaluate(detectors, data, seeds=(0, 4), batch_size=8, progress=False)
-    assert plain.bootstrap is None and "bootstrap" not in plain.to_dict()
-    assert plain.records.equals(results.records)
+    assert "bootstrap" not in results.to_dict()
     with pytest.raises(KeyError, match="rows are ssb"):
         found.intervals("drift", "x")

@@ -9,11 +9,10 @@ from typing import Any, NamedTuple, Union
 import numpy as np
 from torch import Tensor
 
-from adaneg_openood.evaluation.metrics import ood_metrics
+from adaneg_openood.evaluation.metrics import RankedScores, ScoreCounts, ood_metrics
 
 BOOTSTRAPPED = ("FPR@95", "FPR@95 (ID positive)", "AUROC")
 Array = Union[np.ndarray, Tensor]
-_RECALL = 0.95
 
 
 class Interval(NamedTuple):
@@ -38,6 +37,11 @@ class Difference(NamedTuple):
     low: float
     high: float
     p_value: float
+
+    @property
+    def holds_zero(self) -> bool:
+        """Whether the interval holds 0, so that chance may explain the difference."""
+        return self.low <= 0.0 <= self.high
 
 
 class Resampler:
@@ -71,11 +75,18 @@ class Resampler:
         Returns:
             (B, 3) float64 in percent, columns :data:`BOOTSTRAPPED`.
         """
-        ranked = [_Ranked(np.asarray(conf, dtype=np.float64), self.is_ood) for conf in confs]
+        ranked = [self._ranked(np.asarray(conf, dtype=np.float64)) for conf in confs]
         out = np.empty((self.n_resamples, len(BOOTSTRAPPED)))
         for row, weight in enumerate(self._draws()):
-            out[row] = np.mean([one.metrics(weight) for one in ranked], axis=0)
+            out[row] = np.mean([_percent(one.counts(weight)) for one in ranked], axis=0)
         return out
+
+    def _ranked(self, conf: np.ndarray) -> RankedScores:
+        if conf.shape != self.is_ood.shape:
+            raise ValueError(f"conf must be {self.is_ood.shape}, one entry per label, got {conf.shape}")
+        if not np.isfinite(conf).all():
+            raise ValueError("conf must be finite")
+        return RankedScores(conf, self.is_ood)
 
     def _draws(self) -> Any:
         """How often each image is drawn, (N,) int64, B times."""
@@ -89,47 +100,10 @@ class Resampler:
             yield weight
 
 
-class _Ranked:
-    """Scores sorted once, so that a resample costs a pass and no sort."""
-
-    def __init__(self, conf: np.ndarray, is_ood: np.ndarray) -> None:
-        if conf.shape != is_ood.shape:
-            raise ValueError(f"conf must have one entry a label, {is_ood.shape}, got {conf.shape}")
-        if not np.isfinite(conf).all():
-            raise ValueError("conf must be finite")
-        self.order = np.argsort(conf, kind="stable")
-        values = conf[self.order]
-        self.starts = np.flatnonzero(np.r_[True, values[1:] != values[:-1]])  # tied scores are one
-        self.is_ood = is_ood[self.order]
-
-    def metrics(self, weight: np.ndarray) -> tuple[float, float, float]:
-        drawn = weight[self.order]
-        n_ood = np.add.reduceat(np.where(self.is_ood, drawn, 0), self.starts)
-        n_id = np.add.reduceat(np.where(self.is_ood, 0, drawn), self.starts)
-        met = (n_ood + n_id) > 0
-        n_ood, n_id = n_ood[met], n_id[met]
-        below = np.cumsum(n_id) - n_id
-        total_id, total_ood = n_id.sum(), n_ood.sum()
-        # pairs in which the ID image scores higher, ties half
-        wrong = float((n_ood * (below + 0.5 * n_id)).sum())
-        auroc = 1.0 - wrong / (float(total_id) * float(total_ood))
-        return (
-            100 * _fpr(n_ood, n_id),
-            100 * _fpr(n_id[::-1], n_ood[::-1]),
-            100 * auroc,
-        )
-
-
-def _fpr(positive: np.ndarray, negative: np.ndarray) -> float:
-    """Share of negatives accepted where 95 % of positives are; thresholds in order of acceptance.
-
-    Like scikit-learn's ROC, and so OpenOOD's numbers, it skips points on straight pieces of the curve.
-    """
-    tps, fps = np.cumsum(positive), np.cumsum(negative)
-    if len(tps) > 2:
-        corner = np.r_[True, np.logical_or(np.diff(fps, 2), np.diff(tps, 2)), True]
-        tps, fps = tps[corner], fps[corner]
-    return float(fps[np.argmax(tps / tps[-1] >= _RECALL)] / fps[-1])
+def _percent(counts: ScoreCounts) -> tuple[float, float, float]:
+    """:data:`BOOTSTRAPPED` of one resample."""
+    fpr_ood, fpr_id = counts.fpr95().fpr, counts.fpr95(id_positive=True).fpr
+    return 100 * fpr_ood, 100 * fpr_id, 100 * counts.auroc()
 
 
 def bootstrap_intervals(
@@ -285,7 +259,26 @@ class Bootstrap:
                         for name, one in self.differences(method, first, row).items()
                     ]
                     lines.append(f"{row:<{width}}  {method:<{width}}  {'  '.join(told)}")
+            lines += self.warnings()
         return "\n".join(lines)
+
+    def warnings(self) -> list[str]:
+        """One line per method: differences to the first method that chance may explain."""
+        lines = []
+        first = self.methods[0]
+        for method in self.methods[1:]:
+            unsure = []
+            for row in self.rows:
+                found = self.differences(method, first, row).items()
+                names = [name for name, one in found if one.holds_zero]
+                if names:
+                    unsure.append(f"{row} ({', '.join(names)})")
+            if unsure:
+                lines.append(
+                    f"{method} - {first}: intervals hold 0, so chance may explain the difference, in "
+                    f"{'; '.join(unsure)}"
+                )
+        return lines
 
     def _of(self, values: Mapping[tuple[str, str], np.ndarray], method: str, row: str) -> np.ndarray:
         for split, names in self.groups.items():

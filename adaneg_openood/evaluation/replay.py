@@ -1,0 +1,255 @@
+"""Replay: the only loop over a stream. Detectors meet the images, and what they say of them is kept."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
+from typing import Any, Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from adaneg_openood.data.feature_set import FeatureSet
+from adaneg_openood.evaluation.bank_state import bank_counts, diagnosis_of
+from adaneg_openood.evaluation.provenance import about_run
+from adaneg_openood.evaluation.run import Run
+from adaneg_openood.evaluation.run_files import StreamFiles
+from adaneg_openood.evaluation.scoring import score_stream
+from adaneg_openood.evaluation.stream_result import StreamResult, packed, unpacked
+from adaneg_openood.evaluation.streams import Detector, Protocol, Stream, keeps_state, streams_of
+from adaneg_openood.io.locks import first_holds
+from adaneg_openood.io.processes import ALONE, Group
+
+Job = tuple[Stream, tuple[str, ...]]
+
+
+def replay(
+    data: FeatureSet,
+    detectors: Mapping[str, Detector],
+    protocol: Protocol | None = None,
+    *,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+    group: Group = ALONE,
+    folder: str | os.PathLike[str] | None = None,
+    keep_parts: bool = False,
+    watch_bank: bool = False,
+    given_orders: Mapping[str, np.ndarray] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> Run:
+    """Score every OOD set of a benchmark together with the ID images, under every seed.
+
+    For an OOD set and a seed every detector meets the same stream, and is reset before it. Where the
+    seed cannot change a result (the detector keeps no state or the order is ``"id_first"``, and every
+    image is met) the stream runs once and stands for every seed.
+
+    Args:
+        data: text, ID and OOD features.
+        detectors: method name -> detector. They are left with the last stream's state, and on
+            ``device`` if one is given.
+        protocol: seeds, batch size, order, and which images; None is the published one.
+        device: where detectors and features are moved to; None leaves them where they are.
+        progress: show a progress bar on stderr.
+        group: ranks that share the streams; every rank gets the same run, bit for bit the one that a
+            single process makes.
+        folder: where each stream's scores are written as soon as they are there, and the run at the
+            end. Called again, it computes what is missing of the same features and settings.
+        keep_parts: keep each image's ``s_neglabel`` and ``s_adaptive`` too.
+        watch_bank: also note how the bank fills, and how many cached images are OOD.
+        given_orders: OOD set -> (n_ood + n_id,) order over concat(OOD, ID), in place of the seeds'.
+        provenance: JSON values that the run shall carry, such as the model.
+
+    Raises:
+        ValueError: no detector, one whose number of ID classes is not the data's, more images asked for
+            than there are, or an order that does not fit its set.
+        BlockingIOError: another process is at work in the folder.
+
+    Source: AdaNeg (Zhang and Zhang, NeurIPS 2024) for the protocol, OpenOOD v1.5 for the metrics.
+    """
+    from tqdm import tqdm
+
+    protocol = Protocol() if protocol is None else protocol
+    orders = dict(given_orders or {})
+    jobs = _jobs(data, detectors, protocol, orders)
+    about = about_run(data, detectors, protocol, orders, device, provenance or {})
+    files = None if folder is None else StreamFiles(folder, about, keep_parts, watch_bank)
+    images = _Images(data, device)
+    sizes = [len(names) * images.size(stream) for stream, names in jobs]
+    hidden = not (progress and group.is_first)
+    bar = tqdm(total=sum(sizes), unit="image", unit_scale=True, disable=hidden)
+
+    def work(job: Job) -> list[Any]:
+        stream, names = job
+        bar.set_description(stream.dataset)
+        known = {} if files is None else files.load(stream, names)
+        bar.update(len(known) * images.size(stream))
+        missing = {name: detectors[name] for name in names if name not in known}
+        for result in _play(images, stream, missing, keep_parts, watch_bank, bar.update):
+            known[result.method] = result
+            if files is not None:
+                files.save(result)
+        results = [known[name] for name in names]
+        return results if group.size == 1 else [packed(result) for result in results]
+
+    def begun(number: int) -> None:
+        bar.update(max(0, sum(sizes[:number]) - bar.n))  # past what other ranks have begun
+
+    with bar, nullcontext() if files is None else first_holds(group, files.index):
+        _move(detectors.values(), device)
+        answers = [one for part in group.share(jobs, work, begun) for one in part]
+        results = answers if group.size == 1 else [unpacked(one) for one in answers]
+        run = Run(about, {(one.method, one.dataset, one.seed): one for one in results})
+        if files is not None:
+            group.first(lambda: str(files.finish(run.streams)))
+    return run
+
+
+def replay_streams(
+    data: FeatureSet,
+    detectors: Mapping[str, Detector],
+    protocol: Protocol | Iterable[Stream],
+    *,
+    device: torch.device | str | None = None,
+    keep_parts: bool = False,
+    watch_bank: bool = False,
+    progress: Callable[[int], object] | None = None,
+) -> Iterator[StreamResult]:
+    """What each detector says of each stream, as soon as it is there.
+
+    When a stream's results are yielded, the detectors still hold the stream's state.
+
+    Args:
+        data, detectors, device, keep_parts, watch_bank: see :func:`replay`.
+        protocol: the streams of a protocol, without those that a method need not run again; or streams
+            that every detector meets.
+        progress: called after every batch of a detector with its number of images.
+
+    Raises:
+        ValueError: see :func:`replay`.
+    """
+    if isinstance(protocol, Protocol):
+        jobs: Iterable[Job] = _jobs(data, detectors, protocol, {})
+    else:
+        _check_detectors(data, detectors)
+        jobs = ((stream, tuple(detectors)) for stream in protocol)
+    images = _Images(data, device)
+    _move(detectors.values(), device)
+    for stream, names in jobs:
+        chosen = {name: detectors[name] for name in names}
+        yield from _play(images, stream, chosen, keep_parts, watch_bank, progress)
+
+
+def _jobs(
+    data: FeatureSet,
+    detectors: Mapping[str, Detector],
+    protocol: Protocol,
+    given_orders: Mapping[str, np.ndarray],
+) -> list[Job]:
+    """Streams, and the methods that meet them: one that the seed does not change meets the first."""
+    _check_detectors(data, detectors)
+    unknown = sorted(set(given_orders) - {*data.near, *data.far})
+    if unknown:
+        sets = ", ".join([*data.near, *data.far])
+        raise ValueError(f"stream order for unknown set {', '.join(unknown)}; sets: {sets}")
+    jobs = []
+    for stream in streams_of(data, protocol, given_orders):
+        n_id, n_ood = len(data.id_features), len(getattr(data, stream.split)[stream.dataset])
+        fixed = protocol.takes_all(n_id, n_ood)
+        names = [
+            name
+            for name, detector in detectors.items()
+            if stream.seed == protocol.seeds[0]
+            or not fixed
+            or (keeps_state(detector) and protocol.order != "id_first")
+        ]
+        if names:
+            jobs.append((stream, tuple(names)))
+    return jobs
+
+
+def _check_detectors(data: FeatureSet, detectors: Mapping[str, Detector]) -> None:
+    if not detectors:
+        raise ValueError("detectors is empty; give at least one, as {name: detector}")
+    for name, detector in detectors.items():
+        n_id = getattr(detector, "n_id", data.n_id)
+        if n_id != data.n_id:
+            raise ValueError(f"detector {name!r} has n_id {n_id}, the features have {data.n_id}")
+
+
+def _move(detectors: Iterable[Detector], device: torch.device | str | None) -> None:
+    for detector in detectors:
+        if device is not None and isinstance(detector, torch.nn.Module):
+            detector.to(device)
+
+
+class _Images:
+    """The features of streams, joined and put on the device once per OOD set."""
+
+    def __init__(self, data: FeatureSet, device: torch.device | str | None) -> None:
+        self.data = data
+        self.device = data.id_features.device if device is None else torch.device(device)
+        self._key: Any = None
+        self._joined: tuple[Tensor, np.ndarray] | None = None
+
+    def _ood(self, stream: Stream) -> Tensor:
+        ood: Tensor = getattr(self.data, stream.split)[stream.dataset]
+        return ood
+
+    def size(self, stream: Stream) -> int:
+        """Images that a stream holds."""
+        ids, oods = stream.protocol.sizes(len(self.data.id_features), len(self._ood(stream)))
+        return ids + oods
+
+    def of(self, stream: Stream) -> tuple[Tensor, np.ndarray]:
+        """(N, D) features and (N,) labels of concat(OOD, ID)."""
+        ood, ids, how = self._ood(stream), self.data.id_features, stream.protocol
+        whole = how.takes_all(len(ids), len(ood))
+        key = (stream.split, stream.dataset, None if whole else (stream.seed, how.ratio, how.n_images))
+        if self._joined is None or key != self._key:
+            self._joined = None  # two sets need not be in memory at a time
+            labels = self.data.id_labels.cpu().numpy()
+            if not whole:
+                part = how.subset(len(ids), len(ood), stream.seed)
+                ood = ood[torch.from_numpy(part.oods).to(ood.device)]
+                ids = ids[torch.from_numpy(part.ids).to(ids.device)]
+                labels = labels[part.ids]
+            label = np.concatenate([np.full(len(ood), -1, dtype=np.int64), labels])
+            self._key = key
+            self._joined = torch.cat([ood.to(self.device), ids.to(self.device)]), label
+        return self._joined
+
+
+def _play(
+    images: _Images,
+    stream: Stream,
+    detectors: Mapping[str, Detector],
+    keep_parts: bool,
+    watch_bank: bool,
+    progress: Callable[[int], object] | None,
+) -> Iterator[StreamResult]:
+    """One stream, met by several detectors side by side."""
+    if not detectors:
+        return
+    features, label = images.of(stream)
+    n_ood = int((label == -1).sum())
+    order = stream.order(n_ood, len(label) - n_ood)
+    scored = score_stream(
+        list(detectors.values()),
+        features,
+        order,
+        stream.protocol.batch_size,
+        progress=progress,
+        keep_parts=keep_parts,
+        watch_bank=watch_bank,
+    )
+    where = {"split": stream.split, "dataset": stream.dataset, "seed": stream.seed, "label": label}
+    for (name, detector), scores in zip(detectors.items(), scored):
+        yield StreamResult(
+            method=name,
+            **where,  # type: ignore[arg-type]
+            **scores._asdict(),
+            **bank_counts(detector, features, n_ood, watch_bank),  # type: ignore[arg-type]
+            diagnosis=diagnosis_of(detector),
+        )
