@@ -73,8 +73,7 @@ def follow_the_recorded_order(monkeypatch: pytest.MonkeyPatch, real: dict, task:
         assert n_ood + n_id == len(order)
         return order
 
-    for module in ("runner", "sweep_runs"):
-        monkeypatch.setattr(f"adaneg_openood.evaluation.{module}.stream_order", recorded)
+    monkeypatch.setattr("adaneg_openood.evaluation.streams.stream_order", recorded)
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -343,7 +343,7 @@ def test_the_command_reports_features_and_kept_runs(small: FeatureSet, tmp_path:
     assert done.exit_code == 0, done.output
     text = out.read_text("utf-8")
     assert "bench.npz" in text and text.count("data:image/png") == 16
-    about = json.loads((kept / "run.json").read_text("utf-8"))
+    about = json.loads((kept / "report.json").read_text("utf-8"))
     assert len(about["provenance"]["features"]["files"]["bench.npz"]) == 64
     assert json.loads((tmp_path / "r.json").read_text("utf-8"))["protocol"]["batch_size"] == 256
 
