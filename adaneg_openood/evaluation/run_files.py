@@ -179,6 +179,8 @@ def _read(path: Path) -> tuple[StreamResult, str]:
             found = {name: file[name] for name in file.files}
         about = json.loads(str(found.pop("about")))
         key = str(about.pop("key"))
+        if found["pred"].dtype.kind == "i":
+            found["pred"] = found["pred"].astype(np.int64)
         odd = sorted({*found} - {*ARRAYS}) + sorted({*about} ^ {*_PLAIN})
         if odd:
             raise ValueError(f"unknown or missing: {', '.join(odd)}")
