@@ -271,8 +271,10 @@ class SmoothedNegLabel(GroupedDetector):
         own_slots = slots.clamp_max(self.window - 1)
         theirs = neighbour_evidence(features, own_slots, self.held[: self.window], own, n)
         self.neighbours[slots] = theirs.float()
-        stored = (part[: self.window].to(own.dtype) for part in (self.neighbours, self.confidence))
-        told = witnesses(own, *stored, n)
+        neighbours, confidence = (
+            part[: self.window].to(own.dtype) for part in (self.neighbours, self.confidence)
+        )
+        told = witnesses(own, neighbours, confidence, n)
         self.heard.copy_(torch.stack(told))
         weight = _WEIGHT * told.gate
         return ((1.0 - weight) * evidence.clamp(-_FARTHEST, _FARTHEST) + weight * theirs).float()
