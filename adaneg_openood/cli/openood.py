@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,7 +17,6 @@ from adaneg_openood.cli.common import (
     JSON,
     ORDERS,
     PREPROCESSING,
-    SEED,
     readable_errors,
     show_results,
 )
@@ -96,13 +96,15 @@ def leaderboard(
     benchmark: str = BENCHMARK,
     arch: str = typer.Option(..., help="Architecture as the leaderboard writes it, such as ViT-B/16."),
     out: Path = typer.Option(Path("leaderboard"), help="Folder for the row and the table."),
-    method: str = typer.Option("adaneg", help="adaneg, neglabel or mcm."),
+    method: str = typer.Option("adaneg", help="One of this package's methods."),
     data: Optional[Path] = DATA,
     configs: Optional[Path] = CONFIGS,
     model: Optional[str] = NETWORK,
     classes: Optional[str] = CLASSES,
     settings: Optional[list[str]] = SETTINGS,
-    seed: int = SEED,
+    seed: Optional[int] = typer.Option(
+        None, min=0, help="First seed; the configuration's if not given."
+    ),
     orders: int = ORDERS,
     batch_size: int = typer.Option(200, min=1, help="For encoding."),
     workers: int = typer.Option(4, min=0),
@@ -113,31 +115,31 @@ def leaderboard(
 ) -> None:
     """Evaluate one method and write the row and file that OpenOOD's leaderboard takes."""
     with readable_errors():
+        from adaneg_openood.benchmark.postprocessor import check_postprocessor_name
         from adaneg_openood.openood import Evaluator
         from adaneg_openood.openood.benchmark_files import refuse_missing
-        from adaneg_openood.openood.compare import configured
         from adaneg_openood.openood.leaderboard import write_files
-        from adaneg_openood.openood.postprocessors import POSTPROCESSORS
+        from adaneg_openood.openood.postprocessors import POSTPROCESSORS, configured
 
-        if method not in POSTPROCESSORS:
-            raise ValueError(f"method must be one of {', '.join(POSTPROCESSORS)}, got {method!r}")
+        check_postprocessor_name(method, POSTPROCESSORS)
         own = _parsed(settings).get(method, {})
         with _folders(benchmark, data, configs) as (data_root, config_root):
             refuse_missing(data_root, benchmark)
-            postprocessor = configured(method, benchmark, str(config_root), own)
+            postprocessor = configured(method, benchmark, config_root, **own)
+            first = getattr(postprocessor.settings, "seed", 0) if seed is None else seed
             evaluator = Evaluator(
                 _network(model, classes or benchmark, device, precision, preprocessing),
                 benchmark,
-                str(data_root),
-                str(config_root),
+                data_root,
+                config_root,
                 postprocessor=postprocessor,
                 batch_size=batch_size,
                 num_workers=workers,
             )
-            results = evaluator.eval_streams(tuple(range(seed, seed + orders)), save_dir=out / "streams")
+            run = evaluator.eval_streams(range(first, first + orders), save_dir=out / "streams")
             accuracy = evaluator.eval_acc()
-        show_results(results, json_file, None)
-        for path in write_files(results, out, benchmark, arch=arch, method=method, id_accuracy=accuracy):
+        show_results(run, json_file, None)
+        for path in write_files(run, out, benchmark, arch=arch, method=method, id_accuracy=accuracy):
             typer.echo(f"{path}: written")
 
 
@@ -149,14 +151,16 @@ def doctor(
 ) -> None:
     """What is installed, what is missing, what that disables, and the command that mends it."""
     with readable_errors():
+        from adaneg_openood.benchmark.check import to_text
         from adaneg_openood.io.files import atomic_path
-        from adaneg_openood.openood.doctor import diagnose, to_dict, to_text
+        from adaneg_openood.openood.doctor import diagnose
 
-        checks = diagnose(data, benchmark, full=full)
-        typer.echo(to_text(checks))
+        items = diagnose(data, benchmark, full=full)
+        typer.echo(to_text(items))
         if json_file is not None:
+            found = [dataclasses.asdict(item) for item in items]
             with atomic_path(json_file) as temporary:
-                temporary.write_text(json.dumps(to_dict(checks), indent=2) + "\n", "utf-8")
+                temporary.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
 
 
 def trial(folder: Path = typer.Argument(..., help="Where to draw the benchmark.")) -> None:
@@ -193,11 +197,12 @@ def _folders(benchmark: str, data: Path | None, configs: Path | None) -> Iterato
 def _network(
     model: str | None, classes: str, device: str, precision: str, preprocessing: str
 ) -> CLIPNetwork:
-    from adaneg_openood.openood.network import CLIPNetwork, names_of
+    from adaneg_openood.openood.labels import known_names
+    from adaneg_openood.openood.network import CLIPNetwork
     from adaneg_openood.openood.trial import NAME
     from adaneg_openood.vlm import load_model
 
-    names = names_of(classes)  # a typing error should not wait for a model to load
+    names = known_names(classes).names  # a typing error should not wait for a model to load
     name = model or ("demo" if classes == NAME else "open_clip:ViT-B-16/openai")
     return CLIPNetwork(
         load_model(name, device=device, precision=precision, preprocessing=preprocessing), names

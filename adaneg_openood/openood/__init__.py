@@ -9,28 +9,11 @@ from adaneg_openood.openood.registration import register
 if TYPE_CHECKING:
     from adaneg_openood.openood.evaluator import Evaluator
     from adaneg_openood.openood.network import CLIPNetwork
-    from adaneg_openood.openood.postprocessors import (
-        AdaNegPostprocessor,
-        MCMPostprocessor,
-        NegLabelPostprocessor,
-    )
+    from adaneg_openood.openood.postprocessors import Postprocessor
 
-__all__ = [
-    "AdaNegPostprocessor",
-    "CLIPNetwork",
-    "Evaluator",
-    "MCMPostprocessor",
-    "NegLabelPostprocessor",
-    "register",
-]
+__all__ = ["CLIPNetwork", "Evaluator", "Postprocessor", "register"]
 
-_HOMES = {
-    "AdaNegPostprocessor": "postprocessors",
-    "CLIPNetwork": "network",
-    "Evaluator": "evaluator",
-    "MCMPostprocessor": "postprocessors",
-    "NegLabelPostprocessor": "postprocessors",
-}
+_HOMES = {"CLIPNetwork": "network", "Evaluator": "evaluator", "Postprocessor": "postprocessors"}
 
 
 def __getattr__(name: str) -> Any:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import dataclasses
 import io
 import logging
 import os
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from adaneg_openood.openood.network import CLIPNetwork, as_network, encode_with_gradients
+from adaneg_openood.benchmark.postprocessor import check_postprocessor_name
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from adaneg_openood.openood.evaluator import Evaluator
+    from adaneg_openood.openood.loaders import Encoder
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +63,10 @@ NOTES = {
     "react": "cuts off the unit image feature, which may be negative; the paper cuts off ReLU features",
     "reweightood": "on CLIP's features, not on those of a network trained for it",
 }
+NOTHING = (
+    "gives every image the same score, so its numbers would say nothing (a nearest-neighbour method "
+    "does where K is larger than its training set)"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +77,7 @@ class Comparison:
         table: one row a postprocessor that ran: ``near``/``far`` means of FPR@95 (OOD positive) and
             AUROC, ACC, in percent, and seconds.
         details: postprocessor -> OpenOOD's whole table.
-        failed: postprocessor -> why it could not run.
+        failed: postprocessor -> why it could not run, or says nothing.
     """
 
     table: pd.DataFrame
@@ -103,35 +109,6 @@ class Comparison:
         return "\n".join(lines) + "\n"
 
 
-class FeatureMemo:
-    """A model that encodes an image once, however many postprocessors ask for it.
-
-    Images are told apart by their pixels. Pixels that want gradients are not looked up.
-
-    Args:
-        model: of the vision-language protocol.
-    """
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-        self._known: dict[bytes, Tensor] = {}
-
-    def encode_image(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, D)."""
-        if pixels.requires_grad:
-            return encode_with_gradients(self._model, pixels)
-        data = pixels.detach().cpu().contiguous().numpy()
-        keys = [hashlib.blake2b(one.tobytes(), digest_size=16).digest() for one in data]
-        new = [row for row, key in enumerate(keys) if key not in self._known]
-        if new:
-            for row, feature in zip(new, self._model.encode_image(pixels[new])):
-                self._known[keys[row]] = feature.detach()
-        return torch.stack([self._known[key] for key in keys])
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_model"], name)
-
-
 def available() -> list[str]:
     """Every postprocessor that OpenOOD's evaluator knows, this package's among them."""
     from openood.evaluation_api.postprocessor import postprocessors
@@ -146,7 +123,8 @@ def compare(
     *,
     data_root: str | os.PathLike[str] = "./data",
     config_root: str | os.PathLike[str] = "./configs",
-    settings: dict[str, dict[str, Any]] | None = None,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    cache: str | os.PathLike[str] | None = None,
     batch_size: int = 200,
     num_workers: int = 4,
     fsood: bool = False,
@@ -154,63 +132,69 @@ def compare(
 ) -> Comparison:
     """Run postprocessors one after the other; one that fails does not stop the others.
 
+    Images are encoded once for all. A method that differentiates by pixels (ODIN) reads them again.
+
     Args:
         net: a :class:`~adaneg_openood.openood.CLIPNetwork`, or a bare model of the vision-language
-            protocol; or a function without arguments that returns one, which is called once names and
-            folders were checked. Images are encoded once for all.
+            protocol; or a function without arguments that returns one, which is called once names,
+            settings and folders were checked.
         id_name: benchmark, see OpenOOD.
         postprocessors: names; None tries every one there is.
         data_root: OpenOOD's data folder.
         config_root: OpenOOD's ``configs`` folder, which its wheel lacks. Nothing is downloaded.
         settings: this package's methods -> settings that override their YAML.
+        cache: folder of encoded images; None is the user's.
         batch_size: for encoding.
         num_workers: of the data loaders.
         fsood: full-spectrum evaluation.
         verbose: let OpenOOD print.
 
     Raises:
-        ValueError: an unknown name, or a benchmark OpenOOD does not have.
+        ValueError: an unknown name or setting, or a benchmark OpenOOD does not have.
         FileNotFoundError: lists or images are missing.
     """
     import pandas as pd
 
     from adaneg_openood.openood.benchmark_files import refuse_missing
-    from adaneg_openood.openood.settings import unknown_message
+    from adaneg_openood.openood.loaders import Encoder, feature_store
+    from adaneg_openood.openood.network import as_network
+    from adaneg_openood.openood.network_model import NetworkModel
+    from adaneg_openood.openood.postprocessors import POSTPROCESSORS, configured
 
     refuse_missing(data_root, id_name)
-    known = available()
-    names = list(known if postprocessors is None else postprocessors)
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise ValueError("; ".join(unknown_message("postprocessor", name, known) for name in unknown))
-    if not hasattr(net, "encode_image"):
-        net = net()
-    memo = _with_memo(as_network(net, id_name))
-    details: dict[str, pd.DataFrame] = {}
+    names = list(available() if postprocessors is None else postprocessors)
+    for name in (*names, *(settings or {})):
+        check_postprocessor_name(name, available())
+    own = {
+        name: configured(name, id_name, config_root, **(settings or {}).get(name, {}))
+        for name in names
+        if name in POSTPROCESSORS
+    }
+    net = as_network(net if hasattr(net, "encode_image") else net(), id_name)
+    skips = any(postprocessor.settings.skip_broken for postprocessor in own.values())
+    encoder = Encoder(NetworkModel(net), feature_store(cache), skips)
+    found = Comparison(pd.DataFrame(), {}, {})
     rows: dict[str, dict[str, float]] = {}
-    failed: dict[str, str] = {}
+    loading = {"batch_size": batch_size, "num_workers": num_workers}
     for name in names:
         start = time.perf_counter()
-        log = io.StringIO()
-        quiet = contextlib.nullcontext() if verbose else contextlib.redirect_stdout(log)
+        quiet = contextlib.nullcontext() if verbose else contextlib.redirect_stdout(io.StringIO())
+        chosen = {"postprocessor_name": name, "postprocessor": own.get(name), **loading}
         try:
             with quiet:
-                table = _evaluate(
-                    memo,
-                    id_name,
-                    name,
-                    str(data_root),
-                    str(config_root),
-                    (settings or {}).get(name, {}),
-                    {"batch_size": batch_size, "num_workers": num_workers},
-                    fsood,
+                _refuse_without_yaml(name, config_root, name in own)
+                evaluator, table = _evaluated(
+                    net, id_name, data_root, config_root, encoder, fsood, chosen
                 )
         except Exception as error:  # anything may go wrong inside a method
-            failed[name] = _why(name, error)
-            logger.info("%s cannot run: %s", name, failed[name])
+            found.failed[name] = _why(name, error)
+            logger.info("%s cannot run: %s", name, found.failed[name])
             logger.debug("%s", traceback.format_exc())
             continue
-        details[name] = table
+        if _says_nothing(evaluator.scores):
+            found.failed[name] = NOTHING
+            continue
+        found.details[name] = table
         rows[name] = {
             **{
                 f"{split} {metric}": float(table[metric][f"{split}ood"])
@@ -223,58 +207,41 @@ def compare(
         logger.info("%s: far AUROC %.2f", name, rows[name]["far AUROC"])
     columns = ["near FPR@95", "near AUROC", "far FPR@95", "far AUROC", "ACC", "seconds"]
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
-    return Comparison(frame.rename_axis("postprocessor"), details, failed)
+    return dataclasses.replace(found, table=frame.rename_axis("postprocessor"))
 
 
-def _evaluate(
+def _evaluated(
     net: Any,
     id_name: str,
-    name: str,
-    data_root: str,
-    config_root: str,
-    settings: dict[str, Any],
-    loading: dict[str, Any],
+    data_root: Any,
+    config_root: Any,
+    encoder: Encoder,
     fsood: bool,
-) -> pd.DataFrame:
+    chosen: dict[str, Any],
+) -> tuple[Evaluator, pd.DataFrame]:
+    """From features; from pixels where the method wants them."""
     from adaneg_openood.openood.evaluator import Evaluator
-    from adaneg_openood.openood.postprocessors import POSTPROCESSORS
+    from adaneg_openood.openood.network import PixelsWanted
 
-    chosen: dict[str, Any] = {"postprocessor_name": name}
-    if name in POSTPROCESSORS:
-        chosen["postprocessor"] = configured(name, id_name, config_root, settings)
-    elif not (Path(config_root) / "postprocessors" / f"{name}.yml").is_file():
-        raise FileNotFoundError(
-            f"no {name}.yml in {Path(config_root) / 'postprocessors'}: give OpenOOD's configs folder"
-        )
-    evaluator = Evaluator(net, id_name, data_root, config_root, **chosen, **loading)
-    return evaluator.eval_ood(fsood=fsood, progress=False)
+    try:
+        evaluator = Evaluator(net, id_name, data_root, config_root, encoder=encoder, **chosen)
+        return evaluator, evaluator.eval_ood(fsood=fsood, progress=False)
+    except PixelsWanted:
+        evaluator = Evaluator(net, id_name, data_root, config_root, **chosen)
+        return evaluator, evaluator.eval_ood(fsood=fsood, progress=False)
 
 
-def configured(name: str, id_name: str, config_root: str, settings: dict[str, Any]) -> Any:
-    """One of this package's postprocessors, of the YAML in ``config_root`` (else the packaged one).
-
-    Args:
-        settings: override the YAML's.
-    """
-    from openood.evaluation_api.postprocessor import get_postprocessor
-
-    built = get_postprocessor(config_root, name, id_name)
-    if not settings:
-        return built
-    return type(built)(built.config, config_path=built.config_path, **settings)
+def _refuse_without_yaml(name: str, config_root: Any, is_own: bool) -> None:
+    folder = Path(config_root) / "postprocessors"
+    if not is_own and not (folder / f"{name}.yml").is_file():
+        raise FileNotFoundError(f"no {name}.yml in {folder}: give OpenOOD's configs folder")
 
 
-def _with_memo(net: Any) -> Any:
-    """A network like ``net`` whose images are encoded once; others than ours are left as they are."""
-    if not isinstance(net, CLIPNetwork):
-        return net
-    return CLIPNetwork(
-        FeatureMemo(net.model),
-        net.class_names,
-        template=net.template,
-        id_features=net.id_features,
-        negative_features=net.negative_features,
-    )
+def _says_nothing(scores: Mapping[str, Any]) -> bool:
+    """Whether all images of all sets have one score."""
+    sets = [scores["id"]["test"], *scores["ood"]["near"].values(), *scores["ood"]["far"].values()]
+    values = np.unique(np.concatenate([np.asarray(conf, dtype=np.float64) for _, conf, _ in sets]))
+    return int((~np.isnan(values)).sum()) == 1  # an ID set's are NaN where streams have their own
 
 
 def _why(name: str, error: Exception) -> str:

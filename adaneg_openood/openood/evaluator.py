@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import openood.evaluation_api.evaluator as api
 import torch
-from openood.evaluation_api import Evaluator as OpenOODEvaluator
 
 from adaneg_openood.openood import compat
 from adaneg_openood.openood.benchmark_files import refuse_missing
+from adaneg_openood.openood.loaders import Encoder, feature_loaders
 from adaneg_openood.openood.network import as_network
-from adaneg_openood.openood.text_tower import device_of
+from adaneg_openood.openood.network_model import device_of
+from adaneg_openood.openood.postprocessors import POSTPROCESSORS, Postprocessor
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from adaneg_openood.evaluation import Run
 
 
-class Evaluator(OpenOODEvaluator):  # type: ignore[misc]
+class Evaluator(api.Evaluator):  # type: ignore[misc]
     """Drop-in for ``openood.evaluation_api.Evaluator``.
 
     It runs on CPU and MPS too, also with OpenOOD's own postprocessors, and it names everything that is
@@ -32,8 +35,7 @@ class Evaluator(OpenOODEvaluator):  # type: ignore[misc]
             model of the vision-language protocol is made into one, with the benchmark's class names.
         id_name: of the benchmark, see OpenOOD.
         device: where the network is moved to; None leaves it where it is.
-        feature_dir: folder where encoded images are kept, so that an interrupted evaluation, or the next
-            one with other settings, does not encode them again.
+        encoder: gives every method features instead of pixels, so that no image is read again.
         download: let OpenOOD download what is missing, instead of an error that lists it.
         kwargs: OpenOOD's own.
 
@@ -45,12 +47,12 @@ class Evaluator(OpenOODEvaluator):  # type: ignore[misc]
         self,
         net: Any,
         id_name: str,
-        data_root: str = "./data",
-        config_root: str = "./configs",
+        data_root: str | os.PathLike[str] = "./data",
+        config_root: str | os.PathLike[str] = "./configs",
         preprocessor: Any = None,
         *,
         device: torch.device | str | None = None,
-        feature_dir: str | os.PathLike[str] | None = None,
+        encoder: Encoder | None = None,
         download: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -61,26 +63,8 @@ class Evaluator(OpenOODEvaluator):  # type: ignore[misc]
             net = net.to(device)
         if preprocessor is None:
             preprocessor = getattr(net, "preprocess", None)
-        if feature_dir is not None:
-            self._keep_features(os.fspath(feature_dir), str(config_root), id_name, kwargs)
-        with compat.cuda_calls_go_to(device_of(net)):
+        with compat.cuda_calls_go_to(device_of(net)), _loaders_of_features(encoder):
             super().__init__(net, id_name, str(data_root), str(config_root), preprocessor, **kwargs)
-
-    @staticmethod
-    def _keep_features(folder: str, config_root: str, id_name: str, kwargs: dict[str, Any]) -> None:
-        """Tell the postprocessor where encoded images are kept, before OpenOOD sets it up."""
-        from openood.evaluation_api.postprocessor import get_postprocessor
-
-        from adaneg_openood.openood.postprocessors import POSTPROCESSORS, TextPostprocessor
-
-        name = kwargs.get("postprocessor_name")
-        if kwargs.get("postprocessor") is None and name in POSTPROCESSORS:
-            kwargs["postprocessor"] = get_postprocessor(config_root, name, id_name)
-        if not isinstance(kwargs.get("postprocessor"), TextPostprocessor):
-            raise TypeError(
-                "feature_dir is for adaneg, neglabel and mcm; OpenOOD's methods encode themselves"
-            )
-        kwargs["postprocessor"].feature_dir = folder
 
     def eval_acc(self, data_name: str = "id") -> float:
         """As OpenOOD's, on any device."""
@@ -92,13 +76,13 @@ class Evaluator(OpenOODEvaluator):  # type: ignore[misc]
         with compat.cuda_calls_go_to(device_of(self.net)):
             return super().eval_ood(fsood, progress)
 
-    def accuracies(self, results: Run) -> dict[str, float]:
+    def accuracies(self, run: Run) -> dict[str, float]:
         """ID accuracy in percent: by the network's zero-shot prediction, and by the detector's own.
 
         Args:
-            results: of :meth:`eval_streams`; the detector's is their mean over sets and streams.
+            run: of :meth:`eval_streams`; the detector's is their mean over sets and streams.
         """
-        return {"zero_shot": self.eval_acc(), "detector": float(results.records["ACC"].mean())}
+        return {"zero_shot": self.eval_acc(), "detector": float(run.records["ACC"].mean())}
 
     def eval_streams(
         self,
@@ -113,28 +97,38 @@ class Evaluator(OpenOODEvaluator):  # type: ignore[misc]
         Args:
             seeds: of the streams.
             fsood: covariate-shifted ID sets count as ID.
-            save_dir: keep raw scores, and resume from them; see
-                :func:`~adaneg_openood.openood.stream_results.stream_results`.
+            save_dir: where raw scores are kept, and taken up from after an interruption; ``Run.load``
+                reads them.
             progress: show progress bars.
 
         Raises:
             TypeError: the postprocessor is not one of this package's.
         """
-        from adaneg_openood.openood.postprocessors import TextPostprocessor
-        from adaneg_openood.openood.stream_results import stream_results
-
-        if not isinstance(self.postprocessor, TextPostprocessor):
+        if not isinstance(self.postprocessor, Postprocessor):
             raise TypeError(
-                f"streams are for adaneg, neglabel and mcm; {type(self.postprocessor).__name__} has none"
+                f"streams are for {', '.join(POSTPROCESSORS)}; "
+                f"{type(self.postprocessor).__name__} has none"
             )
         csid = list(self.dataloader_dict["csid"].values()) if fsood else []
-        ood = {split: self.dataloader_dict["ood"][split] for split in ("near", "far")}
-        return stream_results(
-            self.postprocessor,
+        return self.postprocessor.replay(
             self.net,
             [self.dataloader_dict["id"]["test"], *csid],
-            ood,
+            {split: self.dataloader_dict["ood"][split] for split in ("near", "far")},
             seeds=seeds,
-            save_dir=save_dir,
+            folder=save_dir,
             progress=progress,
         )
+
+
+@contextmanager
+def _loaders_of_features(encoder: Encoder | None) -> Iterator[None]:
+    """Within the block, OpenOOD's evaluator makes loaders whose batches hold features."""
+    original = api.get_id_ood_dataloader
+    if encoder is not None:
+        api.get_id_ood_dataloader = lambda *args, **kwargs: feature_loaders(
+            original(*args, **kwargs), encoder
+        )
+    try:
+        yield
+    finally:
+        api.get_id_ood_dataloader = original

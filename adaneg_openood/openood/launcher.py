@@ -13,7 +13,8 @@ from types import ModuleType
 
 from adaneg_openood.openood import compat
 from adaneg_openood.openood.hooks import ImportHooks
-from adaneg_openood.openood.registration import packaged_config, register
+from adaneg_openood.openood.packaged import packaged_config
+from adaneg_openood.openood.registration import register
 
 logger = logging.getLogger(__name__)
 

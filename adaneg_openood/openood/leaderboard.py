@@ -7,14 +7,14 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from adaneg_openood.evaluation import Run
+from adaneg_openood.detectors import DETECTORS
 from adaneg_openood.evaluation.streams import ORDERS
 from adaneg_openood.io.files import atomic_path
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from adaneg_openood.evaluation import Run
 
 COLUMNS = (
     "Training",
@@ -26,12 +26,14 @@ COLUMNS = (
     "Arch",
     "Additional_Description",
 )
-NAMES = {"adaneg": "AdaNeg", "neglabel": "NegLabel", "mcm": "MCM"}
-_METRICS = ("FPR@95", "AUROC", "AUPR_IN", "AUPR_OUT", "ACC")
+_METRICS = ["FPR@95", "AUROC", "AUPR_IN", "AUPR_OUT", "ACC"]
+# what the description tells of a method's settings; all stand in the run
+_TOLD = ("proxy", "gamma", "gap", "memory_length", "alpha", "k", "queue", "window", "groups", "tau")
+_FAMILIES = {"siglip": "SigLIP", "coca": "CoCa", "clip": "CLIP"}  # the first that a model's name holds
 
 
 def leaderboard_row(
-    results: Run,
+    run: Run,
     id_name: str,
     *,
     method: str = "adaneg",
@@ -39,12 +41,12 @@ def leaderboard_row(
     id_accuracy: float | None = None,
     description: str = "",
 ) -> dict[str, str]:
-    """One row, by column; protocol, seeds and text prompts stated.
+    """One row, by column; protocol, settings and negative labels stated.
 
     Args:
-        results: of :meth:`Evaluator.eval_streams` or :func:`adaneg_openood.evaluation.evaluate`.
+        run: of :meth:`Evaluator.eval_streams` or :func:`adaneg_openood.evaluation.replay`.
         id_name: OpenOOD's benchmark.
-        method: of the results.
+        method: of the run.
         arch: such as ``"CLIP ViT-B/16"``.
         id_accuracy: of the zero-shot classifier, in percent, as OpenOOD reports it; None takes the
             detector's own.
@@ -53,39 +55,58 @@ def leaderboard_row(
     Raises:
         ValueError: an OOD set of the benchmark is missing or unknown, or metrics are.
     """
-    records = results.records[results.records["method"] == method]
-    if records.empty:
-        raise ValueError(
-            f"the results hold no method {method!r}; there are {', '.join(results.methods)}"
-        )
-    _refuse_incomplete(records, id_name, results.seeds)
+    if method not in run.methods:
+        raise ValueError(f"the results hold no method {method!r}; there are {', '.join(run.methods)}")
+    _refuse_incomplete(run, method, id_name)
     if not arch.strip():
         raise ValueError("arch is empty; the leaderboard asks for it, such as 'CLIP ViT-B/16'")
-    table = results.table(method)
-    near, far = (float(table["AUROC"][group]) for group in ("nearood", "farood"))
+    table, spread = run.table(method), run.spread(method)
+    orders = len({seed for name, _, seed in run.streams if name == method})
+
+    def auroc(group: str) -> str:
+        mean = f"{float(table['AUROC'][group]):.2f}"
+        return mean if orders == 1 else f"{mean} ± {float(spread['AUROC'][group]):.2f}"
+
     accuracy = float(table["ACC"]["farood"]) if id_accuracy is None else id_accuracy
-    by_detector = "; ID accuracy by the detector" if id_accuracy is None else ""
-    said = [
-        f"Protocol: {ORDERS[results.order]}",
-        f"batches of {results.batch_size}",
-        f"mean of {len(results.seeds)} stream order(s)",
-        "zero-shot, no training images" + by_detector,
-    ]
-    return dict(
-        zip(
-            COLUMNS,
-            (
-                "Zero-shot CLIP",
-                NAMES.get(method, method),
-                f"{near:.2f}",
-                f"{far:.2f}",
-                f"{accuracy:.2f}",
-                "No",
-                arch.strip(),
-                "; ".join([*said, *([description.strip()] if description.strip() else [])]),
-            ),
-        )
+    info = DETECTORS[method].info if method in DETECTORS else None
+    values = (
+        f"Zero-shot {_family(run)}",
+        info.title if info else method,
+        auroc("nearood"),
+        auroc("farood"),
+        f"{accuracy:.2f}",
+        "No",
+        arch.strip(),
+        "; ".join(_told(run, method, orders, id_accuracy is None, description)),
     )
+    return dict(zip(COLUMNS, values))
+
+
+def _family(run: Run) -> str:
+    """What kind of model it was; CLIP is said of CLIP only."""
+    model = run.about.provenance.get("model") or {}
+    name = str(model if isinstance(model, str) else model.get("model", "")).lower()
+    if name.startswith("open_clip:"):
+        name += " clip"  # its architectures are CLIP's unless they say otherwise
+    name = name.removeprefix("open_clip:")
+    return next((title for word, title in _FAMILIES.items() if word in name), "image-text model")
+
+
+def _told(run: Run, method: str, orders: int, by_detector: bool, description: str) -> list[str]:
+    settings: dict[str, Any] = dict(run.about.settings[method])
+    negatives = run.about.data["negatives"]
+    told = [f"{name} {settings[name]}" for name in _TOLD if name in settings]
+    if negatives["rows"]:
+        told.append(
+            f"{negatives['rows']} negative labels (sha256 of their features {negatives['sha256']})"
+        )
+    told.append(f"order: {ORDERS[run.order]}")
+    told.append(f"batches of {run.batch_size}")
+    told.append(f"mean ± std of {orders} stream orders" if orders > 1 else "one stream order")
+    told.append("zero-shot, no training images")
+    if by_detector:
+        told.append("ID accuracy by the detector")
+    return [*told, *([description.strip()] if description.strip() else [])]
 
 
 def to_csv(rows: Sequence[dict[str, str]], *, header: bool = True) -> str:
@@ -99,7 +120,7 @@ def to_csv(rows: Sequence[dict[str, str]], *, header: bool = True) -> str:
 
 
 def write_files(
-    results: Run,
+    run: Run,
     folder: str | os.PathLike[str],
     id_name: str,
     *,
@@ -117,14 +138,14 @@ def write_files(
         ValueError: see :func:`leaderboard_row`; then nothing is written.
     """
     row = leaderboard_row(
-        results,
+        run,
         id_name,
         method=method,
         arch=arch,
         id_accuracy=id_accuracy,
         description=description,
     )
-    table = results.table(method)[list(_METRICS)]
+    table = run.table(method)[_METRICS]
     if id_accuracy is not None:
         table = table.assign(ACC=id_accuracy)
     stem = "_".join([id_name, *method.split()])
@@ -136,7 +157,7 @@ def write_files(
     return row_path, table_path
 
 
-def _refuse_incomplete(records: pd.DataFrame, id_name: str, seeds: Sequence[int]) -> None:
+def _refuse_incomplete(run: Run, method: str, id_name: str) -> None:
     from openood.evaluation_api.datasets import DATA_INFO
 
     if id_name not in DATA_INFO:
@@ -144,19 +165,16 @@ def _refuse_incomplete(records: pd.DataFrame, id_name: str, seeds: Sequence[int]
     problems = []
     for split in ("near", "far"):
         wanted = set(DATA_INFO[id_name]["ood"][split]["datasets"])
-        found = set(records.loc[records["split"] == split, "dataset"])
+        found = {name for name, of in run.splits.items() if of == split}
         if wanted - found:
             problems.append(f"{split}-OOD lacks {', '.join(sorted(wanted - found))}")
         if found - wanted:
-            problems.append(
-                f"{split}-OOD holds {', '.join(sorted(found - wanted))}, not of the benchmark"
-            )
-    if records[list(_METRICS)].isna().any().any():
+            odd = ", ".join(sorted(found - wanted))
+            problems.append(f"{split}-OOD holds {odd}, not of the benchmark")
+    records = run.records[run.records["method"] == method]
+    if records[_METRICS].isna().any().any():
         problems.append("metrics are missing")
     if records["n_id"].nunique() > 1:
         problems.append("the number of ID images differs between sets")
-    per_set = records.groupby("dataset")["seed"].apply(set)
-    if any(found != set(seeds) for found in per_set):
-        problems.append("not every set was run with every seed")
     if problems:
         raise ValueError(f"the results are not complete for {id_name}: {'; '.join(problems)}")

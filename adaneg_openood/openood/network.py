@@ -6,33 +6,23 @@ import copy
 import functools
 import importlib
 import inspect
-import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from adaneg_openood.text import class_names as read_class_names
-from adaneg_openood.text import encode_names, label_features
+from adaneg_openood.benchmark.settings import File, ModelSettings, NameSettings
+from adaneg_openood.io.configuration import checked
+from adaneg_openood.openood.labels import known_names
+from adaneg_openood.openood.packaged import NETWORK
+from adaneg_openood.text import ClassNames, label_features
 
-logger = logging.getLogger(__name__)
 
-NETWORK_KEYS = {
-    "name": "adaneg_clip",
-    "model": "open_clip:ViT-B-16/openai",
-    "factory": "",
-    "class_names": "",
-    "template": "The nice {}.",
-    "negatives": "",
-    "precision": "auto",
-    # OpenOOD's own, of its pipeline and data set YAMLs
-    "num_classes": None,
-    "num_gpus": None,
-    "pretrained": None,
-    "checkpoint": None,
-}
+class PixelsWanted(RuntimeError):
+    """A method needs the images themselves."""
 
 
 class CLIPNetwork(nn.Module):
@@ -45,7 +35,7 @@ class CLIPNetwork(nn.Module):
         model: of the vision-language protocol: ``encode_image``, ``encode_text``, ``logit_scale``,
             ``preprocess``, ``name``. None only with ``encode_image`` of a subclass.
         class_names: C names, in the order of the labels; needed unless ``id_features`` is given.
-        template: prompt, with ``{}`` where the name goes.
+        prompt: template of the names, see :func:`adaneg_openood.text.templates`; None is ``"nice"``.
         id_features: (C, D) text features of the ID names instead.
         negative_features: (M, D) text features of negative labels, for AdaNeg and NegLabel.
 
@@ -62,7 +52,7 @@ class CLIPNetwork(nn.Module):
         model: Any,
         class_names: Sequence[str] | None = None,
         *,
-        template: str = "The nice {}.",
+        prompt: str | None = None,
         id_features: Tensor | None = None,
         negative_features: Tensor | None = None,
     ) -> None:
@@ -78,13 +68,13 @@ class CLIPNetwork(nn.Module):
                     f"{getattr(model, 'name', type(model).__name__)} has no text tower; give id_features"
                 )
             assert class_names is not None  # checked above
-            id_features = encode_names(model, class_names, template)
+            names = ClassNames("class_names", tuple(class_names))
+            id_features = label_features(model, names, prompt=prompt, with_negatives=False).features
         assert id_features is not None
         if class_names is not None and len(class_names) != len(id_features):
             raise ValueError(f"{len(class_names)} class names, but {len(id_features)} ID text features")
         self.model = model
         self.class_names = None if class_names is None else tuple(class_names)
-        self.template = template
         self.logit_scale = float(getattr(model, "logit_scale", 100.0))
         # names may have been encoded elsewhere; the network is where its towers are
         device = getattr(model, "device", None) or id_features.device
@@ -129,8 +119,25 @@ class CLIPNetwork(nn.Module):
         return ModelTransform(self.model)
 
     def encode_image(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, D), unit length; with gradients if ``pixels`` want them (ODIN does)."""
-        return encode_with_gradients(self.model, pixels)
+        """(B, 3, H, W) -> (B, D), unit length; with gradients if ``pixels`` want them (ODIN does).
+
+        Features (B, D), which loaders may give instead of pixels, are returned as they are.
+
+        Raises:
+            PixelsWanted: gradients are wanted, and features were given.
+        """
+        wants_gradients = pixels.requires_grad and torch.is_grad_enabled()
+        if pixels.ndim == 2:
+            if wants_gradients:
+                raise PixelsWanted("the method differentiates by pixels, and was given features")
+            return pixels
+        encode = self.model.encode_image
+        if wants_gradients:  # past the model's no_grad
+            behind = inspect.unwrap(getattr(type(self.model), "encode_image", encode))
+            if behind is not encode:
+                encode = functools.partial(behind, self.model)
+        features: Tensor = encode(pixels)
+        return features
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """N texts -> (N, D) float32, unit length."""
@@ -201,79 +208,74 @@ def as_network(net: Any, id_name: str) -> Any:
     """
     if isinstance(net, nn.Module) or not callable(getattr(net, "encode_text", None)):
         return net
-    return CLIPNetwork(net, names_of(id_name))
+    return CLIPNetwork(net, known_names(id_name).names)
 
 
-def names_of(source: str) -> tuple[str, ...]:
-    """Class names of a benchmark, the trial's among them, or of a file."""
-    from adaneg_openood.openood import trial
+class NetworkSettings(ModelSettings, NameSettings):
+    """The ``network:`` section of OpenOOD's configuration."""
 
-    return trial.ID_NAMES if source == trial.NAME else read_class_names(source).names
-
-
-def encode_with_gradients(model: Any, pixels: Tensor) -> Tensor:
-    """``model.encode_image(pixels)``; where gradients are wanted, past the model's ``no_grad``."""
-    encode = model.encode_image
-    if pixels.requires_grad and torch.is_grad_enabled():
-        behind = inspect.unwrap(getattr(type(model), "encode_image", encode))
-        if behind is not encode:
-            encode = functools.partial(behind, model)
-    features: Tensor = encode(pixels)
-    return features
+    name: str = NETWORK
+    factory: str = Field(
+        "", description="package.module:function, which returns a model; instead of model."
+    )
+    negatives: Optional[File] = Field(None, description="File of negative labels; the postprocessor's.")
+    adjective_prompt: Optional[str] = Field(None, description="Template of adjectives.")
+    # OpenOOD's own, of its pipeline and data set YAMLs
+    num_classes: Optional[int] = None
+    num_gpus: Optional[int] = None
+    pretrained: Any = None
+    checkpoint: Any = None
 
 
 def network_from_config(config: Mapping[str, Any]) -> CLIPNetwork:
-    """The network of OpenOOD's ``network:`` section.
-
-    Keys: ``model`` (a name :func:`adaneg_openood.vlm.load_model` takes), or ``factory``
-    (``package.module:function`` without arguments, which returns a model); ``class_names`` (a
-    benchmark's name or a text file, one name a line); ``template``; ``negatives`` (a text file of
-    negative labels); ``precision``.
+    """The network of OpenOOD's ``network:`` section, see :class:`NetworkSettings`.
 
     Raises:
         ValueError: unknown keys, more than one GPU, or names that do not fit ``num_classes``.
     """
-    from adaneg_openood.openood.settings import unknown_message
-
-    odd = [key for key in config if key not in NETWORK_KEYS]
-    if odd:
-        said = "; ".join(unknown_message("setting", key, NETWORK_KEYS) for key in odd)
-        raise ValueError(f"network: {said}")
-    given = {**NETWORK_KEYS, **{key: value for key, value in config.items() if value not in (None, "")}}
-    gpus = 1 if given["num_gpus"] is None else given["num_gpus"]
+    settings = checked(NetworkSettings, dict(config), "network")
+    gpus = 1 if settings.num_gpus is None else settings.num_gpus
     if gpus > 1:
         raise ValueError(f"network: num_gpus is {gpus}; a stream cannot be split, run with --num_gpus 1")
-    if not given["class_names"]:
+    if settings.classes is None:
         raise ValueError(
-            "network: set class_names to a benchmark's name or to a text file with the ID names, one a "
-            "line in label order (--network.class_names FILE)"
+            "network: set classes to a benchmark's name or to a text file with the ID names, one per "
+            "line in the order of the labels (--network.classes FILE)"
         )
-    names = read_class_names(given["class_names"])
-    if given["num_classes"] and given["num_classes"] != len(names):
+    classes = settings.classes
+    names = known_names(classes) if isinstance(classes, str) else ClassNames("network", classes)
+    if settings.num_classes and settings.num_classes != len(names):
         raise ValueError(
-            f"network: {given['class_names']} holds {len(names)} names, but the data set has "
-            f"{given['num_classes']} classes"
+            f"network: {names.source} holds {len(names)} names, but the data set has "
+            f"{settings.num_classes} classes"
         )
     device = torch.device("cuda" if gpus and torch.cuda.is_available() else "cpu")
-    model = _make(given["factory"]) if given["factory"] else _load(given, device)
-    ids = negatives = None
-    if given["negatives"]:
-        labels = label_features(model, names, given["negatives"], prompt=given["template"])
-        ids, negatives = labels.features.split([labels.n_id, labels.n_negatives])
-    network = CLIPNetwork(
-        model, names.names, template=given["template"], id_features=ids, negative_features=negatives
+    rows = label_features(
+        model := _load(settings, device),
+        names,
+        settings.negatives,
+        prompt=settings.prompt,
+        adjective_prompt=settings.adjective_prompt,
+        text_features=settings.text_features,
+        with_negatives=settings.negatives is not None,
     )
+    negatives = rows.features[rows.n_id :] if rows.n_negatives else None
+    ids = rows.features[: rows.n_id]
+    network = CLIPNetwork(model, names.names, id_features=ids, negative_features=negatives)
     return network.to(device)
 
 
-def _load(given: Mapping[str, Any], device: torch.device) -> Any:
-    from adaneg_openood.vlm import load_model
+def _load(settings: NetworkSettings, device: torch.device) -> Any:
+    if not settings.factory:
+        from adaneg_openood.vlm import load_model
 
-    return load_model(given["model"], device=device, precision=given["precision"])
-
-
-def _make(factory: str) -> Any:
-    module, colon, function = factory.partition(":")
+        return load_model(
+            settings.model,
+            device=device,
+            precision=settings.precision,
+            preprocessing=settings.preprocessing,
+        )
+    module, colon, function = settings.factory.partition(":")
     if not colon:
-        raise ValueError(f"network: factory must be 'package.module:function', got {factory!r}")
+        raise ValueError(f"network: factory must be 'package.module:function', got {settings.factory!r}")
     return getattr(importlib.import_module(module), function)()

@@ -1,40 +1,41 @@
-"""AdaNeg, NegLabel and MCM as OpenOOD postprocessors."""
+"""This package's methods as OpenOOD postprocessors: one class, which the method's record tells apart."""
 
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
 from openood.postprocessors.base_postprocessor import BasePostprocessor
 
-from adaneg_openood.detectors import MCM, AdaNeg, NegLabel
-from adaneg_openood.detectors.base import TextDetector
-from adaneg_openood.evaluation import run_stream, stream_order
+from adaneg_openood.benchmark.postprocessor import detector_settings, read_postprocessor
+from adaneg_openood.benchmark.settings import LabelSettings, StorageSettings
+from adaneg_openood.data.feature_set import FeatureSet
+from adaneg_openood.data.noise import noise_features
+from adaneg_openood.detectors import DETECTORS, TextDetector, make_detector
+from adaneg_openood.evaluation import Protocol, Run, replay, replay_streams
+from adaneg_openood.io.configuration import read_yaml
 from adaneg_openood.io.digests import tensor_digest
-from adaneg_openood.openood.images import EncodedSet, check_files, content_key, encode
-from adaneg_openood.openood.labels import build_labels
-from adaneg_openood.openood.roles import TEST, VAL, Role, Roles
-from adaneg_openood.openood.settings import (
-    PROTOCOLS,
-    adaneg_config,
-    convert,
-    fingerprint,
-    read_section,
-    read_settings,
-    read_sweep,
-    scoring_names,
+from adaneg_openood.openood.labels import CLIP_SCALE, build_labels
+from adaneg_openood.openood.loaders import (
+    TEST,
+    VAL,
+    Encoded,
+    Encoder,
+    Roles,
+    feature_store,
+    refuse_missing_images,
 )
+from adaneg_openood.openood.network_model import NetworkModel, version_of
 from adaneg_openood.openood.stream_arrays import IDSet, Stream, announce, id_array, ood_array
-from adaneg_openood.openood.stream_results import load_or_encode
-from adaneg_openood.openood.text_model import CLIP_SCALE
-from adaneg_openood.openood.text_tower import Towers, towers_of, version_of
-from adaneg_openood.text import LabelFeatures
+from adaneg_openood.text import LabelFeatures, TextCache
 
 logger = logging.getLogger(__name__)
 
@@ -43,71 +44,67 @@ _CHUNK = 4096  # images scored at a time by detectors whose scores do not depend
 Triple = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-class TextPostprocessor(BasePostprocessor):  # type: ignore[misc]
-    """What the three methods share: settings, text features, images encoded once, OpenOOD's calls.
+class Postprocessor(BasePostprocessor):  # type: ignore[misc]
+    """A detector of this package behind OpenOOD's calls.
+
+    ``setup`` makes the text features, ``inference`` encodes a loader's images once and scores them. A
+    method without memory scores each image by itself. One with a memory scores each OOD set as one
+    stream with the ID images, from an empty memory, and the evaluator's metrics are those of that
+    stream: see :mod:`~adaneg_openood.openood.stream_arrays`.
 
     Args:
+        method: ``info.name`` of a detector, such as ``"adaneg"``.
         config: OpenOOD's configuration, with ``postprocessor.postprocessor_args`` and, for its parameter
             search, ``postprocessor.APS_mode`` and ``postprocessor.postprocessor_sweep``; a plain mapping
             of the same shape; or None.
         config_path: the YAML it came from; a pickle is checked against it.
         settings: override the configuration's, by name; see
-            :mod:`~adaneg_openood.openood.settings`.
+            :mod:`~adaneg_openood.benchmark.postprocessor`.
 
     Raises:
         ValueError: unknown or bad settings.
+
+    Example:
+        >>> Postprocessor("adaneg", gap=0.2, batch_size=64).settings.gap
+        0.2
     """
 
-    method: ClassVar[str]
-    with_negatives: ClassVar[bool] = True
+    settings: Any  # of the model that the method's record gives
 
     def __init__(
         self,
+        method: str,
         config: Mapping[str, Any] | None = None,
         *,
         config_path: str | os.PathLike[str] | None = None,
         **settings: Any,
     ) -> None:
-        super().__init__(config if config is not None else {"postprocessor": {"name": self.method}})
+        super().__init__(config if config is not None else {})
+        self.method, self.info = method, DETECTORS[method].info
         self.config_path = None if config_path is None else str(Path(config_path).resolve())
-        self._overrides = dict(settings)
-        self._configure(self.config.get("postprocessor") or {})
         self.hyperparam_search_done = False
-        self.feature_dir: str | None = None  # set by this package's Evaluator
+        self._overrides = dict(settings)
+        self._configure(dict(self.config.get("postprocessor") or {"name": method}))
         self._restored = False
         self._forget()
 
     def _configure(self, section: Mapping[str, Any]) -> None:
         where = self.config_path or f"postprocessor {self.method}"
-        known = ("name", "APS_mode", "postprocessor_args", "postprocessor_sweep")
-        odd = [key for key in section if key not in known]
-        if odd:
-            raise ValueError(
-                f"{where}: unknown key(s) under postprocessor: {', '.join(odd)}; known are "
-                f"{', '.join(known)} (settings belong under postprocessor_args)"
-            )
-        given = {**dict(section.get("postprocessor_args") or {}), **self._overrides}
-        self.settings = read_settings(self.method, given, where)
-        self.args_dict = read_sweep(self.method, section.get("postprocessor_sweep"), where)
-        self.APS_mode = convert("APS_mode", section.get("APS_mode") or False, False, where)
-        if self.APS_mode and not self.args_dict:
-            raise ValueError(
-                f"{where}: APS_mode is on, but postprocessor_sweep names nothing to search over; "
-                "give lists, such as gap_list: [0.2, 0.5]"
-            )
-        self._fingerprint = fingerprint(section)
+        read = read_postprocessor(self.method, section, where, self._overrides)
+        self._section, self.settings = section, read.settings
+        self.args_dict, self.APS_mode = dict(read.sweep), read.search
 
     def _forget(self) -> None:
-        self._towers: Towers | None = None
+        self._model: NetworkModel | None = None
         self._labels: LabelFeatures | None = None
+        self._inputs: dict[str, Any] = {}
+        self._text_digest = ""
         self._n_classes: int | None = None
         self._progress = True
         self._roles = Roles(None, None)
-        self._encoded: dict[int, EncodedSet] = {}
-        self._by_content: dict[Any, EncodedSet] = {}
-        self._net_version: tuple[Any, ...] = ()
-        self._id_sets: list[EncodedSet] = []  # of the evaluation that is going on
-        self._known_sets: dict[IDSet, EncodedSet] = {}
+        self._encoder: Encoder | None = None
+        self._id_sets: list[IDSet] = []  # of the evaluation that is going on
+        self._encoded: dict[IDSet, Encoded] = {}
 
     # OpenOOD's calls
 
@@ -115,55 +112,57 @@ class TextPostprocessor(BasePostprocessor):  # type: ignore[misc]
         """Text features of the network, and a look at every image file before the first is encoded.
 
         Raises:
-            ValueError, TypeError, FileNotFoundError: see :func:`build_labels` and :func:`check_files`.
+            ValueError, TypeError, FileNotFoundError: see :func:`build_labels` and
+                :func:`refuse_missing_images`.
         """
         self._forget()
         if self._restored:
             self._check_restored()
         self._roles = Roles(id_loader_dict, ood_loader_dict)
         searched = (VAL, TEST) if self.APS_mode and not self.hyperparam_search_done else (TEST,)
-        check_files(
-            [
-                (role.name, role.loader)
-                for role in self._roles
-                if role.split in searched and role.kind != "csid"
-            ],
-            skip_broken=self.settings["skip_broken"],
-        )
-        self._n_classes = next(
-            (
-                getattr(role.loader.dataset, "num_classes", None)
-                for role in self._roles
-                if role.kind == "id"
-            ),
-            None,
-        )
+        used = [role for role in self._roles if role.split in searched and role.kind != "csid"]
+        refuse_missing_images(used, skip_broken=self.settings.skip_broken)
+        known = [role.loader.dataset for role in used if role.kind == "id"]
+        self._n_classes = getattr(known[0], "num_classes", None) if known else None
         self._adopt(net)
 
     def _adopt(self, net: Any) -> None:
-        self._towers = towers_of(net)
-        self._net_version = version_of(net)
+        self._model = model = NetworkModel(net)
         self._labels = build_labels(
-            self._towers,
+            self.method,
+            model,
             self.settings,
             n_classes=self._n_classes,
             dataset=(self.config.get("dataset") or {}).get("name"),
-            with_negatives=self.with_negatives,
+            cache=TextCache(self.settings.cache and self.settings.cache / "text"),
         )
+        if "noise_features" in inspect.signature(DETECTORS[self.method]).parameters:
+            transforms = [role.loader.dataset.transform_image for role in self._roles]
+            seen = model.seen_through(transforms[0]) if transforms else model
+            self._inputs["noise_features"] = noise_features(seen)
+        self._text_digest = tensor_digest(self._labels.features)
+        self._encoder = Encoder(model, feature_store(self.settings.cache), self.settings.skip_broken)
+        announce(self)
 
     def inference(self, net: Any, data_loader: Any, progress: bool = True) -> Triple:
         """Predictions, confidences and labels of one image set, which is encoded the first time only.
 
         Returns:
-            pred (N,) int64, conf (N,) float64, label (N,) int64.
+            pred (N,) int64, conf (N,) float32, label (N,) int64.
 
         Raises:
             RuntimeError: before :meth:`setup`.
             ValueError: an image that cannot be read, or a label that is no class of the network.
         """
         self._progress = progress
-        encoded = self._encode(net, data_loader, progress)
-        pred, conf = self._score(net, encoded, self._role(data_loader, encoded))
+        encoded = self.encoded(net, data_loader, progress)
+        role = self._roles.of(data_loader)
+        if not self.info.keeps_state:
+            pred, conf = self._image_by_image(encoded)
+        elif role.kind == "ood":
+            pred, conf = self._ood_set(net, encoded, role.split)
+        else:
+            pred, conf = self._id_set(net, encoded, role.kind, role.split)
         return pred, conf, encoded.labels.copy()
 
     @torch.no_grad()
@@ -172,9 +171,7 @@ class TextPostprocessor(BasePostprocessor):  # type: ignore[misc]
 
         OpenOOD's evaluators do not call this, :meth:`inference` does not need it.
         """
-        towers = towers_of(net)
-        detector = self.make_detector()
-        scores = detector.score(towers.encode_image(data.to(towers.device)))
+        scores = self.make_detector().score(NetworkModel(net).encode_image(data))
         return scores.pred, scores.conf
 
     def set_hyperparam(self, hyperparam: list[Any]) -> None:
@@ -186,12 +183,12 @@ class TextPostprocessor(BasePostprocessor):  # type: ignore[misc]
         names = list(self.args_dict)
         if len(hyperparam) != len(names):
             raise ValueError(f"set_hyperparam takes {len(names)} value(s) for {names}, got {hyperparam}")
-        given = {**self.settings, **dict(zip(names, hyperparam))}
-        self.settings = read_settings(self.method, given, "set_hyperparam")
+        given = {**self._overrides, **dict(zip(names, hyperparam))}
+        self.settings = read_postprocessor(self.method, self._section, "set_hyperparam", given).settings
 
     def get_hyperparam(self) -> list[Any]:
         """The current values of the names in ``args_dict``."""
-        return [self.settings[name] for name in self.args_dict]
+        return [getattr(self.settings, name) for name in self.args_dict]
 
     # for evaluators
 
@@ -201,12 +198,29 @@ class TextPostprocessor(BasePostprocessor):  # type: ignore[misc]
         Returns:
             (N,) int64 predicted classes of the network, (N,) int64 labels.
         """
-        encoded = self._encode(net, data_loader, progress=False)
+        encoded = self.encoded(net, data_loader, progress=False)
         return torch.from_numpy(self._zero_shot(encoded)), torch.from_numpy(encoded.labels.copy())
 
-    def encoded(self, net: Any, data_loader: Any, progress: bool = True) -> EncodedSet:
+    def encoded(self, net: Any, loader: Any, progress: bool = True) -> Encoded:
         """The features and labels of a loader's images, encoded the first time only."""
-        return self._encode(net, data_loader, progress)
+        labels = self.labels
+        assert self._model is not None and self._encoder is not None  # set with the labels
+        if version_of(net) != self._model.version:
+            logger.warning("the network or its weights changed since setup; encoding anew")
+            self._id_sets, self._encoded = [], {}
+            self._adopt(net)
+        if hasattr(net, "eval"):
+            net.eval()
+        role = self._roles.of(loader)
+        encoded = self._encoder.encode(loader, role.name, progress)
+        # OpenOOD sets the labels of OOD sets to -1 whatever their lists say
+        wrong = encoded.labels[(encoded.labels < 0) | (encoded.labels >= labels.n_id)]
+        if role.kind != "ood" and len(wrong):
+            raise ValueError(
+                f"{role.name}: label {wrong[0]} in the image list, but the network has {labels.n_id} "
+                f"classes, 0 to {labels.n_id - 1}"
+            )
+        return encoded
 
     def make_detector(self) -> TextDetector:
         """A new detector with the present settings and text features.
@@ -214,107 +228,172 @@ class TextPostprocessor(BasePostprocessor):  # type: ignore[misc]
         Raises:
             RuntimeError: before :meth:`setup`.
         """
-        return self._build(self._ready(), dict(self.settings))
+        labels = self.labels
+        own = detector_settings(self.method, self.settings)
+        if "groups" in own and "groups" not in self.settings.model_fields_set and labels.groups:
+            own["groups"] = labels.groups  # those that the list of negatives was published with
+        scale = float(labels.logit_scale or CLIP_SCALE)
+        return make_detector(self.method, labels.features, labels.n_id, scale, own, **self._inputs)
 
-    def clear_features(self) -> None:
-        """Free the encoded images; they are encoded anew when needed."""
-        self._encoded.clear()
-        self._by_content.clear()
-        self._id_sets.clear()
-        self._known_sets.clear()
+    def replay(
+        self,
+        net: Any,
+        id_loaders: Sequence[Any],
+        ood_loaders: Mapping[str, Mapping[str, Any]],
+        *,
+        seeds: Sequence[int] = (0, 1, 2),
+        folder: str | os.PathLike[str] | None = None,
+        progress: bool = True,
+    ) -> Run:
+        """Every OOD set under several stream orders.
 
-    # for subclasses
+        Args:
+            net: the network.
+            id_loaders: the ID test set; for full-spectrum evaluation followed by the covariate-shifted
+                ones.
+            ood_loaders: ``{"near": {name: loader}, "far": {name: loader}}``.
+            seeds: of the streams. A method without memory runs once for all of them.
+            folder: where raw scores are kept, and taken up from after an interruption.
+            progress: show progress bars.
 
-    def _build(self, labels: LabelFeatures, settings: dict[str, Any]) -> TextDetector:
-        raise NotImplementedError
+        Raises:
+            ValueError: see :func:`~adaneg_openood.evaluation.replay`.
+        """
+        ids = [self.encoded(net, loader, progress) for loader in id_loaders]
+        oods = {
+            split: {name: self.encoded(net, loader, progress).features for name, loader in sets.items()}
+            for split, sets in ood_loaders.items()
+        }
+        assert self._model is not None  # checked by encoded
+        about = {"model": self._model.describe(), "text": dict(self.labels.provenance)}
+        return replay(
+            self._feature_set(ids, **oods),
+            {self.method: self.make_detector()},
+            self._protocol(seeds),
+            progress=progress,
+            folder=folder,
+            provenance=about,
+        )
 
-    def _score(self, net: Any, encoded: EncodedSet, role: Role) -> tuple[np.ndarray, np.ndarray]:
-        """pred and conf of a set; detectors without memory score each image by itself."""
-        return _score_all(self.make_detector(), encoded)
+    def owner(self) -> str:
+        """What the scores depend on beside the images, as text."""
+        elsewhere = {*LabelSettings.model_fields, *StorageSettings.model_fields}
+        about = {
+            **self.settings.model_dump(exclude=elsewhere),
+            **detector_settings(self.method, self.settings),
+        }
+        return f"{self.method} {self._text_digest} {self.labels.logit_scale} {about}"
 
-    def _ready(self) -> LabelFeatures:
+    @property
+    def labels(self) -> LabelFeatures:
+        """The text rows.
+
+        Raises:
+            RuntimeError: before :meth:`setup`.
+        """
         if self._labels is None:
-            raise RuntimeError(f"{type(self).__name__}.setup(net, id_loaders, ood_loaders) comes first")
+            raise RuntimeError("setup(net, id_loaders, ood_loaders) comes before the first image")
         return self._labels
 
-    def _zero_shot(self, encoded: EncodedSet) -> np.ndarray:
-        labels, towers = self._ready(), self._towers
-        own = None if towers is None else towers.id_features
+    def _image_by_image(self, encoded: Encoded) -> tuple[np.ndarray, np.ndarray]:
+        detector = self.make_detector()
+        scores = [detector.score(features) for features in encoded.features.split(_CHUNK)]
+        pred = torch.cat([part.pred for part in scores]).cpu().numpy().astype(np.int64)
+        return pred, torch.cat([part.conf for part in scores]).cpu().numpy()
+
+    def _zero_shot(self, encoded: Encoded) -> np.ndarray:
+        labels = self.labels
+        own = None if self._model is None else self._model.id_features
         text = labels.features[: labels.n_id] if own is None else own
-        features = encoded.features
-        cosines = features @ text.to(features).T
+        cosines = encoded.features @ text.to(encoded.features).T
         return cosines.argmax(dim=1).cpu().numpy().astype(np.int64)
 
-    def _encode(self, net: Any, loader: Any, progress: bool) -> EncodedSet:
-        self._ready()
-        if version_of(net) != self._net_version:
-            logger.warning("the network or its weights changed since setup; encoding anew")
-            self.clear_features()
-            self._adopt(net)
-        labels = self._ready()
-        known = self._encoded.get(id(loader))
-        if known is not None:
-            return known
-        content = content_key(loader)
-        encoded = self._by_content.get(content) if content is not None else None
-        if encoded is None:
-            if hasattr(net, "eval"):
-                net.eval()
-            towers = self._towers
-            assert towers is not None  # set with the labels
-            role = self._roles.of(loader)
-            run = functools.partial(
-                encode,
-                loader,
-                role.name if role is not None else str(getattr(loader.dataset, "name", "images")),
-                towers.encode_image,
-                towers.device,
-                keep_on=towers.scoring_device,
-                skip_broken=self.settings["skip_broken"],
-                progress=progress,
-            )
-            if self.feature_dir is not None and content is not None:
-                encoded = load_or_encode(self.feature_dir, content, towers, run)
-            else:
-                encoded = run()
-        role = self._roles.of(loader)
-        if role is None:
-            role = self._roles.learn(loader, "ood" if (encoded.labels < 0).all() else "csid")
-        # OpenOOD sets the labels of OOD sets to -1 whatever their lists say
-        if role.kind != "ood" and encoded.labels.max(initial=-1) >= labels.n_id:
-            raise ValueError(
-                f"{encoded.name}: label {encoded.labels.max()} in the image list, but the network has "
-                f"{labels.n_id} classes"
-            )
-        self._encoded[id(loader)] = encoded
-        if content is not None:
-            self._by_content[content] = encoded
-        return encoded
+    # streams
 
-    def _role(self, loader: Any, encoded: EncodedSet) -> Role:
-        role = self._roles.of(loader)
-        assert role is not None, encoded.name  # _encode gave it one
-        return role
+    def _id_set(
+        self, net: Any, encoded: Encoded, kind: str, split: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Zero-shot predictions, and NaN for the confidences, which each stream has of its own."""
+        key = self._known(encoded)
+        if kind == "id":
+            self._id_sets = [key]
+        else:
+            self._id_sets = self._id_sets or [self._main(net, split)]
+            if key not in self._id_sets:
+                self._id_sets.append(key)
+        nothing = np.full(key.size, np.nan, dtype=np.float32)
+        owner = self.owner()
+        return (
+            id_array(self._zero_shot(encoded), "pred", owner, key),
+            id_array(nothing, "conf", owner, key),
+        )
+
+    def _ood_set(self, net: Any, encoded: Encoded, split: str) -> tuple[np.ndarray, np.ndarray]:
+        main = self._main(net, split)
+        if self._id_sets[:1] != [main]:
+            self._id_sets = [main]
+        run = functools.partial(
+            self._run, self.make_detector(), self._protocol([self.settings.seed]), encoded
+        )
+        stream = Stream(encoded.name, self.owner(), run)
+        id_sets = tuple(self._id_sets)
+        return ood_array(stream, "pred", id_sets), ood_array(stream, "conf", id_sets)
+
+    def _run(
+        self, detector: TextDetector, protocol: Protocol, ood: Encoded, id_sets: tuple[IDSet, ...]
+    ) -> dict[str, np.ndarray]:
+        """The stream of an OOD set with ID sets, from features that were computed once."""
+        data = self._feature_set([self._encoded[part] for part in id_sets], far={ood.name: ood.features})
+        [scores] = replay_streams(data, {self.method: detector}, protocol)
+        n_ood = len(ood.labels)
+        both = {"conf": scores.conf, "pred": scores.pred}
+        return {kind: np.concatenate([x[n_ood:], x[:n_ood]]) for kind, x in both.items()}
+
+    def _main(self, net: Any, split: str) -> IDSet:
+        return self._known(self.encoded(net, self._roles.id_role(split).loader, self._progress))
+
+    def _known(self, encoded: Encoded) -> IDSet:
+        key = IDSet(encoded.name, len(encoded.labels), tensor_digest(encoded.features))
+        self._encoded[key] = encoded
+        return key
+
+    def _protocol(self, seeds: Sequence[int]) -> Protocol:
+        if not self.info.keeps_state:
+            return Protocol(seeds=tuple(seeds))
+        return Protocol(tuple(seeds), self.settings.batch_size, self.settings.order)
+
+    def _feature_set(
+        self,
+        ids: Sequence[Encoded],
+        near: Mapping[str, torch.Tensor] = MappingProxyType({}),
+        far: Mapping[str, torch.Tensor] = MappingProxyType({}),
+    ) -> FeatureSet:
+        labels = self.labels
+        return FeatureSet(
+            text_features=labels.features,
+            n_id=labels.n_id,
+            id_features=torch.cat([part.features for part in ids]),
+            id_labels=torch.from_numpy(np.concatenate([part.labels for part in ids])),
+            near=dict(near),
+            far=dict(far),
+            logit_scale=float(labels.logit_scale or CLIP_SCALE),
+        )
 
     # pickling
 
     def __getstate__(self) -> dict[str, Any]:
         """Settings and the search's result; never loaders, networks or features."""
-        kept = (
-            "config",
-            "config_path",
-            "settings",
-            "args_dict",
-            "APS_mode",
-            "feature_dir",
-            "hyperparam_search_done",
-            "_overrides",
-            "_fingerprint",
-        )
-        return {name: getattr(self, name) for name in kept}
+        kept = ("method", "config", "config_path", "hyperparam_search_done", "_overrides", "_section")
+        found = self.get_hyperparam() if self.hyperparam_search_done else None
+        return {**{name: getattr(self, name) for name in kept}, "_found": found}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        found = state.pop("_found")
         self.__dict__.update(state)
+        self.info = DETECTORS[self.method].info
+        self._configure(self._section)
+        if found is not None:
+            self.set_hyperparam(found)
         self._restored = True
         self._forget()
 
@@ -330,8 +409,8 @@ class TextPostprocessor(BasePostprocessor):  # type: ignore[misc]
                 path or "none",
             )
             return
-        section = read_section(Path(path), self.method)
-        if fingerprint(section) == self._fingerprint:
+        section = read_section(path)
+        if section == self._section:
             return
         logger.warning(
             "%s came from a pickle made before %s was changed; using the YAML's settings%s. Remove the "
@@ -344,123 +423,35 @@ class TextPostprocessor(BasePostprocessor):  # type: ignore[misc]
         self.hyperparam_search_done = False
 
 
-class MCMPostprocessor(TextPostprocessor):
-    """MCM (Ming et al., NeurIPS 2022). ``tau`` divides cosines whatever the network's logits are,
-    whereas OpenOOD's own class of this name divides the logits."""
-
-    method = "mcm"
-    with_negatives = False
-
-    def _build(self, labels: LabelFeatures, settings: dict[str, Any]) -> TextDetector:
-        return MCM(labels.features, labels.n_id, tau=settings["tau"])
+def read_section(path: str | os.PathLike[str]) -> Any:
+    """What stands under ``postprocessor`` in a YAML; None if nothing does."""
+    content = read_yaml(path)
+    return content.get("postprocessor") if isinstance(content, dict) else None
 
 
-class NegLabelPostprocessor(TextPostprocessor):
-    """NegLabel (Jiang et al., ICLR 2024)."""
+def configured(
+    method: str, id_name: str, config_root: str | os.PathLike[str] | None, **settings: Any
+) -> Postprocessor:
+    """A postprocessor of the YAML in OpenOOD's configs folder, or of ours; nothing is downloaded.
 
-    method = "neglabel"
+    Args:
+        method: ``info.name`` of a detector.
+        id_name: OpenOOD's benchmark.
+        config_root: OpenOOD's configs folder; None takes this package's YAML.
+        settings: override the YAML's.
 
-    def _build(self, labels: LabelFeatures, settings: dict[str, Any]) -> TextDetector:
-        return NegLabel(
-            labels.features,
-            labels.n_id,
-            groups=settings["groups"],
-            permute=settings["permute"],
-            logit_scale=labels.logit_scale or CLIP_SCALE,
-        )
-
-
-class AdaNegPostprocessor(TextPostprocessor):
-    """AdaNeg (Zhang and Zhang, NeurIPS 2024), under the paper's protocol through OpenOOD's evaluators.
-
-    Each OOD set is scored as one stream with the ID images, from an empty bank. The evaluator's metrics
-    are those of that stream: see :mod:`~adaneg_openood.openood.stream_arrays`.
+    Raises:
+        ValueError: see :class:`Postprocessor`; the message names the file.
     """
+    from adaneg_openood.openood.packaged import packaged_config
 
-    method = "adaneg"
-
-    def _build(self, labels: LabelFeatures, settings: dict[str, Any]) -> TextDetector:
-        return AdaNeg(
-            labels.features,
-            labels.n_id,
-            logit_scale=labels.logit_scale or CLIP_SCALE,
-            config=adaneg_config(settings),
-        )
-
-    def _score(self, net: Any, encoded: EncodedSet, role: Role) -> tuple[np.ndarray, np.ndarray]:
-        if role.kind == "ood":
-            return self._score_ood(net, encoded, role)
-        return self._score_id(net, encoded, role)
-
-    def _score_id(self, net: Any, encoded: EncodedSet, role: Role) -> tuple[np.ndarray, np.ndarray]:
-        """Zero-shot predictions, and NaN for the confidences, which each stream has of its own."""
-        if role.kind == "id":
-            self._id_sets = [encoded]
-        else:
-            if not self._id_sets:
-                self._id_sets = [self._id_set(net, role.split)]
-            if encoded not in self._id_sets:
-                self._id_sets.append(encoded)
-        owner, id_set = self.owner(), self._key_of(encoded)
-        nothing = np.full(len(encoded.labels), np.nan, dtype=np.float32)
-        return (
-            id_array(self._zero_shot(encoded), "pred", owner, id_set),
-            id_array(nothing, "conf", owner, id_set),
-        )
-
-    def _score_ood(self, net: Any, encoded: EncodedSet, role: Role) -> tuple[np.ndarray, np.ndarray]:
-        main = self._id_set(net, role.split)
-        if not self._id_sets or self._id_sets[0] is not main:
-            self._id_sets = [main]
-        run = functools.partial(self._run, self._ready(), dict(self.settings), encoded)
-        stream = Stream(encoded.name, self.owner(), run)
-        id_sets = tuple(self._key_of(part) for part in self._id_sets)
-        return ood_array(stream, "pred", id_sets), ood_array(stream, "conf", id_sets)
-
-    def _run(
-        self,
-        labels: LabelFeatures,
-        settings: dict[str, Any],
-        ood: EncodedSet,
-        id_sets: tuple[IDSet, ...],
-    ) -> dict[str, np.ndarray]:
-        """One stream of an OOD set with ID sets, from features that were computed once."""
-        features = torch.cat([ood.features, *(self._known_sets[part].features for part in id_sets)])
-        n_ood = len(ood.features)
-        order = stream_order(
-            n_ood, len(features) - n_ood, settings["seed"], PROTOCOLS[settings["protocol"]]
-        )
-        scores = run_stream(self._build(labels, settings), features, order, settings["batch_size"])
-        both = {"conf": scores.conf, "pred": scores.pred}
-        return {kind: np.concatenate([x[n_ood:], x[:n_ood]]) for kind, x in both.items()}
-
-    def _id_set(self, net: Any, split: str) -> EncodedSet:
-        return self._encode(net, self._roles.id_role(split).loader, self._progress)
-
-    def _key_of(self, encoded: EncodedSet) -> IDSet:
-        key = IDSet(encoded.name, len(encoded.labels), tensor_digest(encoded.features))
-        self._known_sets[key] = encoded
-        return key
-
-    def owner(self) -> str:
-        """What the scores depend on beside the images, as text."""
-        labels = self._ready()
-        about = {name: self.settings[name] for name in scoring_names(self.method)}
-        return f"{labels.digest} {labels.n_id} {labels.logit_scale} {fingerprint(about)}"
-
-    def _adopt(self, net: Any) -> None:
-        super()._adopt(net)
-        announce(self)
+    path = Path(config_root or ".") / "postprocessors" / f"{method}.yml"
+    if config_root is None or not path.is_file():
+        path = packaged_config("postprocessors", method)
+    config = {"postprocessor": read_section(path), "dataset": {"name": id_name}}
+    if config["postprocessor"] is None:
+        read_postprocessor(method, None, str(path))  # says what is missing
+    return Postprocessor(method, config, config_path=path, **settings)
 
 
-POSTPROCESSORS: dict[str, type[TextPostprocessor]] = {
-    kind.method: kind for kind in (AdaNegPostprocessor, NegLabelPostprocessor, MCMPostprocessor)
-}
-
-
-def _score_all(detector: TextDetector, encoded: EncodedSet) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) int64 predictions and float64 confidences of a detector without memory."""
-    scores = [detector.score(features) for features in encoded.features.split(_CHUNK)]
-    pred = torch.cat([part.pred for part in scores]).cpu().numpy().astype(np.int64)
-    conf = torch.cat([part.conf for part in scores]).cpu().numpy().astype(np.float64)
-    return pred, conf
+POSTPROCESSORS = {name: functools.partial(Postprocessor, name) for name in DETECTORS}

@@ -10,17 +10,14 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any, Callable
 
+from adaneg_openood.detectors import DETECTORS
 from adaneg_openood.openood import compat
 from adaneg_openood.openood.hooks import ImportHooks
+from adaneg_openood.openood.packaged import EVALUATOR, NETWORK
 from adaneg_openood.vlm.clip_import import pkg_resources_packaging
-
-METHODS = ("adaneg", "neglabel", "mcm")
-NETWORK = "adaneg_clip"
-EVALUATOR = "adaneg"
 
 _hooks: ImportHooks | None = None
 
@@ -53,21 +50,6 @@ def register() -> None:
     _hooks.install()
 
 
-def packaged_config(kind: str, name: str) -> Path:
-    """A YAML of this package: ``kind`` is "postprocessors" or "networks".
-
-    Raises:
-        FileNotFoundError: the installation lacks it.
-    """
-    package = Path(__file__).resolve().parents[1]
-    # in the wheel the folder lies inside the package, in a checkout beside it
-    places = [root / "configs" / kind / f"{name}.yml" for root in (package, package.parent)]
-    for place in places:
-        if place.is_file():
-            return place
-    raise FileNotFoundError(f"this installation lacks {kind}/{name}.yml; looked at {places}")
-
-
 def _replace(module: ModuleType, name: str, make: Callable[[Any], Any]) -> None:
     """Replace a module's function, and its copies in other OpenOOD modules, unless done before."""
     original = getattr(module, name)
@@ -88,19 +70,18 @@ def _openood_modules() -> Iterator[ModuleType]:
 
 
 def _extend_api_postprocessors(module: ModuleType) -> None:
-    from adaneg_openood.openood.postprocessors import POSTPROCESSORS
-    from adaneg_openood.openood.settings import unknown_message
+    from adaneg_openood.benchmark.postprocessor import check_postprocessor_name
+    from adaneg_openood.openood.postprocessors import POSTPROCESSORS, configured
 
     module.postprocessors.update(POSTPROCESSORS)
 
     def make(original: Any) -> Any:
         @functools.wraps(original)
         def get_postprocessor(config_root: str, postprocessor_name: str, id_data_name: str) -> Any:
+            # OpenOOD would try to download the YAML of a name that it does not know
+            check_postprocessor_name(postprocessor_name, module.postprocessors)
             if postprocessor_name in POSTPROCESSORS:
-                return _from_yaml(config_root, postprocessor_name, id_data_name)
-            if postprocessor_name not in module.postprocessors:  # OpenOOD would try to download it
-                known = module.postprocessors
-                raise ValueError(unknown_message("postprocessor", postprocessor_name, known))
+                return configured(postprocessor_name, id_data_name, config_root)
             return original(config_root, postprocessor_name, id_data_name)
 
         return get_postprocessor
@@ -108,22 +89,13 @@ def _extend_api_postprocessors(module: ModuleType) -> None:
     _replace(module, "get_postprocessor", make)
 
 
-def _from_yaml(config_root: str, name: str, id_data_name: str) -> Any:
-    """Build a postprocessor from the user's YAML, or ours; nothing is downloaded."""
-    from adaneg_openood.openood.postprocessors import POSTPROCESSORS
-    from adaneg_openood.openood.settings import read_section
-
-    path = Path(config_root) / "postprocessors" / f"{name}.yml"
-    if not path.is_file():
-        path = packaged_config("postprocessors", name)
-    config = {"postprocessor": read_section(path, name), "dataset": {"name": id_data_name}}
-    return POSTPROCESSORS[name](config, config_path=path)
-
-
 def _extend_get_postprocessor(module: ModuleType) -> None:
     def make(original: Any) -> Any:
         @functools.wraps(original)
         def get_postprocessor(config: Any) -> Any:
+            from openood.evaluation_api.postprocessor import postprocessors
+
+            from adaneg_openood.benchmark.postprocessor import check_postprocessor_name
             from adaneg_openood.openood.postprocessors import POSTPROCESSORS
 
             name = config.postprocessor.name
@@ -133,13 +105,9 @@ def _extend_get_postprocessor(module: ModuleType) -> None:
             try:
                 return original(config)
             except KeyError as error:
-                if error.args != (name,):
-                    raise
-            from openood.evaluation_api.postprocessor import postprocessors
-
-            from adaneg_openood.openood.settings import unknown_message
-
-            raise ValueError(unknown_message("postprocessor", name, postprocessors))
+                if error.args == (name,):
+                    check_postprocessor_name(name, postprocessors)
+                raise
 
         return get_postprocessor
 
@@ -258,7 +226,7 @@ def _is_ours(config: Any) -> bool:
         key: (config.get(key) or {}).get("name") for key in ("postprocessor", "network", "evaluator")
     }
     return (
-        names["postprocessor"] in METHODS
+        names["postprocessor"] in DETECTORS
         or names["network"] == NETWORK
         or names["evaluator"] == EVALUATOR
     )

@@ -19,17 +19,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adaneg_openood.demo import world
+from adaneg_openood.detectors import DETECTORS
 from adaneg_openood.io.files import atomic_path
-from adaneg_openood.openood.registration import METHODS, packaged_config
+from adaneg_openood.openood.packaged import NETWORK, packaged_config
 
 if TYPE_CHECKING:
     from adaneg_openood.openood.network import CLIPNetwork
 
 NAME = "demo"
-ID_NAMES = world.ID_NAMES
 _LISTS = f"benchmark_imglist/{NAME}"
 _TRAIN_PER_CLASS, _VAL_PER_CLASS, _OOD_VAL = 5, 2, 40
 _SEED = 19  # not the test set's
+_N_NEGATIVES = 60
 
 
 def _entry(name: str) -> dict[str, str]:
@@ -114,14 +115,7 @@ def write_trial(folder: str | os.PathLike[str]) -> list[Path]:
     nouns = [noun for noun in world.NOUNS if noun not in world.ID_NAMES]
     _write(words / "candidates" / "noun.txt", "\n".join(nouns) + "\n")
     _write(words / "candidates" / "adj.txt", "\n".join(world.ADJECTIVES) + "\n")
-    candidates = words.resolve() / "candidates"
-    for method in METHODS:
-        text = packaged_config("postprocessors", method).read_text(encoding="utf-8")
-        text = text.replace("candidates: ''", f"candidates: '{candidates}'")
-        text = text.replace("n_negatives: 10000", "n_negatives: 60").replace(
-            "batch_size: 256", "batch_size: 64"
-        )
-        _write(root / "configs" / "postprocessors" / f"{method}.yml", text)
+    _write_own(root, (words / "candidates").resolve())
     _write_others(root)
     return _write_classic(root)
 
@@ -148,13 +142,25 @@ def _write_set(root: Path, name: str, items: list[tuple[str, int]], rng: np.rand
     _write(root / _LISTS / f"{name}.txt", "".join(lines))
 
 
+def _write_own(root: Path, corpus: Path) -> None:
+    """YAMLs of this package's methods, with the few words and images there are."""
+    import yaml
+
+    for method in DETECTORS:
+        content = yaml.safe_load(packaged_config("postprocessors", method).read_text(encoding="utf-8"))
+        chosen = content["postprocessor"]["postprocessor_args"]
+        fitting = {"corpus": str(corpus), "n_negatives": _N_NEGATIVES, "batch_size": 64}
+        chosen.update({name: value for name, value in fitting.items() if name in chosen})
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        _write(root / "configs" / "postprocessors" / f"{method}.yml", text)
+
+
 def _write_others(root: Path) -> None:
     """YAMLs of OpenOOD's own postprocessors, for its wheel brings none."""
     import yaml
+    from openood.evaluation_api.postprocessor import postprocessors
 
-    from adaneg_openood.openood.compare import available
-
-    for name in set(available()) - set(METHODS):
+    for name in set(postprocessors) - set(DETECTORS):
         section = {"name": name, "APS_mode": False, "postprocessor_args": ARGUMENTS.get(name, {})}
         text = yaml.safe_dump({"postprocessor": section}, sort_keys=False)
         _write(root / "configs" / "postprocessors" / f"{name}.yml", text)
@@ -228,9 +234,9 @@ def _write_classic(root: Path) -> list[Path]:
             "num_machines": 1,
             "machine_rank": 0,
             "network": {
-                "name": "adaneg_clip",
-                "factory": "adaneg_openood.demo.model:load_demo_model",
-                "class_names": str(base / "words" / "class_names.txt"),
+                "name": NETWORK,
+                "model": NAME,
+                "classes": str(base / "words" / "class_names.txt"),
                 "num_classes": INFO["num_classes"],
                 "num_gpus": "@{num_gpus}",
                 "pretrained": True,

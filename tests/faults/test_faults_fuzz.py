@@ -24,10 +24,11 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from adaneg_openood.benchmark.definition import load_benchmark
+from adaneg_openood.benchmark.postprocessor import postprocessor_settings, read_postprocessor
 from adaneg_openood.data import ImageSet, read_feature_header
 from adaneg_openood.data.image_lists import read_imglist
+from adaneg_openood.detectors import DETECTORS
 from adaneg_openood.evaluation import load_features
-from adaneg_openood.openood.settings import METHOD_SETTINGS, defaults, read_settings, read_sweep
 from adaneg_openood.text import LabelFeatures, NegativeLabels, class_names
 from adaneg_openood.text.corpus import read_word_lists
 
@@ -160,18 +161,21 @@ def test_benchmarks_that_are_hardly_yaml(folder, text):
 
 
 @FUZZ
-@given(method=st.sampled_from(sorted(METHOD_SETTINGS)), data=st.data())
+@given(method=st.sampled_from(sorted(DETECTORS)), data=st.data())
 def test_postprocessor_settings(method, data):
-    known = st.sampled_from(sorted(defaults(method)))
-    for read in (read_settings, read_sweep):
-        values = JSON if read is read_settings else JSON | st.lists(JSON, max_size=2)
-        given_values = data.draw(st.dictionaries(known | st.text(max_size=5), values, max_size=4))
+    known = sorted(postprocessor_settings(method).model_fields)
+    names = st.sampled_from(known) | st.text(max_size=5)
+    for key, values in (
+        ("postprocessor_args", JSON),
+        ("postprocessor_sweep", JSON | st.lists(JSON, max_size=2)),
+    ):
+        given_values = data.draw(st.dictionaries(names, values, max_size=4))
         try:
-            made = read(method, given_values, "my.yml")
+            made = read_postprocessor(method, {key: given_values}, "my.yml")
         except ValueError as error:
             assert "my.yml" in str(error)
         else:
-            assert set(made) <= set(defaults(method))
+            assert set(made.sweep) <= set(known)
 
 
 def mutated(whole, changes, cut):

@@ -14,7 +14,8 @@ import yaml
 from openood_checkout import checkout, needs_checkout
 from openood_tiny import TinyModel, names_of
 
-from adaneg_openood.openood import AdaNegPostprocessor, CLIPNetwork, Evaluator
+from adaneg_openood.detectors import DETECTORS
+from adaneg_openood.openood import CLIPNetwork, Evaluator, Postprocessor
 from adaneg_openood.openood.compare import NOTES, REASONS, Comparison, available, compare
 
 DOCS = Path(__file__).parents[2] / "docs" / "openood_postprocessors.md"
@@ -43,7 +44,11 @@ def comparison(benchmarks: Path, configs: Path, tmp_path_factory: pytest.TempPat
 
     negatives = tmp_path_factory.mktemp("words") / "negatives.txt"
     negatives.write_text("\n".join(NEGATIVES))
-    settings = {name: {"negatives": str(negatives)} for name in ("adaneg", "neglabel")}
+    settings = {
+        name: {"negatives": str(negatives)}
+        for name, kind in DETECTORS.items()
+        if kind.info.needs_negatives
+    }
     return compare(
         CLIPNetwork(TinyModel(), names_of("cifar10")),
         "cifar10",
@@ -74,7 +79,7 @@ def test_rows_are_those_of_single_evaluations(
         CLIPNetwork(TinyModel(), names_of("cifar10")),
         "cifar10",
         str(benchmarks),
-        postprocessor=AdaNegPostprocessor(negatives=str(negatives_file)),
+        postprocessor=Postprocessor("adaneg", negatives=str(negatives_file)),
         num_workers=0,
     )
     np.testing.assert_array_equal(run.eval_ood(progress=False), comparison.details["adaneg"])
@@ -111,7 +116,7 @@ def test_nothing_is_downloaded_and_names_are_checked(benchmarks: Path, tmp_path:
     found = compare(net, "cifar10", ["msp"], data_root=benchmarks, config_root=tmp_path, num_workers=0)
     assert "give OpenOOD's configs folder" in found.failed["msp"]
     assert "| msp |" in found.to_markdown()
-    with pytest.raises(ValueError, match="unknown postprocessor.*mps"):
+    with pytest.raises(ValueError, match="got 'mps'; did you mean 'msp'"):
         compare(net, "cifar10", ["mps"], data_root=benchmarks)
 
 

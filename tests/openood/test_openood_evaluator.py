@@ -17,12 +17,7 @@ from openood_direct import direct_metrics
 from openood_tiny import TinyModel, names_of
 
 from adaneg_openood import MCM, AdaNeg, AdaNegConfig, NegLabel
-from adaneg_openood.openood import (
-    AdaNegPostprocessor,
-    CLIPNetwork,
-    MCMPostprocessor,
-    NegLabelPostprocessor,
-)
+from adaneg_openood.openood import CLIPNetwork, Postprocessor
 
 METRICS = ("FPR@95", "AUROC", "AUPR_IN", "AUPR_OUT")
 EXACT = 1e-12
@@ -54,7 +49,7 @@ def test_adaneg_equals_the_direct_mixed_stream(
     benchmarks: Path, negatives_file: Path, id_name: str, scale: float
 ) -> None:
     net = network(id_name, scale)
-    post = AdaNegPostprocessor(negatives=str(negatives_file), batch_size=16, seed=3)
+    post = Postprocessor("adaneg", negatives=str(negatives_file), batch_size=16, seed=3)
     table = evaluator(benchmarks, id_name, net, postprocessor=post).eval_ood(progress=False)
     direct = direct_metrics(
         benchmarks,
@@ -98,9 +93,9 @@ def test_by_name_with_a_yaml(benchmarks: Path, negatives_file: Path, tmp_path: P
 def test_methods_without_memory(benchmarks: Path, negatives_file: Path, method: str) -> None:
     net = network("cifar10")
     post = (
-        NegLabelPostprocessor(negatives=str(negatives_file), groups=3)
+        Postprocessor("neglabel", negatives=str(negatives_file), groups=3)
         if method == "neglabel"
-        else MCMPostprocessor(tau=0.5)
+        else Postprocessor("mcm", tau=0.5)
     )
     table = evaluator(benchmarks, "cifar10", net, postprocessor=post).eval_ood(progress=False)
 
@@ -114,7 +109,7 @@ def test_methods_without_memory(benchmarks: Path, negatives_file: Path, method: 
 
 
 def test_sequential_protocol(benchmarks: Path, negatives_file: Path) -> None:
-    post = AdaNegPostprocessor(negatives=str(negatives_file), protocol="sequential", batch_size=32)
+    post = Postprocessor("adaneg", negatives=str(negatives_file), order="id_first", batch_size=32)
     table = evaluator(benchmarks, "cifar10", network("cifar10"), postprocessor=post).eval_ood(
         progress=False
     )
@@ -142,7 +137,7 @@ def test_full_spectrum_before_and_after_the_plain_table(
     assert plain != full
     for first in (False, True):
         net = network(id_name)
-        post = AdaNegPostprocessor(negatives=str(negatives_file), batch_size=32)
+        post = Postprocessor("adaneg", negatives=str(negatives_file), batch_size=32)
         run = evaluator(benchmarks, id_name, net, postprocessor=post)
         for fsood in (first, not first):
             assert_equal(run.eval_ood(fsood=fsood, progress=False), full if fsood else plain)
@@ -154,7 +149,7 @@ def test_calls_in_any_order_and_again(benchmarks: Path, negatives_file: Path) ->
     from openood.evaluators.metrics import compute_all_metrics
 
     net = network("cifar10")
-    post = AdaNegPostprocessor(negatives=str(negatives_file), batch_size=16)
+    post = Postprocessor("adaneg", negatives=str(negatives_file), batch_size=16)
     loaders = evaluator(benchmarks, "cifar10", net, postprocessor=post).dataloader_dict
     tin, svhn = loaders["ood"]["near"]["tin"], loaders["ood"]["far"]["svhn"]
     ood = {"svhn": post.inference(net, svhn), "tin": post.inference(net, tin)}
@@ -181,7 +176,7 @@ def test_saved_scores_give_the_same_table_or_are_refused(
     import pickle
 
     def fresh(**settings: Any) -> Evaluator:
-        post = AdaNegPostprocessor(negatives=str(negatives_file), batch_size=16, **settings)
+        post = Postprocessor("adaneg", negatives=str(negatives_file), batch_size=16, **settings)
         return evaluator(benchmarks, "cifar10", network("cifar10", 400.0), postprocessor=post)
 
     def restored(data: bytes, **settings: Any) -> Evaluator:
@@ -225,7 +220,7 @@ def test_parameter_search(benchmarks: Path, negatives_file: Path) -> None:
         }
     }
     net = network("cifar10")
-    post = AdaNegPostprocessor(config)
+    post = Postprocessor("adaneg", config)
     run = evaluator(benchmarks, "cifar10", net, postprocessor=post)
     assert post.hyperparam_search_done
     gap, proxy = post.get_hyperparam()
@@ -265,8 +260,10 @@ def test_search_picks_what_the_direct_search_picks(benchmarks: Path, negatives_f
     from openood.evaluators.metrics import compute_all_metrics
 
     net = network("cifar10")
-    post = AdaNegPostprocessor(
-        {"postprocessor": {"postprocessor_sweep": {"gamma_list": [0.5]}}}, negatives=str(negatives_file)
+    post = Postprocessor(
+        "adaneg",
+        {"postprocessor": {"postprocessor_sweep": {"gamma_list": [0.5]}}},
+        negatives=str(negatives_file),
     )
     loaders = evaluator(benchmarks, "cifar10", net, postprocessor=post).dataloader_dict
     for gamma in (0.9, 0.1, 0.5, 0.9):
@@ -305,21 +302,21 @@ def test_pickle_and_a_yaml_that_changed(
     yaml.write_text(text.replace("0.5", "0.2"))
     stale = pickle.loads(data)
     evaluator(benchmarks, "cifar10", net, postprocessor=stale)
-    assert stale.settings["gap"] == 0.2
+    assert stale.settings.gap == 0.2
     assert str(yaml) in caplog.text
 
     yaml.unlink()
     orphan = pickle.loads(data)
     caplog.clear()
     evaluator(benchmarks, "cifar10", net, postprocessor=orphan)
-    assert orphan.settings["gap"] == 0.5
+    assert orphan.settings.gap == 0.5
     assert "not there to check" in caplog.text
 
 
 def test_shuffled_loader_gives_the_same_table(benchmarks: Path, negatives_file: Path) -> None:
     tables = []
     for shuffle in (False, True):
-        post = AdaNegPostprocessor(negatives=str(negatives_file), batch_size=16)
+        post = Postprocessor("adaneg", negatives=str(negatives_file), batch_size=16)
         run = evaluator(benchmarks, "cifar10", network("cifar10"), postprocessor=post, shuffle=shuffle)
         tables.append(run.eval_ood(progress=False))
     pd.testing.assert_frame_equal(*tables, rtol=0, atol=EXACT)

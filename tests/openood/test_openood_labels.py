@@ -12,12 +12,7 @@ pytest.importorskip("openood.evaluation_api", reason="OpenOOD is not installed")
 
 from openood_tiny import CIFAR, NEGATIVES, TinyModel
 
-from adaneg_openood.openood import (
-    AdaNegPostprocessor,
-    CLIPNetwork,
-    MCMPostprocessor,
-    NegLabelPostprocessor,
-)
+from adaneg_openood.openood import CLIPNetwork, Postprocessor
 from adaneg_openood.text import ClassNames, MiningConfig, load_corpus, mine
 
 
@@ -40,14 +35,13 @@ def candidates(tmp_path: Path) -> Path:
 
 
 def features(net: Any, **settings: Any) -> torch.Tensor:
-    post = NegLabelPostprocessor({"dataset": {"name": "cifar10"}, "postprocessor": {}}, **settings)
+    post = Postprocessor("neglabel", {"dataset": {"name": "cifar10"}, "postprocessor": {}}, **settings)
     post.setup(net, {}, {})
-    assert post._labels is not None
-    return post._labels.features
+    return post.labels.features
 
 
 def test_mined_as_the_library_mines(candidates: Path) -> None:
-    found = features(CLIPNetwork(TinyModel(), CIFAR), candidates=str(candidates), n_negatives=30)
+    found = features(CLIPNetwork(TinyModel(), CIFAR), corpus=str(candidates), n_negatives=30)
     model = TinyModel()
     config = MiningConfig(n_negatives=30, prompt="The nice {}.", adjective_prompt="This is a {} photo.")
     labels = mine(model, ClassNames("cifar10", tuple(CIFAR)), load_corpus(candidates), config)
@@ -60,16 +54,16 @@ def test_mined_as_the_library_mines(candidates: Path) -> None:
 
 def test_a_network_without_names_takes_the_data_sets_to_drop_candidates(candidates: Path) -> None:
     text = TinyModel().encode_text([f"The nice {name}." for name in CIFAR])
-    named = features(CLIPNetwork(TinyModel(), CIFAR), candidates=str(candidates), n_negatives=30)
+    named = features(CLIPNetwork(TinyModel(), CIFAR), corpus=str(candidates), n_negatives=30)
     unnamed = features(
-        CLIPNetwork(TinyModel(), id_features=text), candidates=str(candidates), n_negatives=30
+        CLIPNetwork(TinyModel(), id_features=text), corpus=str(candidates), n_negatives=30
     )
     torch.testing.assert_close(named, unnamed, rtol=0, atol=1e-6)
 
 
 def test_text_is_encoded_once_and_kept_on_disk(candidates: Path) -> None:
     first = CLIPNetwork(TinyModel(), CIFAR)
-    settings = {"candidates": str(candidates), "n_negatives": 30}
+    settings = {"corpus": str(candidates), "n_negatives": 30}
     expected = features(first, **settings)
     second = CLIPNetwork(TinyModel(), CIFAR)
     before = second.model.texts
@@ -78,21 +72,21 @@ def test_text_is_encoded_once_and_kept_on_disk(candidates: Path) -> None:
 
 
 def test_other_weights_and_settings_never_take_what_was_kept(candidates: Path) -> None:
-    settings = {"candidates": str(candidates), "n_negatives": 30}
+    settings = {"corpus": str(candidates), "n_negatives": 30}
     kept = features(CLIPNetwork(Weighted(1), CIFAR), **settings)
     other = features(CLIPNetwork(Weighted(2), CIFAR), **settings)
     assert not torch.allclose(kept, other)
     assert other.equal(features(CLIPNetwork(Weighted(2), CIFAR), **settings))
-    prompt = features(CLIPNetwork(Weighted(1), CIFAR), template="another {}.", **settings)
+    prompt = features(CLIPNetwork(Weighted(1), CIFAR), prompt="another {}.", **settings)
     assert prompt.shape == kept.shape and not prompt.equal(kept)
-    fewer = features(CLIPNetwork(Weighted(1), CIFAR), candidates=str(candidates), n_negatives=7)
+    fewer = features(CLIPNetwork(Weighted(1), CIFAR), corpus=str(candidates), n_negatives=7)
     assert len(fewer) == 17
 
 
 def test_damaged_cache_is_made_again(candidates: Path, tmp_path: Path) -> None:
-    settings = {"candidates": str(candidates), "n_negatives": 30, "cache_dir": str(tmp_path / "own")}
+    settings = {"corpus": str(candidates), "n_negatives": 30, "cache": str(tmp_path / "own")}
     expected = features(CLIPNetwork(TinyModel(), CIFAR), **settings)
-    files = list((tmp_path / "own").glob("*"))
+    files = [path for path in (tmp_path / "own").rglob("*") if path.is_file()]
     assert files
     for file in files:
         file.write_bytes(b"damaged")
@@ -101,23 +95,21 @@ def test_damaged_cache_is_made_again(candidates: Path, tmp_path: Path) -> None:
 
 def test_both_given_is_refused(candidates: Path, negatives_file: Path) -> None:
     with pytest.raises(ValueError, match="both set"):
-        features(
-            CLIPNetwork(TinyModel(), CIFAR), candidates=str(candidates), negatives=str(negatives_file)
-        )
+        features(CLIPNetwork(TinyModel(), CIFAR), corpus=str(candidates), negatives=str(negatives_file))
 
 
 def test_mcm_needs_no_negatives_and_scale_comes_from_the_settings(negatives_file: Path) -> None:
-    post = MCMPostprocessor()
+    post = Postprocessor("mcm")
     post.setup(CLIPNetwork(TinyModel(), CIFAR), {}, {})
-    assert post._labels is not None and len(post._labels.features) == 10
-    scaled = AdaNegPostprocessor(negatives=str(negatives_file), logit_scale=55.0)
+    assert len(post.labels.features) == 10
+    scaled = Postprocessor("adaneg", negatives=str(negatives_file), logit_scale=55.0)
     scaled.setup(CLIPNetwork(TinyModel(), CIFAR), {}, {})
-    assert scaled._labels is not None and scaled._labels.logit_scale == 55.0
+    assert scaled.labels.logit_scale == 55.0
 
 
 def test_one_batch_by_itself(negatives_file: Path) -> None:
     net = CLIPNetwork(TinyModel(), CIFAR)
-    post = AdaNegPostprocessor(negatives=str(negatives_file))
+    post = Postprocessor("adaneg", negatives=str(negatives_file))
     post.setup(net, {}, {})
     pred, conf = post.postprocess(net, torch.rand(5, 3, 8, 8))
     assert pred.shape == conf.shape == (5,)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,15 @@ import pytest
 
 pytest.importorskip("openood.evaluation_api", reason="OpenOOD is not installed")
 
+from openood.evaluation_api.datasets import DATA_INFO
 from openood_direct import direct_metrics
-from openood_tiny import TinyModel, names_of
+from openood_tiny import TinyModel, build_benchmark, names_of
+from PIL import Image
 
 from adaneg_openood import AdaNeg, NegLabel
-from adaneg_openood.openood import (
-    AdaNegPostprocessor,
-    CLIPNetwork,
-    Evaluator,
-    NegLabelPostprocessor,
-)
+from adaneg_openood.evaluation import Run
+from adaneg_openood.io.digests import tensor_digest
+from adaneg_openood.openood import CLIPNetwork, Evaluator, Postprocessor
 
 METRICS = ("FPR@95", "FPR@95 (ID positive)", "AUROC", "AUPR_IN", "AUPR_OUT", "ACC")
 
@@ -35,7 +33,7 @@ def make(root: Path, post: Any, net: CLIPNetwork | None = None, **kwargs: Any) -
 def test_streams_equal_direct_ones_and_are_resumed(
     benchmarks: Path, negatives_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    post = AdaNegPostprocessor(negatives=str(negatives_file), batch_size=16)
+    post = Postprocessor("adaneg", negatives=str(negatives_file), batch_size=16)
     run = make(benchmarks, post)
     assert run.preprocessor is not None
     results = run.eval_streams(seeds=(0, 4), save_dir=tmp_path / "scores", progress=False)
@@ -62,30 +60,34 @@ def test_streams_equal_direct_ones_and_are_resumed(
     assert accuracies["zero_shot"] == pytest.approx(direct["tin"]["zero_shot"])
     assert accuracies["detector"] == pytest.approx(results.records["ACC"].mean())
 
-    file = tmp_path / "scores" / "adaneg" / "near" / "tin" / "seed4.npz"
-    with np.load(file, allow_pickle=False) as saved:
-        assert saved["conf"].shape == saved["pred"].shape == saved["label"].shape == (100,)
-        assert saved["label"][0] == -1
-    (tmp_path / "scores" / "adaneg" / "far" / "svhn" / "seed0.npz").write_bytes(b"damaged")
-    calls = []
-    module = sys.modules["adaneg_openood.evaluation.replay"]  # the function of its name hides it
-    original = module.score_stream
-    count = lambda *args, **kept: calls.append(1) or original(*args, **kept)  # noqa: E731
-    monkeypatch.setattr(module, "score_stream", count)
+    saved = Run.load(tmp_path / "scores")
+    np.testing.assert_array_equal(saved.records[list(METRICS)], results.records[list(METRICS)])
+    one = saved.stream("adaneg", "tin", 4)
+    assert one.conf.shape == one.pred.shape == one.label.shape == (100,) and one.label[0] == -1
+    damaged = tmp_path / "scores" / "adaneg" / "far" / "svhn" / "seed0.npz"
+    assert damaged.is_file()
+    damaged.write_bytes(b"damaged")
+    calls: list[int] = []
+    original = post.make_detector
+
+    def counting() -> Any:
+        detector = original()
+        score = detector.score
+        detector.score = lambda *args, **kwargs: calls.append(1) or score(*args, **kwargs)
+        return detector
+
+    monkeypatch.setattr(post, "make_detector", counting)
     again = run.eval_streams(seeds=(0, 4), save_dir=tmp_path / "scores", progress=False)
-    assert len(calls) == 1, "only the damaged one"
+    assert len(calls) == 7, "100 images of the damaged stream, in batches of 16"
     np.testing.assert_array_equal(again.records[list(METRICS)], results.records[list(METRICS)])
-    post.settings["gap"] = 0.9  # other settings: nothing saved is taken
-    run.eval_streams(seeds=(0, 4), save_dir=tmp_path / "scores", progress=False)
-    assert len(calls) == 1 + len(results.records)
 
 
 def test_methods_without_memory_run_one_stream(
     benchmarks: Path, negatives_file: Path, tmp_path: Path
 ) -> None:
-    run = make(benchmarks, NegLabelPostprocessor(negatives=str(negatives_file)))
+    run = make(benchmarks, Postprocessor("neglabel", negatives=str(negatives_file)))
     results = run.eval_streams(seeds=(0, 1, 2), fsood=True, save_dir=tmp_path, progress=False)
-    assert len(list(tmp_path.rglob("*.npz"))) == 6
+    assert len(list(tmp_path.glob("neglabel/*/*/*.npz"))) == 6
     assert (results.spread("neglabel") == 0).all().all()
     direct = direct_metrics(
         benchmarks,
@@ -99,27 +101,44 @@ def test_methods_without_memory_run_one_stream(
     )
 
 
-def test_encoded_images_are_kept(benchmarks: Path, negatives_file: Path, tmp_path: Path) -> None:
-    tables, counts = [], []
-    for _ in range(2):
-        net = CLIPNetwork(TinyModel(), names_of("cifar10"))
-        run = make(
-            benchmarks,
-            AdaNegPostprocessor(negatives=str(negatives_file)),
-            net.model if tables else net,  # a bare model will do
-            feature_dir=tmp_path / "features",
-        )
-        tables.append(run.eval_ood(progress=False))
-        counts.append(len(net.model.seen))
-    assert counts[0] > 0
-    assert counts[1] == 0
-    np.testing.assert_array_equal(*tables)
+class Described(TinyModel):
+    """Tells its weights, so that its features may be kept on disk."""
+
+    def describe(self) -> dict[str, Any]:
+        return {"model": self.name, "dim": self.dim, "weights": tensor_digest(self._weight)}
+
+
+def test_encoded_images_are_kept_and_changes_noticed(
+    tmp_path: Path, negatives_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_benchmark(tmp_path / "data", "cifar10", n_id=20, n_ood=10)
+
+    def evaluated(model: TinyModel, kept: str = "cache") -> tuple[Any, int]:
+        post = Postprocessor("adaneg", negatives=str(negatives_file), cache=str(tmp_path / kept))
+        # a bare model will do
+        run = Evaluator(model, "cifar10", tmp_path / "data", postprocessor=post, num_workers=0)
+        table = run.eval_ood(progress=False)
+        return table, len(model.seen)
+
+    first, n_images = evaluated(Described())
+    again, nothing = evaluated(Described())
+    assert n_images > 0 and nothing == 0
+    np.testing.assert_array_equal(first, again)
+    other = Described()
+    other._weight = other._weight.flip(0)
+    assert evaluated(other)[1] == n_images, "other weights of the same name"
+    entry = DATA_INFO["cifar10"]["ood"]["near"]["tin"]
+    name = (tmp_path / "data" / entry["imglist_path"]).read_text().split()[0]
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "data" / entry["data_dir"] / name)
+    replaced, n_encoded = evaluated(Described())
+    assert 0 < n_encoded <= 10, "an image of tin was replaced"
+    np.testing.assert_array_equal(first.loc["svhn"], replaced.loc["svhn"])
 
 
 def test_models_own_preprocessing_on_imagenet(benchmarks: Path, negatives_file: Path) -> None:
     """OpenOOD takes a Compose that ends in a normalisation there."""
     net = CLIPNetwork(TinyModel(), names_of("imagenet"))
-    post = AdaNegPostprocessor(negatives=str(negatives_file), batch_size=16)
+    post = Postprocessor("adaneg", negatives=str(negatives_file), batch_size=16)
     run = Evaluator(net, "imagenet", str(benchmarks), postprocessor=post, num_workers=0)
     table = run.eval_ood(progress=False)
     direct = direct_metrics(

@@ -1,0 +1,252 @@
+"""OpenOOD's data loaders: what each is for, and the features of its images."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from adaneg_openood.data import ImageSet
+from adaneg_openood.data.feature_store import FeatureCache
+from adaneg_openood.data.image_lists import OOD_LABEL, parse_entries
+from adaneg_openood.openood.benchmark_files import WHERE_TO_GET
+from adaneg_openood.openood.network_model import NetworkModel
+
+logger = logging.getLogger(__name__)
+
+TEST, VAL = "test", "val"
+_NAMED = 8  # files an error lists for one image set
+
+
+@dataclass(frozen=True, eq=False)
+class Role:
+    """What a loader was handed to ``setup`` for.
+
+    Attributes:
+        kind: ``"id"``, ``"csid"`` or ``"ood"``.
+        split: ``"test"`` or ``"val"``; an OOD set is evaluated against the ID set of its split.
+        name: for messages.
+        loader: kept alive, because it is told apart from others by identity.
+    """
+
+    kind: str
+    split: str
+    name: str
+    loader: Any
+
+
+class Roles:
+    """The roles of all loaders known so far.
+
+    Args:
+        id_loaders: OpenOOD's ``{"train", "val", "test": loader}``.
+        ood_loaders: ``{"val": loader, "near"/"nearood": {name: loader}, ...}``; the classic pipeline's
+            also hold ``"csid"``.
+    """
+
+    def __init__(self, id_loaders: Mapping[str, Any] | None, ood_loaders: Mapping[str, Any] | None):
+        self._by_loader: dict[int, Role] = {}
+        for split in (TEST, VAL):
+            if id_loaders and id_loaders.get(split) is not None:
+                self._add(Role("id", split, f"id {split}", id_loaders[split]))
+        for split, loaders in (ood_loaders or {}).items():
+            if isinstance(loaders, Mapping):
+                kind = "csid" if split == "csid" else "ood"
+                for name, loader in loaders.items():
+                    self._add(Role(kind, TEST, str(name), loader))
+            elif loaders is not None:
+                self._add(Role("ood", VAL if split == VAL else TEST, f"ood {split}", loaders))
+
+    def _add(self, role: Role) -> Role:
+        # the first role stays if one loader has several: an ID loader is never taken for an OOD one
+        return self._by_loader.setdefault(id(role.loader), role)
+
+    def __iter__(self) -> Iterator[Role]:
+        return iter(list(self._by_loader.values()))
+
+    def of(self, loader: Any) -> Role:
+        """The role of a loader; one that ``setup`` did not get is a covariate-shifted ID set, or, if all
+        its labels are -1, an OOD set."""
+        known = self._by_loader.get(id(loader))
+        if known is not None:
+            return known
+        images = image_set(loader)
+        is_ood = images is not None and all(label == OOD_LABEL for label in images.labels)
+        kind = "ood" if is_ood else "csid"
+        name = str(getattr(loader.dataset, "name", "")) or f"{kind} {len(self._by_loader)}"
+        return self._add(Role(kind, TEST, name, loader))
+
+    def id_role(self, split: str) -> Role:
+        """The ID set of a split.
+
+        Raises:
+            ValueError: ``setup`` got none.
+        """
+        for role in self:
+            if role.kind == "id" and role.split == split:
+                return role
+        raise ValueError(
+            f"setup got no ID loader called {split!r}: there is nothing to evaluate OOD images against"
+        )
+
+
+def image_set(loader: Any) -> ImageSet | None:
+    """The images of OpenOOD's ``ImglistDataset`` behind a loader; None for any other dataset.
+
+    Raises:
+        ValueError: a bad line, a path that leaves the dataset's folder, or no image.
+    """
+    from openood.datasets.imglist_dataset import ImglistDataset
+
+    dataset = loader.dataset
+    if type(dataset) is not ImglistDataset or dataset.dummy_read or dataset.dummy_size is not None:
+        return None
+    entries = parse_entries(dataset.imglist[: len(dataset)], f"the image list of {dataset.name}")
+    return ImageSet.from_entries(str(dataset.name), entries, dataset.data_dir or ".")
+
+
+def refuse_missing_images(roles: Iterable[Role], *, skip_broken: bool) -> None:
+    """Look for every image of every set before the first one is encoded.
+
+    Args:
+        roles: sets that are no image lists are not looked at.
+        skip_broken: missing and empty files are only warned of.
+
+    Raises:
+        FileNotFoundError: one error for all sets, which lists what is missing and where to get it.
+        ValueError: see :func:`image_set`.
+    """
+    problems = []
+    for role in roles:
+        images = image_set(role.loader)
+        bad = [] if images is None else images.missing()
+        if images is not None and bad:
+            listed = "".join(f"\n    {path} ({why})" for path, why in bad[:_NAMED])
+            more = f"\n    ... and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
+            problems.append(f"  {role.name}: {len(bad)} of {len(images)} images{listed}{more}")
+    if problems:
+        report = "images are missing or empty:\n" + "\n".join(problems)
+        if not skip_broken:
+            raise FileNotFoundError(
+                f"{report}\nGet them from {WHERE_TO_GET}; or set skip_broken: True to leave them out."
+            )
+        logger.warning("%s\nThey are left out (skip_broken).", report)
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """Features of one loader's images, in the order of its list.
+
+    Attributes:
+        name: for messages.
+        features: (N, D) float32, where they are scored.
+        labels: (N,) int64, -1 for OOD.
+    """
+
+    name: str
+    features: Tensor
+    labels: np.ndarray
+
+
+def feature_store(cache: str | os.PathLike[str] | None) -> FeatureCache:
+    """The store in a cache folder; None is the user's."""
+    return FeatureCache(None if cache is None else Path(cache) / "features")
+
+
+class Encoder:
+    """Encodes the images of loaders, each image once.
+
+    Args:
+        model: of the network.
+        store: where features are kept.
+        skip_broken: leave out images that cannot be read.
+    """
+
+    def __init__(self, model: NetworkModel, store: FeatureCache, skip_broken: bool = False) -> None:
+        self.model, self.store, self.skip_broken = model, store, skip_broken
+        self._by_loader: dict[int, tuple[Any, Encoded]] = {}  # the loader is kept, for its id
+        self._by_content: dict[Any, Encoded] = {}
+
+    def encode(self, loader: Any, name: str, progress: bool = True) -> Encoded:
+        """The features of a loader's images, encoded the first time only.
+
+        Raises:
+            ValueError: images that cannot be read.
+        """
+        if isinstance(loader, FeatureLoader):
+            return loader.encoded()
+        if id(loader) not in self._by_loader:
+            images = image_set(loader)
+            made = (
+                self._batches(loader, name) if images is None else self._images(loader, images, progress)
+            )
+            self._by_loader[id(loader)] = loader, Encoded(name, made.features, made.labels)
+        return self._by_loader[id(loader)][1]
+
+    def _images(self, loader: Any, images: ImageSet, progress: bool) -> Encoded:
+        model = self.model.seen_through(loader.dataset.transform_image)
+        content = images.digest(), model.describe().get("preprocessing", id(model.transform))
+        if content not in self._by_content:
+            found = self.store.get(
+                model,
+                images,
+                batch_size=loader.batch_size or 256,
+                workers=loader.num_workers,
+                on_error="skip" if self.skip_broken else "raise",
+                progress=progress,
+            )
+            n_images = len(found.features)
+            labels = np.full(n_images, OOD_LABEL) if found.labels is None else found.labels.numpy()
+            features = found.features.to(self.model.device)
+            self._by_content[content] = Encoded(images.name, features, labels.astype(np.int64))
+        return self._by_content[content]
+
+    def _batches(self, loader: Any, name: str) -> Encoded:
+        """Of a dataset that is no image list: what its loader gives."""
+        features, labels = [], []
+        for batch in loader:
+            features.append(self.model.encode_image(batch["data"]))
+            labels.append(torch.as_tensor(batch["label"]).cpu().long())
+        if not features:
+            raise ValueError(f"{name}: no image")
+        return Encoded(name, torch.cat(features), torch.cat(labels).numpy())
+
+
+class FeatureLoader:
+    """Stands in for a loader: its batches hold features instead of pixels, encoded when first read.
+
+    Args:
+        loader: OpenOOD's.
+        encoder: gives the features.
+    """
+
+    def __init__(self, loader: Any, encoder: Encoder) -> None:
+        self.dataset, self.batch_size = loader.dataset, loader.batch_size or 256
+        self._loader, self._encoder = loader, encoder
+
+    def encoded(self) -> Encoded:
+        """All features."""
+        return self._encoder.encode(self._loader, str(getattr(self.dataset, "name", "images")))
+
+    def __len__(self) -> int:
+        return -(-len(self.dataset) // self.batch_size)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        found = self.encoded()
+        labels = torch.from_numpy(found.labels)
+        for rows in torch.arange(len(labels)).split(self.batch_size):
+            yield {"data": found.features[rows], "label": labels[rows], "index": rows}
+
+
+def feature_loaders(loaders: Any, encoder: Encoder) -> Any:
+    """OpenOOD's nested loaders, each as a :class:`FeatureLoader`."""
+    if isinstance(loaders, Mapping):
+        return {name: feature_loaders(part, encoder) for name, part in loaders.items()}
+    return FeatureLoader(loaders, encoder)
