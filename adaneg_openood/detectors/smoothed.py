@@ -74,8 +74,8 @@ def neighbour_evidence(
     Args:
         features: (B, D) unit vectors, held already.
         slots: (B,) int64, where.
-        held: (N + 1, D) unit vectors, of which the first n count; the others are zero.
-        held_evidence: (N + 1,).
+        held: (N, D) unit vectors, of which the first n are in use; the others are zero.
+        held_evidence: (N,), zero where not in use.
         n: () int64.
     """
     mean = held.sum(dim=0, dtype=torch.float32) / n
@@ -89,11 +89,10 @@ def neighbour_evidence(
     kernel = cosines.clamp_(-_KAPPA, _KAPPA).sub_(_KAPPA).exp_()
     kernel.scatter_(1, slots[:, None], 0.0)
     in_use = torch.arange(len(held), device=held.device) < n
-    theirs = torch.where(in_use, held_evidence, 0.0)
-    weighted = kernel @ torch.stack([theirs.float(), in_use.float()], dim=1)
-    weighted = weighted.to(theirs.dtype)
+    weighted = kernel @ torch.stack([held_evidence.float(), in_use.float()], dim=1)
+    weighted = weighted.to(held_evidence.dtype)
     prior = math.exp(-_KAPPA / 2)
-    return (weighted[:, 0] + prior * theirs.sum() / n) / (weighted[:, 1] + prior)
+    return (weighted[:, 0] + prior * held_evidence.sum() / n) / (weighted[:, 1] + prior)
 
 
 def witnesses(evidence: Tensor, neighbours: Tensor, confidence: Tensor, n: Tensor) -> Witnesses:
@@ -102,8 +101,7 @@ def witnesses(evidence: Tensor, neighbours: Tensor, confidence: Tensor, n: Tenso
     count = n.clamp_min(1)
 
     def centred(values: Tensor) -> Tensor:
-        mean = torch.where(in_use, values, 0.0).sum() / count
-        return torch.where(in_use, values - mean, 0.0)
+        return torch.where(in_use, values - values.sum() / count, 0.0)
 
     split = exact_split(evidence, n)
     own, theirs = centred(evidence), centred(neighbours)
@@ -243,6 +241,7 @@ class SmoothedNegLabel(GroupedDetector):
     def diagnose(self) -> SmoothingDiagnosis:
         """What the witnesses said of the last batch, and whether the window was smoothed over."""
         with self._exactly():
+            self._report_bad_rows()
             images = int(self.seen)
             return SmoothingDiagnosis(images, {}, min(images, self.window), *self.heard.tolist())
 
@@ -267,10 +266,15 @@ class SmoothedNegLabel(GroupedDetector):
         self.held[slots] = features
         self.evidence[slots] = evidence.clamp(-_CLAMP, _CLAMP).float()
         self.confidence[slots] = mcm.float()
-        own = self.evidence.to(evidence.dtype)
-        theirs = neighbour_evidence(features, slots, self.held, own, n)
+        # the last slot of each, which is not remembered, is left out
+        own = self.evidence[: self.window].to(evidence.dtype)
+        own_slots = slots.clamp_max(self.window - 1)
+        theirs = neighbour_evidence(features, own_slots, self.held[: self.window], own, n)
         self.neighbours[slots] = theirs.float()
-        told = witnesses(own, self.neighbours.to(own.dtype), self.confidence.to(own.dtype), n)
+        neighbours, confidence = (
+            part[: self.window].to(own.dtype) for part in (self.neighbours, self.confidence)
+        )
+        told = witnesses(own, neighbours, confidence, n)
         self.heard.copy_(torch.stack(told))
         weight = _WEIGHT * told.gate
         return ((1.0 - weight) * evidence.clamp(-_FARTHEST, _FARTHEST) + weight * theirs).float()
