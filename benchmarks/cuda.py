@@ -1,7 +1,7 @@
 """What a GPU gives, in one run, as Markdown: ``python -m benchmarks.cuda``.
 
-Sections: ``parity`` with the golden cases, ``step``, ``launches``, ``stream``, ``memory``, and those of
-:mod:`benchmarks.encode_stages`. Each compares with NegLabel, the pooled bank and the floor, which is one
+Sections: ``parity`` and ``parity_of_others`` with the golden cases, ``step``, ``launches``, ``stream``,
+``memory``, and those of :mod:`benchmarks.encode_stages`. Each compares with NegLabel, the pooled bank and the floor, which is one
 product with every text row and its exponentials. With ``--baseline DIR`` the steps of an earlier version
 of this package are measured in the same run, in a process of its own.
 """
@@ -73,7 +73,7 @@ def table(head: list[str], rows: list[list[Any]]) -> str:
 
 def detectors(text: Tensor, names: list[str] | None = None) -> dict[str, Any]:
     """The methods that are compared, those with fixed and with pooled banks apart."""
-    from adaneg_openood import AdaNeg, AdaNegConfig, NegLabel
+    from adaneg_openood import OODD, TANL, AdaNeg, AdaNegConfig, NegLabel, SmoothedNegLabel
 
     made: dict[str, Callable[[], Any]] = {"NegLabel": lambda: NegLabel(text, N_ID)}
     for proxy in ("task", "sample"):
@@ -82,6 +82,9 @@ def detectors(text: Tensor, names: list[str] | None = None) -> dict[str, Any]:
             made[f"AdaNeg ({proxy}, {bank})"] = lambda c=config, b=bank: AdaNeg(  # type: ignore[misc]
                 text, N_ID, LOGIT_SCALE, c, bank=b
             )
+    made["SmoothedNegLabel"] = lambda: SmoothedNegLabel(text, N_ID)
+    made["TANL"] = lambda: TANL(text, N_ID, noise_features=text[-15:])
+    made["OODD"] = lambda: OODD(text, N_ID)
     return {name: make() for name, make in made.items() if names is None or name in names}
 
 
@@ -130,6 +133,70 @@ def parity(device: str) -> str:
             rows.append([case["name"], difference, cached, preds])
     said = f"Golden cases within bounds: all but {len(rows)}; largest difference in float32 {worst:.1e}."
     return said + ("\n\n" + table(["case", "confidence", "cached", "predictions"], rows) if rows else "")
+
+
+def parity_of_others(device: str) -> str:
+    """Golden cases of TANL, OODD and SmoothedNegLabel on the device; OODD's with ties are left out."""
+    import numpy as np
+
+    from adaneg_openood import OODD, TANL, SmoothedNegLabel, TANLConfig
+
+    def arrays(path: str) -> dict[str, Any]:
+        with np.load(GOLDEN / path) as file:
+            return {name: torch.from_numpy(np.asarray(file[name])) for name in file.files}
+
+    def conf(detector: Any, images: Tensor, batch_size: int) -> Tensor:
+        parts = [detector.score(batch.to(device)).conf for batch in images.split(batch_size)]
+        return torch.cat(parts).cpu().double()
+
+    frontier, plain, smoothed = map(arrays, ("frontier/inputs.npz", "inputs.npz", "smoothed.npz"))
+    text, worst, beyond = (
+        frontier["text"].to(device),
+        dict.fromkeys(("tanl", "oodd", "smoothed"), 0.0),
+        [],
+    )
+    for case in json.loads((GOLDEN / "frontier" / "cases.json").read_text()):
+        method, args, name = case["method"], case["args"], case["name"]
+        if method not in worst or case.get("dtype") == "float16" or case.get("base") == "ties":
+            continue
+        is_ood = frontier["label"] < 0
+        keys = {"given": torch.zeros(len(is_ood)), "id_first": is_ood, "ood_first": ~is_ood}
+        images = frontier["image"][keys[case["order"]].int().sort(stable=True).indices]
+        expected = arrays(f"frontier/{name}.npz")
+        detector: Any
+        if method == "tanl":
+            config = TANLConfig(
+                args["alpha"],
+                int(args["beta"]),
+                args["gamma"],
+                args["memleng"],
+                args["gap"],
+                case["score_window"],
+            )
+            noise = frontier["noise"][: case["noise_rows"]]
+            detector = TANL(text[: 20 + case["candidates"]], 20, config=config, noise_features=noise)
+            orders = (expected["start_order_id"].long(), expected["start_order_noise"].long())
+            detector._start_orders = orders
+        else:
+            groups = 1 if case["base"] == "g1" else 5
+            detector = OODD(text, 20, k=args["k"], queue=args["queue_size"], groups=groups)
+        difference = float((conf(detector, images, case["batch_size"]) - expected["conf"]).abs().max())
+        worst[method] = max(worst[method], difference)
+        if difference > (2e-5 if method == "tanl" else 1e-5):
+            beyond.append(f"{name} ({difference:.1e})")
+    for case in json.loads((GOLDEN / "smoothed.json").read_text()):
+        name, kind = case["name"], case["name"].split("_")[0]
+        text = plain["text"] if kind == "synthetic" else smoothed["open__text"]
+        images = plain["image"] if kind == "synthetic" else smoothed[f"{kind}__image"]
+        detector = SmoothedNegLabel(
+            text.to(device), case["n_id"], case["logit_scale"], case["groups"], window=case["window"]
+        )
+        difference = conf(detector, images, case["batch_size"]) - smoothed[f"{name}__conf"]
+        worst["smoothed"] = max(worst["smoothed"], float(difference.abs().max()))
+        if float(difference.abs().max()) > 1e-4:
+            beyond.append(f"{name} ({float(difference.abs().max()):.1e})")
+    said = ", ".join(f"{method} {value:.1e}" for method, value in worst.items())
+    return f"Largest differences in float32: {said}. Beyond the bounds: {', '.join(beyond) or 'none'}."
 
 
 def step(device: str) -> str:
@@ -243,7 +310,7 @@ def baseline(folder: str) -> str:
 
 
 def sections(args: argparse.Namespace) -> Iterator[tuple[str, Callable[[], str]]]:
-    for make in (parity, step, launches, stream, memory):
+    for make in (parity, parity_of_others, step, launches, stream, memory):
         yield make.__name__, lambda m=make: m("cuda")  # type: ignore[misc]
     if args.baseline:
         yield "baseline", lambda: baseline(args.baseline)
