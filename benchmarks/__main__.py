@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import scale
+from benchmarks import methods, scale
 from benchmarks.common import METHODS
 from benchmarks.step import MAIN, SPREAD, measure, peak_memory
 
@@ -24,6 +24,7 @@ def main() -> None:
         "few rows": measure(MAIN, 25),
         "spread": measure(SPREAD, 25),
         "memory": {name: peak_memory(name) for name in METHODS},
+        "methods": {title: methods.measure(n, 15) for title, n in methods.SIZES.items()},
         "limits": scale.limits(),
         "grid": scale.grid(),
         "replay": scale.replay(),
@@ -59,6 +60,18 @@ def _markdown(found: dict[str, Any]) -> list[str]:
         lines.append(f"| {part['rows holding images']:,} rows | {cells} |")
     memory = " | ".join(f"{found['memory'][m]:.0f} MiB" for m in METHODS)
     lines.append(f"| peak memory added | {memory} |")
+    lines += [
+        "",
+        "## Every method",
+        "A mixed stream, queues and windows full. Milliseconds, and ratio to NegLabel's; in the last column "
+        "one product with all text rows and its exponentials.",
+        "",
+        "| | " + " | ".join(next(iter(found["methods"].values()))["ms"]) + " |",
+        "|---|" + "--:|" * len(next(iter(found["methods"].values()))["ms"]),
+    ]
+    for title, part in found["methods"].items():
+        cells = " | ".join(f"{ms:.1f} ({part['to NegLabel'][m]:.2f})" for m, ms in part["ms"].items())
+        lines.append(f"| {title} | {cells} |")
     lines += [
         "",
         "## Against the limit",
