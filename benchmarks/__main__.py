@@ -63,8 +63,8 @@ def _markdown(found: dict[str, Any]) -> list[str]:
     lines += [
         "",
         "## Every method",
-        "A mixed stream, queues and windows full. Milliseconds, and ratio to NegLabel's; in the last column "
-        "one product with all text rows and its exponentials.",
+        "A mixed stream, queues and windows full. Milliseconds, and ratio to NegLabel's; in the last "
+        "column one product with all text rows and its exponentials.",
         "",
         "| | " + " | ".join(next(iter(found["methods"].values()))["ms"]) + " |",
         "|---|" + "--:|" * len(next(iter(found["methods"].values()))["ms"]),

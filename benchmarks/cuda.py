@@ -1,9 +1,9 @@
 """What a GPU gives, in one run, as Markdown: ``python -m benchmarks.cuda``.
 
 Sections: ``parity`` and ``parity_of_others`` with the golden cases, ``step``, ``launches``, ``stream``,
-``memory``, and those of :mod:`benchmarks.encode_stages`. Each compares with NegLabel, the pooled bank and
-the floor, which is one product with every text row and its exponentials. With ``--baseline DIR`` the steps of an earlier version
-of this package are measured in the same run, in a process of its own.
+``memory``, and those of :mod:`benchmarks.encode_stages`. Each compares with NegLabel, the pooled bank
+and the floor, which is one product with every text row and its exponentials. With ``--baseline DIR``
+the steps of an earlier version of this package are measured in the same run, in a process of its own.
 """
 
 from __future__ import annotations
