@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Union
 
-from adaneg_openood.text.classnames import ClassNames
+from adaneg_openood.text.classnames import ClassNames, names_of_wnids
 from adaneg_openood.text.words import clean_word, fold
 
 _WNID = re.compile(r"n[0-9]{8}")
@@ -27,7 +27,7 @@ def named_classes(where: str, folders: Sequence[str]) -> ClassNames:
     """The classes that folders name, in their order; ImageNet's wnids get ImageNet's names.
 
     Raises:
-        ValueError: the folders are numbers, which name nothing.
+        ValueError: the folders are numbers, which name nothing, or unknown wnids.
     """
     if all(map(_INDEX.fullmatch, folders)):
         raise ValueError(
@@ -35,12 +35,7 @@ def named_classes(where: str, folders: Sequence[str]) -> ClassNames:
             "the class names"
         )
     if all(map(_WNID.fullmatch, folders)):
-        from adaneg_openood.text.classnames import BENCHMARKS
-
-        whole = BENCHMARKS["imagenet"]()
-        known = dict(zip(whole.wnids or (), whole.names))
-        names = tuple(known.get(folder, folder) for folder in folders)
-        return ClassNames(where, names, tuple(folders))
+        return ClassNames(where, names_of_wnids(folders, where), tuple(folders))
     return ClassNames(where, tuple(map(clean_word, folders)))
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
-import json
 import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adaneg_openood.text.layouts import read_names
 from adaneg_openood.text.words import clean_word
 
 logger = logging.getLogger(__name__)
@@ -56,6 +55,9 @@ class ClassNames:
             raise ValueError(f"{self.source}: empty class name for label(s) {', '.join(empty)}")
         if self.wnids is not None and len(self.wnids) != len(self.names):
             raise ValueError(f"{self.source}: {len(self.names)} names but {len(self.wnids)} wnids")
+        if self.wnids is not None and len(set(self.wnids)) < len(self.wnids):
+            same = Counter(self.wnids).most_common(1)[0][0]
+            raise ValueError(f"{self.source}: the wnid {same} stands for two classes")
         twice = [name for name, n in Counter(self.names).items() if n > 1]
         if twice:
             logger.info("%s: name(s) of several classes, each keeps its row: %s", self.source, twice)
@@ -70,7 +72,7 @@ def class_names(source: str | os.PathLike[str]) -> ClassNames:
     Args:
         source: ``"imagenet"`` (OpenAI's names, which published numbers use), ``"imagenet200"``
             (OpenOOD's, the classes of ImageNet-R), ``"cifar10"``, ``"cifar100"``, ``"bimcv"``; or a
-            file, see :func:`read_class_names`.
+            file in any layout of docs/file_layouts.md.
 
     Raises:
         ValueError: neither a benchmark nor a file, or the file holds no names.
@@ -133,76 +135,40 @@ BENCHMARKS: dict[str, Any] = {
 
 
 def read_class_names(path: str | os.PathLike[str]) -> ClassNames:
-    """Class names from a file; line i is label i.
+    """Class names from a file, in any layout of docs/file_layouts.md; wnids are kept.
 
-    Text: one name a line, or ``wnid<TAB>name`` or ``wnid name`` (then the wnids are kept); blank
-    lines at the end do not count. ``.json``: a list of names, or ``{"0": "name", ...}``.
+    Rows are in the order of the labels where the file has them, else in its own order. Wnids without
+    names get ImageNet's, or their first WordNet word.
 
     Raises:
-        ValueError: no names, an empty line between names, labels that are not 0..C-1, or not UTF-8.
+        ValueError: a line or entry that is no name, labels that are not 0..C-1 or 1..C, unknown wnids,
+            or not UTF-8; the message shows it, and what would do.
         OSError: the file cannot be read.
     """
-    file = Path(path)
-    try:
-        text = file.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: class names must be UTF-8 text, {error}") from error
-    if file.suffix == ".json":
-        return ClassNames(str(file), tuple(_from_json(file, text)))
-    lines = [line.strip() for line in text.rstrip().splitlines()]
-    empty = [str(number) for number, line in enumerate(lines, 1) if not line]
-    if empty:
-        raise ValueError(
-            f"{file}: line(s) {', '.join(empty)} are empty; line i names label i, so none may be"
-        )
-    pairs = [re.split(r"\s+", line, maxsplit=1) for line in lines]
-    if pairs and all(len(pair) == 2 and _WNID.fullmatch(pair[0]) for pair in pairs):
-        names = tuple(clean_word(name) for _, name in pairs)
-        return ClassNames(str(file), names, tuple(wnid for wnid, _ in pairs))
-    return ClassNames(str(file), tuple(clean_word(line) for line in lines))
+    found = read_names(Path(path))
+    names = found.names
+    if names is None:
+        assert found.wnids is not None  # read_names gives one of them
+        names = names_of_wnids(found.wnids, str(path))
+    return ClassNames(str(path), tuple(map(clean_word, names)), found.wnids)
 
 
-def classes_of_folders(source: str, folders: Mapping[int, str]) -> ClassNames:
-    """Class names from the folders that images lie in.
-
-    Args:
-        source: of the folders, for messages.
-        folders: label -> name of the folder. Folders that are ImageNet's wnids get ImageNet's names.
+def names_of_wnids(wnids: Sequence[str], source: str) -> tuple[str, ...]:
+    """OpenAI's names of ImageNet's classes, the first WordNet word of other nouns.
 
     Raises:
-        ValueError: labels that are not 0..C-1, or one folder for several labels.
+        ValueError: a wnid that is in neither list; ``source`` is named.
     """
-    names = _in_order(source, dict(folders))
-    if len(set(names)) < len(names):
-        raise ValueError(f"{source}: one folder holds several labels; give a file of class names")
-    if all(_WNID.fullmatch(name) for name in names):
-        whole = _imagenet()
-        known = dict(zip(whole.wnids or (), whole.names))
-        if all(name in known for name in names):
-            return ClassNames(source, tuple(known[name] for name in names), tuple(names))
-    return ClassNames(source, tuple(map(clean_word, names)))
-
-
-def _from_json(file: Path, text: str) -> list[str]:
-    try:
-        loaded = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: not JSON, {error}") from error
-    if isinstance(loaded, dict):
-        try:
-            loaded = _in_order(str(file), {int(key): value for key, value in loaded.items()})
-        except ValueError as error:
-            raise ValueError(f"{file}: keys must be labels 0, 1, ...; {error}") from error
-    if not isinstance(loaded, list) or not all(isinstance(name, str) for name in loaded):
-        raise ValueError(f"{file}: must be a list of names, or an object from label to name")
-    return [clean_word(name) for name in loaded]
-
-
-def _in_order(source: str, by_label: dict[int, str]) -> Sequence[Any]:
-    # the first few only: a label may be a billion by mistake
-    gaps = (label for label in range(max(by_label, default=-1) + 1) if label not in by_label)
-    missing = list(itertools.islice(gaps, 8))
+    whole = _imagenet()
+    known = dict(zip(whole.wnids or (), whole.names))
+    if not all(wnid in known for wnid in wnids):
+        lines = _timm_table("imagenet_synset_to_lemma.txt").splitlines()
+        lemmas = dict(line.split("\t", 1) for line in lines if "\t" in line)
+        known = {**{wnid: words.split(",")[0] for wnid, words in lemmas.items()}, **known}
+    missing = [wnid for wnid in wnids if wnid not in known]
     if missing:
-        listed = ", ".join(map(str, missing))
-        raise ValueError(f"{source}: no name for label(s) {listed}; labels must be 0..C-1")
-    return [by_label[label] for label in sorted(by_label)]
+        raise ValueError(
+            f"{source}: no name is known for the wnid(s) {', '.join(missing[:8])}; put the names beside "
+            "them, as 'wnid name'"
+        )
+    return tuple(known[wnid] for wnid in wnids)

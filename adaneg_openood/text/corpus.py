@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from adaneg_openood.text.layouts import read_names
 from adaneg_openood.text.wordnet import (
     LEXICOGRAPHER_FILES,
     WordNet,
@@ -28,6 +29,8 @@ DEFAULT_FILES = tuple(
 )
 # how the released lists wrap their words, in either case and with or without the full stop
 _NOUN_PROMPT = re.compile(r"the nice (?P<word>.+?)\.?$", re.IGNORECASE)
+_LISTS = (".txt", ".csv", ".tsv", ".json")
+_ADJECTIVES = re.compile(r"^adj|(?:^|[^a-z])adjs?(?:[^a-z]|$)|adjective")
 _ADJECTIVE_PROMPT = re.compile(r"this is an? (?P<word>.+?) photo\.?$", re.IGNORECASE)
 
 
@@ -184,56 +187,74 @@ def load_corpus(
 
 
 def read_word_lists(path: str | os.PathLike[str]) -> Corpus:
-    """Words from a text file, or from all ``.txt`` files of a folder in the order of their names.
+    """Words from a file, or from all lists of a folder in the order of their names.
 
-    One word or name a line; empty lines and lines that start with ``#`` do not count. The released
-    NegLabel lists hold finished prompts ("the nice yellow clintonia", "This is a red photo."):
-    they are recognised and unwrapped, so that no word is wrapped twice. A file called ``adj.*``
-    holds adjectives, any other nouns, unless its lines' prompts say otherwise.
+    Files may have any layout of docs/file_layouts.md. The released NegLabel lists hold finished prompts
+    ("the nice yellow clintonia", "This is a red photo."): they are recognised and unwrapped, so that no
+    word is wrapped twice. Words are nouns, unless their file's own columns or prompts say otherwise, or
+    its name says that it holds adjectives (``adj.all.txt``, ``wordnet_adjs.txt``).
 
     Raises:
-        ValueError: no words, or not UTF-8.
+        ValueError: no words, a line that is no word, or not UTF-8.
         FileNotFoundError: no such file or folder.
     """
     place = Path(path)
     if place.is_dir():
-        files = sorted(place.glob("*.txt"))
+        files = sorted(file for file in place.iterdir() if file.suffix in _LISTS)
+        files = [file for file in files if not file.name.startswith(".")]
         if not files:
-            raise ValueError(f"{place}: no .txt file of words in this folder")
+            raise ValueError(f"{place}: no list of words ({', '.join(_LISTS)}) in this folder")
     elif place.is_file():
         files = [place]
     else:
-        raise FileNotFoundError(f"{place}: no such word list; give a text file, a folder, or wordnet")
+        raise FileNotFoundError(f"{place}: no such word list; give a file, a folder, or wordnet")
     found: list[WordFile] = []
     for file in files:
         if file.name.startswith(("verb.", "adv.")):
             logger.warning("%s: verbs and adverbs have no prompt, so it is left out", file)
             continue
-        nouns: list[str] = []
-        adjectives: list[str] = []
-        try:
-            lines = file.read_text("utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{file}: a word list must be UTF-8 text, {error}") from error
-        lines = [line.strip() for line in lines]
-        lines = [line for line in lines if line and not line.startswith("#")]
-        default = adjectives if file.name.startswith("adj.") else nouns
-        wrapped = _are_prompts(lines)
-        if wrapped:
-            logger.info("%s: its lines are finished prompts; the words are taken out of them", file)
-        for line in lines:
-            target = default
-            if wrapped:
-                for pattern, meant in ((_NOUN_PROMPT, nouns), (_ADJECTIVE_PROMPT, adjectives)):
-                    match = pattern.match(line)
-                    if match:
-                        line, target = match.group("word"), meant
-                        break
-            target.append(line)
-        for kind, own in (("noun", nouns), ("adj", adjectives)):
+        read = read_names(file, words=True)
+        if read.names is None:
+            raise ValueError(f"{file}: holds wnids alone; put the words beside them, as 'wnid word'")
+        words, kinds = _unwrapped(file, read.names)
+        kinds = kinds or read.kinds or (_kind_by_name(file),) * len(words)
+        for kind in ("noun", "adj"):
+            own = tuple(word for word, of in zip(words, kinds) if of == kind)
             if own:
-                found.append(WordFile(file.name, kind, tuple(own)))
+                found.append(WordFile(file.name, kind, own))
     return Corpus.of_files(found, source=str(place))
+
+
+def _kind_by_name(file: Path) -> str:
+    if file.name.startswith(("adj.", "noun.")):
+        return file.name.partition(".")[0]
+    if not _ADJECTIVES.search(file.stem.lower()):
+        return "noun"
+    logger.warning(
+        "%s: taken for adjectives, because of its name; call it noun.txt if they are nouns, or give the "
+        "kind in each line, as 'noun word'",
+        file,
+    )
+    return "adj"
+
+
+def _unwrapped(file: Path, words: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+    """The words of finished prompts, and their kinds; other words as they are, without kinds."""
+    if not _are_prompts(words):
+        return tuple(words), None
+    logger.info("%s: its lines are finished prompts; the words are taken out of them", file)
+    default = "adj" if file.name.startswith("adj.") else "noun"
+    taken, kinds = [], []
+    for word in words:
+        kind = default
+        for pattern, meant in ((_NOUN_PROMPT, "noun"), (_ADJECTIVE_PROMPT, "adj")):
+            match = pattern.match(word)
+            if match:
+                word, kind = match.group("word"), meant
+                break
+        taken.append(word)
+        kinds.append(kind)
+    return tuple(taken), tuple(kinds)
 
 
 def _are_prompts(lines: Sequence[str]) -> bool:

@@ -5,7 +5,6 @@ import json
 
 import pytest
 
-from adaneg_openood.benchmark.sets import classes_of_imglist
 from adaneg_openood.text import ClassNames, class_names
 from adaneg_openood.text.classnames import read_class_names
 
@@ -72,8 +71,8 @@ def test_a_file_of_names(tmp_path):
     [
         ("a.txt", "dog\n\ncat\n", r"line\(s\) 2 are empty"),
         ("a.txt", "\n", "holds no class name"),
-        ("a.json", '{"0": "a", "2": "b"}', r"no name for label\(s\) 1"),
-        ("a.json", '{"dog": "a"}', "keys must be labels"),
+        ("a.json", '{"0": "a", "2": "b"}', "numbers are not 0..C-1 or 1..C"),
+        ("a.json", '{"dog": "a"}', "several columns of text"),
         ("a.json", '["a", 3]', "must be a list of names"),
         ("a.json", '["a",', "not JSON"),
         ("a.json", '["a", " "]', r"empty class name for label\(s\) 1"),
@@ -88,20 +87,3 @@ def test_bad_files(tmp_path, name, content, message):
 def test_unknown_benchmark():
     with pytest.raises(ValueError, match="'cifar20' is neither a file of class names nor one of"):
         class_names("cifar20")
-
-
-def test_names_from_an_imglist(tmp_path):
-    file = tmp_path / "test_cifar.txt"
-    file.write_text("cifar/test/sea_lion/1.png 1\ncifar/test/cat/2 3.png 0\nother/x.png -1\n")
-    assert classes_of_imglist(file).names == ("cat", "sea lion")
-    file.write_text("val/n01443537/1.JPEG 0\nval/n02085620/2.JPEG 1\n")
-    classes = classes_of_imglist(file)
-    assert classes.names == ("goldfish", "Chihuahua") and classes.wnids == ("n01443537", "n02085620")
-    for content, message in (
-        ("a/x.png 0\nb/x.png 0\n", "label 0 has images in the folders 'a' and 'b'"),
-        ("a/x.png 0\na/y.png 1\n", "one folder holds several labels"),
-        ("a/x.png 1\n", r"no name for label\(s\) 0"),
-    ):
-        file.write_text(content)
-        with pytest.raises(ValueError, match=message):
-            classes_of_imglist(file)

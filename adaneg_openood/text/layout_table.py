@@ -1,0 +1,143 @@
+"""The layouts of lists that are understood, as data: docs/file_layouts.md shows them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One layout of a list of names.
+
+    Attributes:
+        title: what it is, for people.
+        example: a file.
+        suffix: its ending, where that matters.
+        names: what is read.
+        wnids: likewise, None where there are none.
+        kinds: ``"adj"`` or ``"noun"`` per word; for lists of words only.
+    """
+
+    title: str
+    example: str
+    suffix: str = ".txt"
+    names: tuple[str, ...] = ("tench", "goldfish")
+    wnids: tuple[str, ...] | None = None
+    kinds: tuple[str, ...] | None = None
+
+
+_WNIDS = ("n01440764", "n01443537")
+_SYNONYMS = ("tench, Tinca tinca", "goldfish, Carassius auratus")
+
+CLASS_LAYOUTS = (
+    Layout("one name per line", "tench\ngoldfish\n"),
+    Layout("comments, either line ending", "# my classes\r\ntench\r\ngoldfish\r\n"),
+    Layout("index and name", "0 tench\n1 goldfish\n"),
+    Layout("index and name, from 1, in any order", "2. goldfish\n1. tench\n"),
+    Layout("index: name", "0: tench\n1: goldfish\n"),
+    Layout("index, tab, name", "0\ttench\n1\tgoldfish\n"),
+    Layout("[index] name", "[0] tench\n[1] goldfish\n"),
+    Layout("name and index", "tench 0\ngoldfish 1\n"),
+    Layout("name,index", "goldfish,1\ntench,0\n"),
+    Layout("wnids alone (ImageNet's names are put in)", "n01440764\nn01443537\n", wnids=_WNIDS),
+    Layout("wnid,name", "n01440764,tench\nn01443537,goldfish\n", wnids=_WNIDS),
+    Layout(
+        "wnid name, with synonyms (synset_words.txt, LOC_synset_mapping.txt)",
+        "n01440764 tench, Tinca tinca\nn01443537 goldfish, Carassius auratus\n",
+        names=_SYNONYMS,
+        wnids=_WNIDS,
+    ),
+    Layout(
+        "wnid index name (map_clsloc.txt)", "n01443537 2 goldfish\nn01440764 1 tench\n", wnids=_WNIDS
+    ),
+    Layout("index,wnid,name", "0,n01440764,tench\n1,n01443537,goldfish\n", wnids=_WNIDS),
+    Layout("list items", "- tench\n- goldfish\n"),
+    Layout("quoted names with commas", '"tench",\n"goldfish",\n'),
+    Layout("Python dict, over several lines", "{0: 'tench',\n 1: 'goldfish'}\n"),
+    Layout("its lines alone", "0: 'tench',\n1: 'goldfish',\n"),
+    Layout("Python list, with a name", "classes = ['tench', 'goldfish']\n"),
+    Layout(
+        "CSV with a header",
+        'id,wnid,name\n1,n01443537,"goldfish, gold"\n0,n01440764,tench\n',
+        ".csv",
+        names=("tench", "goldfish, gold"),
+        wnids=_WNIDS,
+    ),
+    Layout("CSV with one column", "class\ntench\ngoldfish\n", ".csv"),
+    Layout("semicolons", "label;class_name\n0;tench\n1;goldfish\n", ".csv"),
+    Layout("TSV with a header", "index\tclass\n0\ttench\n1\tgoldfish\n", ".tsv"),
+    Layout("JSON list", '["tench", "goldfish"]', ".json"),
+    Layout("JSON, index to name", '{"1": "goldfish", "0": "tench"}', ".json"),
+    Layout(
+        "JSON, index to wnid and name (imagenet_class_index.json)",
+        '{"0": ["n01440764", "tench"], "1": ["n01443537", "goldfish"]}',
+        ".json",
+        wnids=_WNIDS,
+    ),
+    Layout(
+        "JSON, wnid to name", '{"n01440764": "tench", "n01443537": "goldfish"}', ".json", wnids=_WNIDS
+    ),
+    Layout("JSON, name to index (class_to_idx)", '{"goldfish": 1, "tench": 0}', ".json"),
+    Layout(
+        "JSON, list of objects", '[{"id": 1, "name": "tench"}, {"id": 2, "name": "goldfish"}]', ".json"
+    ),
+    Layout(
+        "JSON, objects under a key (COCO's categories, a model's id2label)",
+        '{"info": {}, "categories": [{"id": 1, "name": "tench"}, {"id": 2, "name": "goldfish"}]}',
+        ".json",
+    ),
+)
+
+_WORDS = ("ashtray", "beach wagon")
+_MIXED = ("red", "beach wagon")
+_ADJ_NOUN = ("adj", "noun")
+
+WORD_LAYOUTS = (
+    Layout(
+        "one word per line", "# my words\nashtray\n\nbeach_wagon\n", names=("ashtray", "beach_wagon")
+    ),
+    Layout("CSV with a header", "word,score\nashtray,0.12\nbeach wagon,0.2\n", ".csv", names=_WORDS),
+    Layout("word,score", "ashtray,0.12\nbeach wagon,0.2\n", names=_WORDS),
+    Layout("word, tab, count", "ashtray\t12\nbeach wagon\t7\n", names=_WORDS),
+    Layout("score,word", "0.12,ashtray\n0.2,beach wagon\n", names=_WORDS),
+    Layout("word and score", "ashtray 0.12\nbeach wagon 0.20\n", names=_WORDS),
+    Layout("index and word", "0: ashtray\n1: beach wagon\n", names=_WORDS),
+    Layout(
+        "wnid and word",
+        "n02747177 ashtray\nn02814533 beach wagon\n",
+        names=_WORDS,
+        wnids=("n02747177", "n02814533"),
+    ),
+    Layout(
+        "kind and word: this package's list, with or without its header",
+        "adj red\nnoun beach wagon\n",
+        names=_MIXED,
+        kinds=_ADJ_NOUN,
+    ),
+    Layout("word,kind", "word,pos\nred,a\nbeach wagon,n\n", ".csv", names=_MIXED, kinds=_ADJ_NOUN),
+    Layout("JSON list, on one line", '["ashtray", "beach wagon"]', ".json", names=_WORDS),
+    Layout("JSON list in a text file", '["ashtray", "beach wagon"]\n', names=_WORDS),
+    Layout("JSON, word to score", '{"ashtray": 0.12, "beach wagon": 0.2}', ".json", names=_WORDS),
+    Layout(
+        "JSON, lists by kind",
+        '{"adjectives": ["red"], "nouns": ["beach wagon"]}',
+        ".json",
+        names=_MIXED,
+        kinds=_ADJ_NOUN,
+    ),
+)
+
+
+def as_markdown() -> str:
+    """The two tables of docs/file_layouts.md."""
+    parts = []
+    for title, layouts in (("Class names", CLASS_LAYOUTS), ("Words and negative labels", WORD_LAYOUTS)):
+        parts += [f"## {title}", "", "| layout | example | read as |", "| --- | --- | --- |"]
+        for layout in layouts:
+            example = repr(layout.example.strip("\r\n"))[1:-1].replace("|", "\\|")
+            read = layout.kinds or layout.wnids or ("",) * len(layout.names)
+            told = ", ".join(f"{beside} {name}".strip() for beside, name in zip(read, layout.names))
+            ending = "" if layout.suffix == ".txt" else f" ({layout.suffix})"
+            parts.append(f"| {layout.title}{ending} | `` {example} `` | {told} |")
+        parts.append("")
+    return "\n".join(parts)
