@@ -128,21 +128,25 @@ class Tables:
 
 
 def group_means(
-    records: pd.DataFrame, groups: Mapping[str, Sequence[str]], keys: Sequence[str]
+    records: pd.DataFrame,
+    groups: Mapping[str, Sequence[str]],
+    keys: Sequence[str],
+    metrics: Sequence[str] = METRICS,
 ) -> pd.DataFrame:
     """Means over the sets of each group, seed by seed, as records of their own.
 
     Args:
-        records: one row per ``keys``, seed and dataset, with :data:`METRICS`, n_id and n_ood.
+        records: one row per ``keys``, seed and dataset, with metrics, n_id and n_ood.
         groups: name of the group -> its sets; the name becomes the row's ``dataset``.
         keys: columns that tell apart what is not to be averaged.
+        metrics: columns that are averaged.
 
     Returns:
         Columns ``keys``, seed, dataset, the metrics' means, the first n_id and the sum of n_ood.
     """
     import pandas as pd
 
-    wanted = {**dict.fromkeys(METRICS, "mean"), "n_id": "first", "n_ood": "sum"}
+    wanted = {**dict.fromkeys(metrics, "mean"), "n_id": "first", "n_ood": "sum"}
     parts = []
     for name, members in groups.items():
         inside = records[records["dataset"].isin(list(members))]

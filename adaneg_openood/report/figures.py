@@ -283,7 +283,7 @@ def plane_figure(result: Reproduction) -> Figure:
 
 def _varied_figure(result: Reproduction) -> Figure:
     """FPR95 in both conventions and AUROC over the setting, mean over the OOD sets, bars: seeds."""
-    from adaneg_openood.reproduce.trials import FPR_ID, FPR_OOD
+    from adaneg_openood.reproduce.result import FPR_ID, FPR_OOD
 
     table, spread = result.table(), result.spread()
     group = "mean" if "mean" in table.index.get_level_values("dataset") else next(iter(result.splits))
@@ -326,7 +326,7 @@ def _varied_figure(result: Reproduction) -> Figure:
 
 def _bar_figure(result: Reproduction) -> Figure:
     """FPR95 in both conventions and AUROC, one bar a row of the table, mean over the OOD sets."""
-    from adaneg_openood.reproduce.trials import FPR_ID, FPR_OOD
+    from adaneg_openood.reproduce.result import FPR_ID, FPR_OOD
 
     table = result.table()
     group = "mean" if "mean" in table.index.get_level_values("dataset") else next(iter(result.splits))

@@ -16,17 +16,30 @@ be part of a proxy it is compared with, as in the method.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from adaneg_openood.data.feature_set import FeatureSet
 from adaneg_openood.detectors import AdaNeg, AdaNegConfig
 from adaneg_openood.detectors.fixed_bank import as_pooled
 from adaneg_openood.detectors.proxies import sample_adaptive_cosines
-from adaneg_openood.evaluation import FeatureSet, run_stream
+from adaneg_openood.evaluation import Protocol, replay_streams
+from adaneg_openood.evaluation.streams import streams_of
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+NOTES = (
+    "near_id, near_ood: mean cosine of ID and of OOD images with their nearest negative",
+    "ratio = near_id / near_ood: lower is better, 1 tells nothing apart",
+    "margin: mean over OOD images of (cosine with the nearest negative - with the nearest ID label)",
+    "separation: AUROC of telling OOD from ID images by that margin, in percent",
+    "the list of published figures holds none for this target",
+)
 KINDS = ("static", "task-adaptive", "sample-adaptive")
 COLUMNS = (
     *("dataset", "seed", "negatives", "near_id", "near_ood", "ratio", "margin", "separation"),
@@ -36,13 +49,41 @@ _CHUNK = 1024  # images whose cosines with all rows are alive at a time
 _POINTS = 200  # images and labels of one kind in a plane
 
 
-def stream_bank(
-    data: FeatureSet, config: AdaNegConfig, features: Tensor, order: np.ndarray, batch_size: int
-) -> AdaNeg:
-    """An AdaNeg that has met a stream of (N, D) features."""
-    detector = AdaNeg(data.text_features, data.n_id, data.logit_scale, config).to(features.device)
-    run_stream(detector, features, order, batch_size)
-    return detector
+def measured(
+    data: FeatureSet,
+    config: AdaNegConfig,
+    protocol: Protocol,
+    streams: Mapping[str, np.ndarray],
+    device: torch.device | str,
+    plane: bool,
+) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """Measures of every OOD set and seed, with :data:`COLUMNS`, and the points of planes if asked for.
+
+    Args:
+        data: the features.
+        config: AdaNeg's settings.
+        protocol: seeds and batch size.
+        streams: OOD set -> an order in place of the seeds'.
+        device: where it runs.
+        plane: draw the first seed's plane of every set.
+    """
+    import pandas as pd
+
+    rows: list[dict[str, Any]] = []
+    planes = []
+    detector = AdaNeg(data.text_features, data.n_id, data.logit_scale, config)
+    for result in replay_streams(
+        data, {"AdaNeg": detector}, streams_of(data, protocol, streams), device=device
+    ):
+        ood = getattr(data, result.split)[result.dataset]
+        joined = torch.cat([ood.to(device), data.id_features.to(device)])
+        found = measure(data, detector, joined, len(ood), config.beta)
+        rows += [{"dataset": result.dataset, "seed": result.seed, **row} for row in found]
+        if plane and result.seed == protocol.seeds[0]:
+            points = plane_of(data, detector, joined, len(ood), result.seed)
+            planes.append(points.assign(dataset=result.dataset))
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    return frame, pd.concat(planes, ignore_index=True) if planes else None
 
 
 def measure(
@@ -85,7 +126,7 @@ def measure(
     return rows
 
 
-def plane(data: FeatureSet, detector: AdaNeg, features: Tensor, n_ood: int, seed: int) -> Any:
+def plane_of(data: FeatureSet, detector: AdaNeg, features: Tensor, n_ood: int, seed: int) -> Any:
     """A two-dimensional map of images, static negatives and adaptive negative proxies.
 
     Of each kind at most 200 points; of the negatives those whose rows hold images come first, so that a

@@ -11,12 +11,14 @@ with the released implementation), ``independent run`` (measured anew on the sam
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from adaneg_openood.evaluation import FeatureSet
+from adaneg_openood.data.feature_set import FeatureSet
+from adaneg_openood.reproduce.result import FPR_ID, FPR_OOD
+from adaneg_openood.reproduce.targets import Row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,4 +108,85 @@ def _apart(want: PublishedProtocol, data: FeatureSet) -> list[str]:
     n_images = len(data.id_features)
     if want.id_images and n_images < _ENOUGH * min(want.id_images):
         found.append(f"{n_images} ID images, not {want.id_images[0]}")
+    return found
+
+
+# ours -> the column of published.csv; the unstated convention has no counterpart
+PAIRS = {FPR_OOD: "fpr95_ood_positive", FPR_ID: "fpr95_id_positive", "AUROC": "auroc", "ACC": "id_acc"}
+SHORT = {FPR_OOD: "FPR95 OOD+", FPR_ID: "FPR95 ID+", "AUROC": "AUROC", "ACC": "ACC"}
+COLUMNS = (
+    *("features", "method", "setting", "dataset"),
+    *(f"{short} {which}" for short in SHORT.values() for which in ("ours", "published", "difference")),
+    *("FPR95 unstated published", "n_id", "n_ood", "source", "difference_taken"),
+)
+
+
+def beside_published(
+    table: pd.DataFrame,
+    rows: Mapping[str, Sequence[Row]],
+    protocols: dict[str, str],
+    comparable: dict[str, bool],
+    backbone: str,
+) -> pd.DataFrame:
+    """One row per published figure with a counterpart in ``table``; columns :data:`COLUMNS`.
+
+    Args:
+        table: of :func:`~adaneg_openood.reproduce.result.summarised`.
+        rows: features' label -> its rows.
+        protocols: features' label -> protocol of published.csv.
+        comparable: features' label -> whether data and settings are those of the protocol. Where not,
+            the figures are listed for orientation, without numbers of ours and without a difference.
+        backbone: of the features; figures of other backbones are left out. A features' label that is
+            itself a published backbone goes first.
+    """
+    import pandas as pd
+
+    published = load_published()
+    found: list[dict[str, Any]] = []
+    for label, of_label in rows.items():
+        name = label if label in set(published["backbone"]) else backbone
+        figures = published[
+            (published["protocol"] == protocols[label]) & (published["backbone"] == name)
+        ]
+        for row in of_label:
+            taken = comparable[label] and not row.apart
+            for method, source in row.figures:
+                chosen = figures[
+                    (figures["method"] == method)
+                    & figures["source"].str.contains(source, regex=False)
+                    & (figures["setting"].isin(["", row.setting]))
+                ]
+                for _, figure in chosen.iterrows():
+                    ours = _counterpart(table, label, row, figure["dataset"]) if taken else None
+                    found.append(_beside(label, row, figure, ours))
+    return pd.DataFrame(found, columns=list(COLUMNS))
+
+
+def _counterpart(table: pd.DataFrame, label: str, row: Row, dataset: str) -> pd.Series | None:
+    """Our row of a dataset or group."""
+    ours = (label, row.method, row.setting)
+    for place, key in enumerate(table.index):
+        if tuple(key[:3]) == ours and set_name(key[3]) == set_name(dataset):
+            return table.iloc[place]
+    return None
+
+
+def _beside(label: str, row: Row, figure: pd.Series, ours: pd.Series | None) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "features": label,
+        "method": row.method,
+        "setting": row.setting,
+        "dataset": figure["dataset"],
+        "FPR95 unstated published": figure["fpr95_unstated"],
+        "n_id": None if ours is None else int(ours["n_id"]),
+        "n_ood": None if ours is None else int(ours["n_ood"]),
+        "source": f"{figure['method']}: {figure['source']}",
+        "difference_taken": ours is not None,
+    }
+    for metric, column in PAIRS.items():
+        mine = float("nan") if ours is None else float(ours[metric])
+        theirs = float(figure[column])
+        short = SHORT[metric]
+        found[f"{short} ours"], found[f"{short} published"] = mine, theirs
+        found[f"{short} difference"] = mine - theirs
     return found

@@ -7,18 +7,27 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from adaneg_openood.evaluation.tables import group_means
 from adaneg_openood.io.files import atomic_path
-from adaneg_openood.reproduce.trials import FPR_ID, FPR_OOD, METRICS
 
 if TYPE_CHECKING:
     import pandas as pd
 
+FPR_OOD, FPR_ID = "FPR95 (OOD positive)", "FPR95 (ID positive)"
+METRICS = (FPR_OOD, FPR_ID, "AUROC", "AUPR_IN", "AUPR_OUT", "ACC")
+RECORD_COLUMNS = ("features", "method", "setting", "dataset", "seed", "n_id", "n_ood", *METRICS)
 SHOWN = (FPR_OOD, FPR_ID, "AUROC", "ACC")
 CONVENTIONS = (
     f"{FPR_OOD}: ID images flagged when 95 % of OOD images are detected (OpenOOD). "
     f"{FPR_ID}: OOD images let through when 95 % of ID images are kept (MCM, NegLabel)."
 )
 _ROW = ("features", "method", "setting", "dataset")
+
+
+def _no_rows() -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame()
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,12 +38,12 @@ class Reproduction:
         target: its name.
         title: one line for people.
         source: where the table or figure stands in the papers.
-        records: one row a method, setting, OOD set and seed; metrics in percent. For ``isor`` and
+        protocol: seeds, batch size, settings.
+        records: one row per method, setting, OOD set and seed; metrics in percent. For ``isor`` and
             ``tsne`` the measures of :mod:`adaneg_openood.reproduce.geometry`.
-        comparison: one row a published figure that has a counterpart of ours: both numbers and, where
+        comparison: one row per published figure that has a counterpart of ours: both numbers and, where
             the data are the same, the difference (ours - published). May be empty.
         notes: what people must know to read it.
-        protocol: seeds, batch size, settings.
         points: coordinates of a plane (``tsne``), or None.
         splits: OOD set -> near or far.
         varies: axis of the varied setting, or ``""``.
@@ -43,10 +52,10 @@ class Reproduction:
     target: str
     title: str
     source: str
-    records: pd.DataFrame
-    comparison: pd.DataFrame
-    notes: tuple[str, ...]
     protocol: dict[str, Any]
+    records: pd.DataFrame = field(default_factory=_no_rows)
+    comparison: pd.DataFrame = field(default_factory=_no_rows)
+    notes: tuple[str, ...] = ()
     points: pd.DataFrame | None = None
     splits: dict[str, str] = field(default_factory=dict)
     varies: str = ""
@@ -62,14 +71,11 @@ class Reproduction:
         After a method's OOD sets come the means ``near`` and ``far`` where both kinds exist, and
         ``mean`` over all sets where there are several.
         """
-        return self._stacked("mean")
+        return summarised(self.records, self.splits)
 
     def spread(self) -> pd.DataFrame:
         """Standard deviations over seeds (ddof 1; NaN with one seed), rows and metrics as in table."""
-        return self._stacked("std")[list(METRICS)]
-
-    def _stacked(self, how: str) -> pd.DataFrame:
-        return summarised(self.records, self.splits, how)
+        return summarised(self.records, self.splits, "std")[list(METRICS)]
 
     def to_text(self, every_set: bool | None = None) -> str:
         """For a terminal.
@@ -149,12 +155,9 @@ class Reproduction:
 
 
 def summarised(records: pd.DataFrame, splits: dict[str, str], how: str = "mean") -> pd.DataFrame:
-    """Means or deviations over seeds, OOD sets first and then groups, rows in the order of records."""
+    """Means or deviations over seeds: row by row as in the records, each with its sets, then groups."""
     import pandas as pd
 
-    if how == "std" and records["seed"].nunique() == 1:
-        how = "first"
-        records = records.assign(**dict.fromkeys(METRICS, float("nan")))
     names = list(dict.fromkeys(records["dataset"]))
     groups: dict[str, list[str]] = {}
     for split in ("near", "far"):
@@ -163,21 +166,14 @@ def summarised(records: pd.DataFrame, splits: dict[str, str], how: str = "mean")
             groups[split] = members
     if len(names) > 1:
         groups["mean"] = names
-    parts = []
-    for key, rows in records.groupby(list(_ROW[:3]), sort=False):
-        stacked = [rows]
-        for group, members in groups.items():
-            inside = rows[rows["dataset"].isin(members)]
-            mean = inside.groupby("seed", sort=False).agg(
-                {**dict.fromkeys(METRICS, "mean"), "n_id": "first", "n_ood": "sum"}
-            )
-            stacked.append(mean.reset_index().assign(dataset=group, **dict(zip(_ROW, key))))
-        every = pd.concat(stacked, ignore_index=True)
-        aggregated = every.groupby(list(_ROW), sort=False).agg(
-            {**dict.fromkeys(METRICS, how), "n_id": "first", "n_ood": "first"}
-        )
-        parts.append(aggregated)
-    return pd.concat(parts)
+    keys = list(_ROW[:3])
+    parts = [records, *([group_means(records, groups, keys, METRICS)] if groups else [])]
+    every = pd.concat(parts, ignore_index=True)
+    found = every.groupby(list(_ROW), sort=False).agg(
+        {**dict.fromkeys(METRICS, how), "n_id": "first", "n_ood": "first"}
+    )
+    rows = dict.fromkeys(records[keys].itertuples(index=False, name=None))
+    return found.loc[[(*row, name) for row in rows for name in (*names, *groups)]]
 
 
 def _protocol_text(protocol: dict[str, Any]) -> str:

@@ -16,18 +16,18 @@ from typer.testing import CliRunner
 from adaneg_openood.cli import app
 from adaneg_openood.detectors import AdaNeg, AdaNegConfig
 from adaneg_openood.evaluation import FeatureSet, Protocol, replay, save_features
+from adaneg_openood.evaluation.sweep import sweep
 from adaneg_openood.reproduce import TARGETS, Reproduction, load_published, reproduce
-from adaneg_openood.reproduce.compare import beside_published
 from adaneg_openood.reproduce.published import (
     FIGURES,
     PROTOCOLS,
     PublishedProtocol,
+    beside_published,
     select_protocol,
     set_name,
 )
-from adaneg_openood.reproduce.subsets import draw_ratio, draw_total, ratio_counts, totals
-from adaneg_openood.reproduce.targets import adaneg_trial
-from adaneg_openood.reproduce.trials import FPR_ID, FPR_OOD
+from adaneg_openood.reproduce.result import FPR_ID, FPR_OOD
+from adaneg_openood.reproduce.targets import Row, totals
 
 SHARED = Path(__file__).parents[3] / "shared"
 REALCLIP = SHARED / "realclip"
@@ -91,25 +91,20 @@ def test_names_of_sets_have_one_spelling() -> None:
     assert {name: set_name(name) for name in names} == names
 
 
-def test_ratio_counts_are_the_largest_there_are() -> None:
-    for n_id, n_ood in ((300, 150), (50_000, 10_000), (7, 90)):
-        for a, b in ((1, 100), (5, 4), (1, 1), (10, 1), (100, 1)):
-            ids, oods = ratio_counts(n_id, n_ood, a, b)
-            assert 1 <= ids <= n_id and 1 <= oods <= n_ood
-            if n_id >= a and n_ood >= b:
-                assert ids * b == oods * a
-                assert ids + a > n_id or oods + b > n_ood
+def test_stream_lengths_follow_the_sweeps_rule() -> None:
+    assert totals(300, 150) == [90, 180, 337] and totals(50_000, 40_000)[-1] == 90_000
 
 
-def test_drawn_images_are_distinct_repeatable_and_nested() -> None:
-    ids, oods = draw_ratio(10, 1)(300, 150, 3)
-    again, _ = draw_ratio(10, 1)(300, 150, 3)
-    other, _ = draw_total(90)(300, 150, 3)
-    more, _ = draw_total(180)(300, 150, 3)
-    np.testing.assert_array_equal(ids, again)
-    assert (len(set(ids)), len(set(oods))) == (300, 30)
-    assert set(other) < set(more)
-    assert totals(50_000, 40_000)[-1] == 90_000
+def test_uneven_streams_hold_what_the_sweep_would_take(small: FeatureSet) -> None:
+    records = reproduce("samples", small, seeds=(0,), batch_size=32).records
+    sizes = {(row.setting, row.n_id, row.n_ood) for row in records.itertuples()}
+    assert sizes == {("n = 90", 50, 40), ("n = 112", 62, 50)}
+    # the images of a seed are the sweep's, so the numbers are
+    base = AdaNegConfig(**TARGETS["ratio"].config)
+    uneven = reproduce("ratio", small, seeds=(3,), batch_size=32).records
+    swept = sweep(small, {}, base=base, seeds=(3,), batch_sizes=(32,), ratios=((10, 1),)).records
+    rows = uneven[(uneven["method"] == "AdaNeg") & (uneven["setting"] == "ID:OOD 10:1")]
+    assert list(rows["AUROC"]) == list(swept["AUROC"]) and list(rows["n_ood"]) == [10] * 3
 
 
 # every target on the demo world
@@ -225,7 +220,16 @@ def test_differences_are_taken_where_the_settings_are_the_same(like_published: F
 
     result = reproduce("four-ood", like_published, seeds=(0,))
     rows = result.comparison[result.comparison["method"] == "AdaNeg (first come)"]
-    assert result.comparison["difference_taken"].all() and not result.notes
+    others = result.comparison[~result.comparison["method"].isin(["TANL"])]
+    assert others["difference_taken"].all()
+    # published with more than features hold, and said so
+    assert [note.partition(":")[0] for note in result.notes] == ["TANL"]
+    tanl = result.comparison[result.comparison["method"] == "TANL"].iloc[0]
+    assert not tanl["difference_taken"] and tanl["FPR95 OOD+ published"] == 9.81
+    assert np.isnan(tanl["FPR95 OOD+ difference"]) and np.isnan(tanl["FPR95 ID+ published"])
+    oodd = result.comparison[result.comparison["method"] == "OODD"].iloc[0]
+    assert oodd["FPR95 unstated published"] == 18.79
+    assert np.isnan(oodd["FPR95 OOD+ published"]) and np.isnan(oodd["FPR95 ID+ published"])
     paper = rows[(rows["dataset"] == "mean") & (rows["source"] == "AdaNeg: published")].iloc[0]
     ours = result.table().loc[("", "AdaNeg (first come)", "", "mean")]
     assert paper["FPR95 OOD+ ours"] == ours[FPR_OOD]
@@ -245,11 +249,9 @@ def test_a_difference_is_ours_minus_published_convention_by_convention(small: Fe
         [("", "AdaNeg", "", "mean")], names=["features", "method", "setting", "dataset"]
     )
     ours = {FPR_OOD: 18.0, FPR_ID: 13.0, "AUROC": 97.0, "ACC": 65.0, "n_id": 50_000, "n_ood": 4}
-    trial = adaneg_trial(
-        "AdaNeg", AdaNegConfig(), published=(("AdaNeg entropy", ""), ("AdaNeg", "published"))
-    )
+    row = Row("AdaNeg", figures=(("AdaNeg entropy", ""), ("AdaNeg", "published")))
     frame = beside_published(
-        pd.DataFrame([ours], index=key), {"": [trial]}, {"": "four_ood"}, {"": True}, "ViT-B/16"
+        pd.DataFrame([ours], index=key), {"": [row]}, {"": "four_ood"}, {"": True}, "ViT-B/16"
     )
     mean = frame[frame["dataset"] == "mean"].set_index("source")
     entropy = mean.loc["AdaNeg entropy: independent run; 3 orders"]
