@@ -42,7 +42,7 @@ class ScoreWindow(StateModule):
         self.bins.add_(self._binned(scores, kept)).sub_(self._binned(self.scores[slots], left))
         # What rounding leaves in a bin that holds nothing would break ties between its neighbours.
         self.bins.mul_(self.bins[0] > 0.5)
-        self.scores[slots] = scores
+        self.scores[slots] = scores.to(self.scores.dtype)
         self.seen.add_(entering.sum())
 
     def threshold(self) -> Tensor:
