@@ -158,7 +158,7 @@ def report(
     example_method: Optional[str] = typer.Option(None, help="Whose confidences choose the examples."),
     title: Optional[str] = typer.Option(None, help="Of the page."),
     resamples: Optional[int] = typer.Option(
-        None, min=2, help="Bootstrap resamples, for intervals and paired tests; 1000 is usual."
+        200, min=2, help="Bootstrap resamples, for intervals and paired tests; 1000 for a paper."
     ),
     leaderboard: Optional[str] = typer.Option(
         None, help="Also write the row of OpenOOD's leaderboard; an OpenOOD benchmark, with --arch."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from adaneg_openood.evaluation.intervals import BOOTSTRAPPED, Bootstrap
-from adaneg_openood.report.tables import GROUP_NAMES, METRICS
+from adaneg_openood.report.tables import GROUP_NAMES, METRICS, Table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -13,8 +13,33 @@ if TYPE_CHECKING:
 REFERENCE = "NegLabel"
 
 
+_SURE = 0.05
+
+
+def reference_of(bootstrap: Bootstrap) -> str:
+    """The method that others are compared with: NegLabel, or the first."""
+    return REFERENCE if REFERENCE in bootstrap.methods else bootstrap.methods[0]
+
+
+def surely_best(table: Table, column: str, bootstrap: Bootstrap | None) -> str | None:
+    """The best method of a column, if a paired test tells it from the second best, else None.
+
+    Args:
+        table: of one metric.
+        column: an OOD set, or a group's mean.
+        bootstrap: None tells nothing.
+    """
+    metric = next(key for key, (name, _) in METRICS.items() if name == table.metric)
+    if bootstrap is None or metric not in BOOTSTRAPPED or len(table.mean) < 2:
+        return None
+    ordered = table.mean[column].sort_values(ascending=not table.higher_is_better)
+    best, second = map(str, ordered.index[:2])
+    row = {name: group for group, name in GROUP_NAMES.items()}.get(column, column)
+    return best if bootstrap.differences(best, second, row)[metric].p_value < _SURE else None
+
+
 def certainty_table(bootstrap: Bootstrap) -> pd.DataFrame:
-    """One row a metric, OOD set or group mean, and method.
+    """One row per metric, OOD set or group mean, and method.
 
     Returns:
         Columns metric, column, method, value, low, high (percent); difference, difference_low,
@@ -23,7 +48,7 @@ def certainty_table(bootstrap: Bootstrap) -> pd.DataFrame:
     """
     import pandas as pd
 
-    reference = REFERENCE if REFERENCE in bootstrap.methods else bootstrap.methods[0]
+    reference = reference_of(bootstrap)
     rows = []
     for metric in BOOTSTRAPPED:
         for row in bootstrap.rows:

@@ -73,4 +73,5 @@ def collect(
     if chosen not in detectors:
         raise ValueError(f"no method {chosen!r} to choose examples by; there are {', '.join(detectors)}")
     found = extreme_examples(record, images, chosen)
-    return replace(record, examples=found, example_method=chosen)
+    names = {part: tuple(map(str, given.names)) for part, given in images.items()}
+    return replace(record, examples=found, example_method=chosen, names=names)

@@ -16,7 +16,7 @@ from adaneg_openood.evaluation import Run, StreamResult
 from adaneg_openood.io.files import atomic_path, read_json_object
 from adaneg_openood.io.journal import digest_of
 
-FORMAT = 2
+FORMAT = 3
 RECORD_FILE = "report.json"
 
 
@@ -52,12 +52,18 @@ class RunRecord:
         provenance: versions, settings, where the features come from and their hashes.
         examples: images with extreme confidences of ``example_method``; may be empty.
         example_method: the method they belong to, or ``""``.
+        names: ``"id"`` or an OOD set -> names of its images, in order, where they are known.
     """
 
     results: Run
     provenance: Mapping[str, Any]
     examples: tuple[Example, ...] = ()
     example_method: str = ""
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def image_names(self, part: str, n: int) -> tuple[str, ...]:
+        """Names of a part's n images, or their numbers where the names are not known."""
+        return self.names.get(part) or tuple(str(index) for index in range(n))
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -137,6 +143,7 @@ def save_record(record: RunRecord, folder: str | os.PathLike[str]) -> Path:
     about = {
         "provenance": dict(record.provenance),
         "example_method": record.example_method,
+        "names": {part: list(names) for part, names in record.names.items()},
         "examples": [
             {**vars(example), "picture": base64.b64encode(example.picture).decode("ascii")}
             for example in record.examples
@@ -171,4 +178,5 @@ def load_record(folder: str | os.PathLike[str]) -> RunRecord:
         Example(**{**values, "picture": base64.b64decode(values["picture"])})
         for values in about["examples"]
     )
-    return RunRecord(Run.load(root), about["provenance"], examples, about["example_method"])
+    names = {part: tuple(names) for part, names in about["names"].items()}
+    return RunRecord(Run.load(root), about["provenance"], examples, about["example_method"], names)

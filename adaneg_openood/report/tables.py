@@ -1,4 +1,4 @@
-"""Tables of a run: one a metric, methods in rows, OOD sets and their means in columns."""
+"""Tables of a run: one per metric, methods in rows, OOD sets and their means in columns."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adaneg_openood.evaluation.tables import GROUP_ROWS
+from adaneg_openood.io.names import harmless
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,12 +94,12 @@ def to_markdown(tables: Sequence[Table]) -> str:
         lines = [
             f"### {table.metric}, % ({_direction(table)})",
             "",
-            "| method | " + " | ".join(columns) + " |",
+            "| method | " + " | ".join(harmless(column, "markdown") for column in columns) + " |",
             "|---|" + "---:|" * len(columns),
         ]
         for method in map(str, table.mean.index):
             cells = [_marked(table, method, column, ("**", "**"), ("*", "*")) for column in columns]
-            lines.append(f"| {_plain_markdown(method)} | " + " | ".join(cells) + " |")
+            lines.append(f"| {harmless(method, 'markdown')} | " + " | ".join(cells) + " |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
@@ -111,11 +112,11 @@ def to_latex(tables: Sequence[Table]) -> str:
         lines = [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{_latex(table.metric)}, \% ({_direction(table)}). "
+            rf"\caption{{{harmless(table.metric, 'latex')}, \% ({_direction(table)}). "
             "Best in bold, second best underlined.}",
             r"\begin{tabular}{l" + "r" * len(columns) + "}",
             r"\toprule",
-            "Method & " + " & ".join(map(_latex, columns)) + r" \\",
+            "Method & " + " & ".join(harmless(column, "latex") for column in columns) + r" \\",
             r"\midrule",
         ]
         for method in map(str, table.mean.index):
@@ -123,14 +124,14 @@ def to_latex(tables: Sequence[Table]) -> str:
                 _marked(table, method, column, (r"\textbf{", "}"), (r"\underline{", "}"))
                 for column in columns
             ]
-            row = f"{_latex(method)} & " + " & ".join(cells) + r" \\"
+            row = f"{harmless(method, 'latex')} & " + " & ".join(cells) + r" \\"
             lines.append(row.replace("±", r"$\pm$"))
         parts.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]))
     return "% needs \\usepackage{booktabs}\n" + "\n\n".join(parts) + "\n"
 
 
 def to_long(tables: Sequence[Table]) -> pd.DataFrame:
-    """One row a metric, method and column: mean, deviation, rank."""
+    """One row per metric, method and column: mean, deviation, rank."""
     import pandas as pd
 
     return pd.DataFrame(
@@ -187,13 +188,3 @@ def _marked(
 
 def _number(frame: pd.DataFrame, row: str, column: str) -> float:
     return float(frame.at[row, column])  # type: ignore[arg-type]
-
-
-def _plain_markdown(text: str) -> str:
-    return text.replace("|", r"\|")
-
-
-def _latex(text: str) -> str:
-    special = {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}"}
-    special.update({"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"})
-    return "".join(special.get(c, c) for c in text)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from adaneg_openood.io.files import atomic_path
+from adaneg_openood.io.names import harmless
 from adaneg_openood.report.certainty import certainty_table
 from adaneg_openood.report.drawing import require_matplotlib, to_png
 from adaneg_openood.report.figures import distinct_banks, run_pictures
-from adaneg_openood.report.html import page
+from adaneg_openood.report.image_table import image_table
+from adaneg_openood.report.page import page
 from adaneg_openood.report.record import RunRecord
 from adaneg_openood.report.tables import filled_negatives, run_tables, to_latex, to_long, to_markdown
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def write_report(
@@ -20,17 +26,18 @@ def write_report(
     *,
     files: str | os.PathLike[str] | None = None,
     title: str = "Out-of-distribution detection",
-    resamples: int | None = None,
+    resamples: int | None = 200,
 ) -> list[Path]:
-    """Write the page, and ``tables.csv``, ``.md``, ``.tex``, ``runs.csv``, ``negatives.csv`` and PNGs.
+    """Write the page, and beside it ``tables.csv``, ``.md`` and ``.tex``, ``runs.csv``, ``images.csv``,
+    ``negatives.csv``, ``certainty.csv`` and PNGs.
 
     Args:
         record: of :func:`~adaneg_openood.report.collect`.
         out: the page; its name must end in ``.html``.
         files: folder for the other files; None takes the page's name without its ending.
         title: of the page.
-        resamples: bootstrap resamples of the images, for intervals and paired tests (at least 2; their
-            table is ``certainty.csv``); None makes none.
+        resamples: bootstrap resamples of the images, for intervals and paired tests, at least 2; None
+            makes none, and nothing is shaded.
 
     Returns:
         Every file, the page first.
@@ -46,15 +53,18 @@ def write_report(
     folder = target.with_suffix("") if files is None else Path(files)
     tables = run_tables(record.results)
     pictures = list(run_pictures(record))
-    certainty = None if resamples is None else certainty_table(record.results.bootstrap(resamples))
+    bootstrap = None if resamples is None else record.results.bootstrap(resamples)
+    certainty = None if bootstrap is None else certainty_table(bootstrap)
+    images = image_table(record)
     texts = {
         folder / "tables.csv": to_long(tables).to_csv(index=False),
         folder / "tables.md": to_markdown(tables),
         folder / "tables.tex": to_latex(tables),
         folder / "runs.csv": record.results.records.to_csv(index=False),
+        folder / "images.csv": _csv(images),
         folder / "negatives.csv": _negatives(record),
         **({} if certainty is None else {folder / "certainty.csv": certainty.to_csv(index=False)}),
-        target: page(record, tables, pictures, title, certainty),
+        target: page(record, tables, pictures, title, bootstrap, certainty, images),
     }
     for picture in pictures:
         path = folder / f"{picture.name}.png"
@@ -68,6 +78,14 @@ def write_report(
     return [target, *(path for path in texts if path != target), *names]
 
 
+def _csv(frame: pd.DataFrame) -> str:
+    """A table as CSV whose names are harmless in a spreadsheet."""
+    safe = frame.copy()
+    for column in frame.columns.difference(frame.select_dtypes("number").columns):
+        safe[column] = [harmless(value, "csv") for value in frame[column]]
+    return str(safe.to_csv(index=False))
+
+
 def _negatives(record: RunRecord) -> str:
     import pandas as pd
 
@@ -78,4 +96,4 @@ def _negatives(record: RunRecord) -> str:
     ]
     columns = ["methods", "dataset", "row", "name", "images", "of_ood"]
     frame = pd.concat(parts) if parts else pd.DataFrame(columns=columns)
-    return str(frame[columns].to_csv(index=False))
+    return _csv(frame[columns])

@@ -32,6 +32,7 @@ from adaneg_openood.evaluation import (
     save_features,
 )
 from adaneg_openood.report import RunRecord, collect, load_record, save_record, write_report
+from adaneg_openood.report.certainty import surely_best
 from adaneg_openood.report.curves import fpr_over_stream, histogram, roc, threshold_fpr95
 from adaneg_openood.report.sources import demo_record, remembered_images
 from adaneg_openood.report.tables import filled_negatives, ranks, run_tables, to_latex, to_markdown
@@ -237,7 +238,8 @@ def test_the_page_points_nowhere_outside(page: Path) -> None:
             assert address[1:] in parsed.ids, address
     for reference in re.findall(r"url\(([^)]*)\)", text):
         assert reference.startswith("#") and reference[1:] in parsed.ids
-    assert "://" not in text.replace("&amp;", "&") and "@import" not in text and "<script" not in text
+    assert "://" not in text.replace("&amp;", "&") and "@import" not in text
+    assert text.count("<script>") == 1 and "fetch(" not in text and "XMLHttp" not in text
 
 
 def test_the_page_holds_the_numbers_the_names_and_the_provenance(page: Path, record: RunRecord) -> None:
@@ -247,12 +249,13 @@ def test_the_page_holds_the_numbers_the_names_and_the_provenance(page: Path, rec
             for column in table.mean.columns:
                 assert f">{table.cell(str(method), str(column))}</td>" in text
     assert "A &lt;run&gt; &amp; more" in text and "<run>" not in text
-    assert 'class="best"' in text and 'class="second"' in text
+    assert 'class="best' in text and 'class="second"' in text
+    assert text.count('scope="col"') > 20 and text.count('scope="row"') > 20
     assert "prefers-color-scheme: dark" in text and "currentColor" in text
     assert text.count("<svg") == 3 * len(record.sets)
     assert text.count("data:image/png;base64,") == len(record.examples)
     for name in filled_negatives(record, "AdaNeg (task)", "textures")["name"].head(3):
-        assert f">{name}</td>" in text
+        assert f">{name}</th>" in text
     for said in ("OOD images taken most surely for ID", "content sha256", "memory_length = 10", "numpy"):
         assert said in text
     assert str(record.provenance["features"]["content sha256"]) in text
@@ -271,6 +274,40 @@ def test_intervals_and_tests_equal_those_of_evaluate(
     assert (row["difference"], row["p_value"]) == pytest.approx((test.value, test.p_value))
     text = (tmp_path / "report.html").read_text("utf-8")
     assert f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}]" in text
+
+
+def test_only_a_paired_test_shades(record: RunRecord) -> None:
+    bootstrap = record.results.bootstrap(60)
+    table = next(table for table in run_tables(record.results) if table.metric == "AUROC")
+    for column, row in (("far (mean)", "farood"), ("tools", "tools")):
+        ordered = table.mean[column].sort_values(ascending=False)
+        p = bootstrap.differences(str(ordered.index[0]), str(ordered.index[1]), row)["AUROC"].p_value
+        assert surely_best(table, column, bootstrap) == (ordered.index[0] if p < 0.05 else None)
+    assert surely_best(table, "tools", None) is None
+    accuracy = next(table for table in run_tables(record.results) if table.metric == "ID accuracy")
+    assert surely_best(accuracy, "tools", bootstrap) is None
+
+
+def test_warnings_stand_above_the_tables(small: FeatureSet, tmp_path: Path) -> None:
+    """One batch per stream: a spread over orders that says nothing."""
+    record = collect(small, seeds=(0, 1), batch_size=256)
+    assert any("one batch" in warning for warning in record.results.warnings)
+    write_report(record, tmp_path / "report.html", resamples=None)
+    text = (tmp_path / "report.html").read_text("utf-8")
+    assert 0 < text.index("are one batch of at most 256") < text.index('id="tables"')
+
+
+def test_every_image_is_in_a_table_with_its_verdict(record: RunRecord, page: Path) -> None:
+    frame = pd.read_csv(page.with_suffix("") / "images.csv")
+    assert len(frame) == sum(len(record.labels(dataset)) for dataset in record.sets)
+    method = record.example_method
+    part = frame[frame["set"].isin(["tools", "id (with tools)"])]
+    np.testing.assert_allclose(part[method], record.conf(method, "tools"), rtol=1e-6)
+    ids = part[part["label"] != "OOD"]
+    cut = np.sort(ids[method])[5]  # of 100 ID images 95 are kept
+    assert ((part[method] >= cut) == (part["verdict"] != "OOD")).all()
+    assert (part["verdict"] == part["seen as"])[part["verdict"] != "OOD"].all()
+    assert part["image"].iloc[0] == "000.png" and "images.csv" in page.read_text("utf-8")
 
 
 def test_every_table_and_picture_is_a_file_too(page: Path, record: RunRecord) -> None:
@@ -430,7 +467,7 @@ def test_a_benchmark_definition_is_reported_with_its_images(tmp_path: Path) -> N
     done = CliRunner().invoke(app, ["report", str(tmp_path / "mine.yml"), "--out", str(out), *options])
     assert done.exit_code == 0, done.output
     text = out.read_text("utf-8")
-    assert "seeds 3, 5, batch size 8" in text and ">My AdaNeg</td>" in text and "mine.yml" in text
+    assert "seeds 3, 5, batch size 8" in text and ">My AdaNeg</th>" in text and "mine.yml" in text
     assert text.count("data:image/png;base64,") == 4 * 8
     (tmp_path / "lamps" / "0.png").unlink()
     (tmp_path / "negatives.txt").unlink()
