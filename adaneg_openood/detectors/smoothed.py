@@ -263,14 +263,14 @@ class SmoothedNegLabel(GroupedDetector):
         _, slots = ring_slots(self.seen, good, self.window)
         self.seen.add_(good.sum())
         n = self.seen.clamp_max(self.window)
-        self.held[slots] = features
-        self.evidence[slots] = evidence.clamp(-_CLAMP, _CLAMP).float()
-        self.confidence[slots] = mcm.float()
+        self.held[slots] = features.to(self.held.dtype)
+        self.evidence[slots] = evidence.clamp(-_CLAMP, _CLAMP).to(self.evidence.dtype)
+        self.confidence[slots] = mcm.to(self.confidence.dtype)
         # the last slot of each, which is not remembered, is left out
         own = self.evidence[: self.window].to(evidence.dtype)
         own_slots = slots.clamp_max(self.window - 1)
         theirs = neighbour_evidence(features, own_slots, self.held[: self.window], own, n)
-        self.neighbours[slots] = theirs.float()
+        self.neighbours[slots] = theirs.to(self.neighbours.dtype)
         neighbours, confidence = (
             part[: self.window].to(own.dtype) for part in (self.neighbours, self.confidence)
         )
