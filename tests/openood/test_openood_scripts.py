@@ -102,7 +102,7 @@ def classic_configs(folder: Path, data: Path, negatives: Path) -> list[str]:
         "network": {
             "name": "adaneg_clip",
             "factory": "openood_tiny:make_tiny",
-            "class_names": "@{dataset.name}",
+            "classes": "@{dataset.name}",
             "num_classes": "@{dataset.num_classes}",
             "num_gpus": "@{num_gpus}",
             "pretrained": True,
