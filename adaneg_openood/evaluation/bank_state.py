@@ -9,6 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adaneg_openood.detectors.bank import FeatureBank
+from adaneg_openood.detectors.fixed_bank import FixedBank, as_pooled
+
 _SAME = 1 - 1e-6  # cosine of a feature with itself, after rounding to float32
 
 
@@ -27,8 +30,9 @@ def bank_counts(
     if bank is None or getattr(detector, "n_id", None) is None:
         return {"counts": None, "ood_counts": None}
     counts = bank.counts.cpu().numpy().astype(np.int32)
-    if not find_ood:
+    if not find_ood or not isinstance(bank, (FeatureBank, FixedBank)):
         return {"counts": counts, "ood_counts": None}
+    bank = as_pooled(bank)
     rows = bank.rows[: bank.n_cached].cpu().numpy()
     of_ood = np.bincount(rows[_cached_is_ood(bank, features, n_ood)], minlength=len(counts))
     return {"counts": counts, "ood_counts": of_ood.astype(np.int32)}
@@ -40,7 +44,9 @@ def diagnosis_of(detector: Any) -> dict[str, Any] | None:
     state = diagnose() if callable(diagnose) else None
     if state is None:
         return None
-    return asdict(state) if is_dataclass(state) and not isinstance(state, type) else dict(state)
+    found = asdict(state) if is_dataclass(state) and not isinstance(state, type) else dict(state)
+    # JSON knows no NaN
+    return {key: None if value != value else value for key, value in found.items()}
 
 
 def _cached_is_ood(bank: Any, features: Tensor, n_ood: int) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from adaneg_openood.evaluation.metrics import RankedScores, ScoreCounts, ood_metrics
+from adaneg_openood.io.names import harmless
 
 BOOTSTRAPPED = ("FPR@95", "FPR@95 (ID positive)", "AUROC")
 Array = Union[np.ndarray, Tensor]
@@ -249,7 +250,7 @@ class Bootstrap:
                     f"{name} {one.value:.2f} [{one.low:.2f}, {one.high:.2f}]"
                     for name, one in self.intervals(method, row).items()
                 ]
-                lines.append(f"{row:<{width}}  {method:<{width}}  {'  '.join(told)}")
+                lines.append(self._line(row, method, width, told))
         if len(self.methods) > 1:
             lines.append(f"\nDifferences to {first}, with the p-value of a paired test:")
             for row in self.rows:
@@ -258,9 +259,13 @@ class Bootstrap:
                         f"{name} {one.value:+.2f} [{one.low:+.2f}, {one.high:+.2f}] p {one.p_value:.3f}"
                         for name, one in self.differences(method, first, row).items()
                     ]
-                    lines.append(f"{row:<{width}}  {method:<{width}}  {'  '.join(told)}")
+                    lines.append(self._line(row, method, width, told))
             lines += self.warnings()
         return "\n".join(lines)
+
+    @staticmethod
+    def _line(row: str, method: str, width: int, told: Sequence[str]) -> str:
+        return f"{harmless(row):<{width}}  {harmless(method):<{width}}  {'  '.join(told)}"
 
     def warnings(self) -> list[str]:
         """One line per method: differences to the first method that chance may explain."""
@@ -274,10 +279,10 @@ class Bootstrap:
                 if names:
                     unsure.append(f"{row} ({', '.join(names)})")
             if unsure:
-                lines.append(
+                where = (
                     f"{method} - {first}: intervals hold 0, so chance may explain the difference, in "
-                    f"{'; '.join(unsure)}"
                 )
+                lines.append(harmless(where + "; ".join(unsure)))
         return lines
 
     def _of(self, values: Mapping[tuple[str, str], np.ndarray], method: str, row: str) -> np.ndarray:

@@ -21,6 +21,7 @@ from adaneg_openood.evaluation.stream_result import StreamResult
 from adaneg_openood.evaluation.streams import ORDERS, Protocol, Stream
 from adaneg_openood.evaluation.tables import GROUP_ROWS, Tables, by_row, plain_rows, records_frame
 from adaneg_openood.io.files import atomic_path
+from adaneg_openood.io.names import harmless
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -165,7 +166,7 @@ class Run(Tables):
 
     def format_warnings(self) -> str:
         """:attr:`warnings` as lines."""
-        return "\n".join(f"warning: {text}" for text in self.warnings)
+        return "\n".join(f"warning: {harmless(text)}" for text in self.warnings)
 
     def format_occupancy(self) -> str:
         """One line per method with a bank: how many ID rows hold images when a stream ends."""
@@ -175,8 +176,8 @@ class Run(Tables):
             if len(rows):
                 filled = rows["id_rows_filled"].astype(float)
                 lines.append(
-                    f"{method}: {filled.mean():.1f} of {int(rows['n_id_rows'].iloc[0])} ID rows hold "
-                    f"cached images at a stream's end ({filled.min():.0f} to {filled.max():.0f})"
+                    f"{harmless(method)}: {filled.mean():.1f} of {int(rows['n_id_rows'].iloc[0])} ID "
+                    f"rows hold cached images at a stream's end ({filled.min():.0f} to {filled.max():.0f})"
                 )
         return "\n".join(lines)
 
@@ -218,10 +219,15 @@ class Run(Tables):
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write :attr:`records` as UTF-8 CSV, atomically; missing values are empty fields."""
         with atomic_path(path) as temporary:
-            self.records.to_csv(temporary, index=False, encoding="utf-8")
+            names = {column: self.records[column].map(_for_csv) for column in ("method", "dataset")}
+            self.records.assign(**names).to_csv(temporary, index=False, encoding="utf-8")
 
     def to_json(self, path: str | os.PathLike[str], bootstrap: Bootstrap | None = None) -> None:
         """Write :meth:`to_dict` as UTF-8 JSON, atomically."""
         text = json.dumps(self.to_dict(bootstrap), indent=2, ensure_ascii=False, allow_nan=False)
         with atomic_path(path) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _for_csv(name: str) -> str:
+    return harmless(name, "csv")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from adaneg_openood.evaluation.metrics import METRICS
 from adaneg_openood.evaluation.streams import Protocol
+from adaneg_openood.io.names import harmless
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,9 +104,10 @@ class Tables:
         seeds = ", ".join(map(str, self.seeds))
         return "\n".join(
             [
-                f"{method}: order {self.order}, batch size {self.batch_size}, seeds {seeds}; in percent",
+                f"{harmless(method)}: order {self.order}, batch size {self.batch_size}, seeds {seeds}; "
+                "in percent",
                 "FPR@95 takes OOD as positive (OpenOOD), FPR@95 (ID positive) takes ID",
-                text.rename_axis(None).to_string(),
+                text.rename(index=harmless).rename_axis(None).to_string(),
             ]
         )
 

@@ -168,7 +168,15 @@ def test_in_results() -> None:
     )
     written = results.to_dict(found)["bootstrap"]
     assert written["resamples"] == 60 and "drift - cosine" in written["differences"]
+    sure = {
+        row: one.holds_zero
+        for row in found.rows
+        for one in [found.differences("drift", "cosine", row)["AUROC"]]
+    }
+    warned = " ".join(found.warnings())
+    assert all(f"{row} (" in warned for row, unsure in sure.items() if unsure)
     text = found.format()
+    assert all(line in text for line in found.warnings())
     assert "95 %" in text and "paired test" in text and "nearood" in text
     assert "bootstrap" not in results.to_dict()
     with pytest.raises(KeyError, match="rows are ssb"):

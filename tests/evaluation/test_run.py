@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -116,3 +117,30 @@ def test_csv_and_json(tmp_path: Path) -> None:
     assert content["records"][-1]["id_rows_filled"] is None
     assert content["records"][0]["id_rows_filled"] == 1
     assert sorted(file.name for file in tmp_path.iterdir()) == ["deep", "r.csv"]
+
+
+def test_names_of_strangers_do_nothing_where_they_are_printed(tmp_path: Path) -> None:
+    data = make_data(near={"=1+1": DATA.near["ssb"]}, far={"red\x1b[2J\nset": DATA.far["textures"]})
+    found = replay(data, {"x\x1b]0;": StatelessCosine(data)}, Protocol((0,)), progress=False)
+    printed = found.format_table("x\x1b]0;") + found.bootstrap(5).format() + found.format_warnings()
+    assert "\x1b" not in printed and "\\x1b" in printed
+    found.to_csv(tmp_path / "r.csv")
+    assert list(pd.read_csv(tmp_path / "r.csv")["dataset"]) == ["'=1+1", "red\\x1b[2J\\x0aset"]
+
+
+def test_a_number_that_says_less_than_it_seems_says_so() -> None:
+    class Blind(StatelessCosine):
+        def score(self, features: torch.Tensor) -> SimpleNamespace:
+            scores = super().score(features)
+            scores.conf = torch.ones(len(features))
+            return scores
+
+    detectors = {"drift": Drifting(DATA), "blind": Blind(DATA), "cosine": StatelessCosine(DATA)}
+    one = replay(DATA, detectors, Protocol(batch_size=28), progress=False)
+    by_method = {line.partition(",")[0]: line for line in one.warnings}
+    assert set(by_method) == {"drift", "blind"} and len(one.warnings) == 2
+    # sets of 30, 26 and 28 images: the last two are one batch each, under three orders
+    assert "one batch (ninco, textures; 6 streams)" in by_method["drift"]
+    assert "all scores equal (ssb, ninco, textures; 3 streams)" in by_method["blind"]
+    assert one.to_dict()["warnings"] == list(one.warnings)
+    assert replay(DATA, {"drift": Drifting(DATA)}, Protocol((0,), 256), progress=False).warnings == ()
