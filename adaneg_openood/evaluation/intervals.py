@@ -279,9 +279,7 @@ class Bootstrap:
                 if names:
                     unsure.append(f"{row} ({', '.join(names)})")
             if unsure:
-                where = (
-                    f"{method} - {first}: intervals hold 0, so chance may explain the difference, in "
-                )
+                where = f"{method} - {first}: intervals hold 0, so chance may explain it, in "
                 lines.append(harmless(where + "; ".join(unsure)))
         return lines
 

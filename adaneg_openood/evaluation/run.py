@@ -175,9 +175,10 @@ class Run(Tables):
             rows = self.records[self.records["method"] == method].dropna(subset=["id_rows_filled"])
             if len(rows):
                 filled = rows["id_rows_filled"].astype(float)
+                n_rows = int(rows["n_id_rows"].iloc[0])
                 lines.append(
-                    f"{harmless(method)}: {filled.mean():.1f} of {int(rows['n_id_rows'].iloc[0])} ID "
-                    f"rows hold cached images at a stream's end ({filled.min():.0f} to {filled.max():.0f})"
+                    f"{harmless(method)}: {filled.mean():.1f} of {n_rows} ID rows hold cached images at "
+                    f"a stream's end ({filled.min():.0f} to {filled.max():.0f})"
                 )
         return "\n".join(lines)
 
