@@ -1,6 +1,6 @@
 """AdaNeg, NegLabel, MCM and their kin: out-of-distribution detection with vision-language models."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adaneg_openood import detectors as _detectors
 from adaneg_openood._version import __version__
@@ -11,10 +11,11 @@ __all__ = ["MCM", "AdaNeg", "AdaNegConfig", "FeatureBank", "NegLabel", "Scores",
 __all__ += [name for name in _detectors.CLASSES if name not in __all__]
 
 
-def __getattr__(name: str) -> Any:  # detectors that are found, see detectors.registry
-    if name in _detectors.CLASSES:
-        return _detectors.CLASSES[name]
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+globals().update(_detectors.CLASSES)  # methods that are found, see detectors.registry
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any: ...
 
 
 # Adds import hooks only: nothing of OpenOOD is imported before somebody else does, and nothing at all

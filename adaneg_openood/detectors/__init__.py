@@ -4,7 +4,7 @@ Every method is served by its class's name, and its configuration by that class'
 listed here: see :data:`DETECTORS`.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adaneg_openood.detectors.adaneg import AdaNeg
 from adaneg_openood.detectors.bank import FeatureBank
@@ -24,10 +24,11 @@ CLASSES: dict[str, type] = {
 """Detectors and their configurations by class name."""
 
 
-def __getattr__(name: str) -> Any:
-    if name in CLASSES:
-        return CLASSES[name]
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+globals().update(CLASSES)
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any: ...
 
 
 __all__ = [

@@ -264,6 +264,19 @@ def test_scaled_rows_are_normalised_and_said_once(name: str, caplog: pytest.LogC
 
 
 @every
+def test_memory_does_not_grow_with_the_stream(name: str) -> None:
+    """AdaNeg's pooled bank grows until every row is full."""
+    settings = {"memory_length": 2} if name == "adaneg" else {}
+    detector, (_, images) = make(name, **settings), text_and_images(n=400)
+
+    def held() -> int:
+        conf_of(detector, images)
+        return sum(value.numel() * value.element_size() for value in detector.buffers())
+
+    assert held() == held() == held()
+
+
+@every
 def test_global_random_state_is_untouched(name: str) -> None:
     before = torch.random.get_rng_state()
     detector, (_, images) = make(name), text_and_images()

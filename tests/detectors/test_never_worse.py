@@ -51,7 +51,7 @@ def test_real_streams_of_one_kind_are_ranked_as_neglabel_ranks_them() -> None:
 
 
 NAMED = (40_045,)
-"""Streams of three OOD images on which it was worse; docs/never_worse.md names them."""
+"""Streams on which it was worse, for three OOD images; docs/never_worse.md names them."""
 SHORT = [world for world in lopsided_worlds() if world.seed % 4 == 1]
 LONG = [world for world in report_worlds() if 100 < min(world.n_id, world.n_ood) and world.n_id < 1300]
 
