@@ -9,10 +9,10 @@ from adaneg_openood.detectors import DETECTORS, default_settings
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 HEAD = """# Methods
 
-Every method compares an image with text and gives it a confidence: larger means more like the ID classes.
-C is the number of ID labels, M that of negative labels, D the width of features. FPR95 stands with its
-convention, because the two are not comparable. Where the batch matters, results say batch and order. This page is rendered from the records that the detectors
-carry.
+Every method compares an image with text and gives it a confidence: larger means more like the ID
+classes. C is the number of ID labels, M that of negative labels, D the width of features. FPR95 stands
+with its convention, because the two are not comparable. Where the batch matters, results say batch and
+order. This page is rendered from the records that the detectors carry.
 
 | method | idea | batch matters | keeps |
 |---|---|---|---|
