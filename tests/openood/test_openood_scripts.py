@@ -165,7 +165,7 @@ def test_classic_main(
     streams = tmp_path / "results" / "run" / "streams"
     assert streams.is_dir() == (evaluator == "adaneg")
     if evaluator == "adaneg":
-        assert len(list(streams.glob("*/*.npz"))) == 2 * len(direct)
+        assert len(list(streams.glob("adaneg/*/*/*.npz"))) == 2 * len(direct)
 
 
 @pytest.mark.parametrize("section", ["postprocessor", "network", "evaluator"])
