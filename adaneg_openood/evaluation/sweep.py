@@ -15,9 +15,8 @@ from typing import Any
 import torch
 
 from adaneg_openood._version import __version__
-from adaneg_openood.benchmark.methods import SETTINGS
 from adaneg_openood.data.feature_set import FeatureSet, named_tensors
-from adaneg_openood.detectors import AdaNegConfig
+from adaneg_openood.detectors import DETECTORS, AdaNegConfig, default_settings
 from adaneg_openood.evaluation.streams import Protocol, Stream, streams_of
 from adaneg_openood.evaluation.subsets import Ratio
 from adaneg_openood.evaluation.sweep_result import BANK_COLUMNS, STREAM_AXES, SweepResult
@@ -40,14 +39,14 @@ __all__ = ["SweepResult", "data_digest", "grid_configs", "sweep"]
 logger = logging.getLogger(__name__)
 
 _FORMAT = 1
-_FLOATS = tuple(f.name for f in dataclasses.fields(AdaNegConfig) if f.type == "float")
 
 
 def sweep(
     data: FeatureSet,
     grid: Mapping[str, Sequence[Any]],
     *,
-    base: AdaNegConfig | None = None,
+    method: str = "adaneg",
+    base: Any = None,
     released: bool = False,
     seeds: Sequence[int] = (0, 1, 2),
     batch_sizes: Sequence[int] = (256,),
@@ -59,7 +58,7 @@ def sweep(
     progress: bool = False,
     group: Group = ALONE,
 ) -> SweepResult:
-    """Run AdaNeg with every combination of settings, protocols and seeds on every OOD set.
+    """Run a method with every combination of settings, protocols and seeds on every OOD set.
 
     Each run equals one of :func:`~adaneg_openood.evaluation.replay` with the same settings, bit for bit.
     Configurations meet each stream side by side, so that what the text says of a batch is computed once
@@ -70,9 +69,10 @@ def sweep(
 
     Args:
         data: the features.
-        grid: setting of AdaNegConfig -> its values; what is not in it is as in ``base``.
-        base: None is the published configuration.
-        released: run each as the released code does, see ``AdaNegConfig.released``.
+        grid: setting of the method -> its values; what is not in it is as in ``base``.
+        method: a key of :data:`~adaneg_openood.detectors.DETECTORS`.
+        base: an AdaNegConfig, or a mapping of settings; None is the published configuration.
+        released: run each as the released code does, see ``AdaNegConfig.released``; AdaNeg alone.
         seeds: of stream orders, and of the choice of images where ratio or number leave some out.
         batch_sizes, orders, ratios, n_images: protocols, see :class:`Protocol`.
         folder: journal and results; None keeps nothing.
@@ -86,7 +86,7 @@ def sweep(
             with runs on other data, by another version of this package or of torch.
         BlockingIOError: another process is at work in the folder.
     """
-    configs = grid_configs(grid, base, released)
+    configs = grid_configs(grid, base, released, method)
     points = list(itertools.product(batch_sizes, orders, ratios, n_images))
     if not points or len(set(points)) < len(points):
         raise ValueError("batch_sizes, orders, ratios and n_images need values, none of them twice")
@@ -94,43 +94,56 @@ def sweep(
     for protocol in protocols:
         list(streams_of(data, protocol))  # more images than there are: an error before the first stream
     if folder is None:
-        return _run(data, configs, protocols, {}, None, device, progress, group)
+        return _run(data, method, configs, protocols, {}, None, device, progress, group)
     root = Path(folder)
     with first_holds(group, root / "journal.jsonl"):
-        known = group.first(lambda: _written_down(root, data, device))
+        known = group.first(lambda: _written_down(root, data, method, device))
         journal = Journal(root / f"journal{f'-{group.rank}' if group.rank else ''}.jsonl")
-        result = _run(data, configs, protocols, known, journal, device, progress, group)
+        result = _run(data, method, configs, protocols, known, journal, device, progress, group)
         group.first(lambda: [str(file) for file in result.write(root)])
         return result
 
 
 def grid_configs(
-    grid: Mapping[str, Sequence[Any]], base: AdaNegConfig | None = None, released: bool = False
-) -> list[AdaNegConfig]:
-    """Every combination, in the order of the grid, each once.
+    grid: Mapping[str, Sequence[Any]],
+    base: Any = None,
+    released: bool = False,
+    method: str = "adaneg",
+) -> list[Any]:
+    """Every combination, in the order of the grid, each once, as frozen dataclasses of settings.
 
     Raises:
-        ValueError, TypeError: a setting that AdaNegConfig does not have or allow, or without values.
+        ValueError, TypeError: a setting that the method does not have or allow, or without values.
     """
+    known = default_settings(method)
+    if released and method != "adaneg":
+        raise ValueError(f"released is for adaneg, not for {method}")
     for key, values in grid.items():
-        if key not in SETTINGS:
-            raise ValueError(f"grid: {unknown_key(key, SETTINGS)}")
+        if key not in known:
+            raise ValueError(f"grid: {unknown_key(key, tuple(known))}")
         if isinstance(values, str) or not isinstance(values, Sequence) or not values:
             raise ValueError(f"grid: {key} must have a list of values, got {values!r}")
-    start = dataclasses.asdict(AdaNegConfig() if base is None else base)
+    # a method whose constructor takes its settings one by one has no class of them
+    make: Any = DETECTORS[method].config_class or dataclasses.make_dataclass(
+        "Settings", list(known), frozen=True
+    )
+    given = {} if base is None else dict(base if isinstance(base, Mapping) else vars(base))
     made = []
     for values in itertools.product(*grid.values()):
-        settings = {**start, **dict(zip(grid, values))}
-        config = AdaNegConfig.released(**settings) if released else AdaNegConfig(**settings)
+        settings = {**known, **given, **dict(zip(grid, values))}
+        config = AdaNegConfig.released(**settings) if released else make(**settings)
         # 0 and 0.0 are one value, and must look the same in the files
-        floats: dict[str, Any] = {name: float(getattr(config, name)) for name in _FLOATS}
+        floats = {
+            name: float(getattr(config, name)) for name, value in known.items() if type(value) is float
+        }
         made.append(dataclasses.replace(config, **floats))
     return list(dict.fromkeys(made))
 
 
 def _run(
     data: FeatureSet,
-    configs: Sequence[AdaNegConfig],
+    method: str,
+    configs: Sequence[Any],
     protocols: Sequence[Protocol],
     known: dict[str, dict[str, Any]],
     journal: Journal | None,
@@ -144,17 +157,17 @@ def _run(
     met = list(
         dict.fromkeys(stream for protocol in protocols for _, stream in distinct_streams(data, protocol))
     )
-    jobs: list[tuple[Stream, dict[AdaNegConfig, str]]] = []
+    jobs: list[tuple[Stream, dict[Any, str]]] = []
     for family in families(configs):  # outermost, so that its detectors are made once
         for stream in met:
-            keys = {config: run_key(stream, config) for config in family}
+            keys = {config: run_key(stream, method, config) for config in family}
             missing = {config: key for config, key in keys.items() if key not in known}
             if missing:
                 jobs.append((stream, missing))
     before = list(itertools.accumulate((len(missing) for _, missing in jobs), initial=0))
-    builder = Detectors(data, device)
+    builder = Detectors(data, method, device)
 
-    def run(job: tuple[Stream, dict[AdaNegConfig, str]]) -> dict[str, dict[str, Any]]:
+    def run(job: tuple[Stream, dict[Any, str]]) -> dict[str, dict[str, Any]]:
         stream, missing = job
         scored = measured(data, stream, builder, list(missing))
         records = {missing[config]: value for config, value in scored.items()}
@@ -178,16 +191,17 @@ def _run(
                 distinct_streams(data, protocol), key=lambda one: protocol.seeds.index(one[0])
             )
             for seed, stream in by_seed:
-                value = known[run_key(stream, config)]
+                value = known[run_key(stream, method, config)]
                 rows.append({**_point(config, protocol), "seed": seed, **value})
     frame = pd.DataFrame(rows)
     nullable = {name: "Int64" for name in ("n_images", *BANK_COLUMNS)}
     frame = frame.astype(nullable)
-    axes = [key for key in (*SETTINGS, *STREAM_AXES) if frame[key].nunique(dropna=False) > 1]
-    return SweepResult(frame, tuple(axes), before[-1])
+    settings = tuple(default_settings(method))
+    axes = [key for key in (*settings, *STREAM_AXES) if frame[key].nunique(dropna=False) > 1]
+    return SweepResult(frame, tuple(axes), before[-1], settings)
 
 
-def _point(config: AdaNegConfig, protocol: Protocol) -> dict[str, Any]:
+def _point(config: Any, protocol: Protocol) -> dict[str, Any]:
     ratio = protocol.ratio
     return {
         **dataclasses.asdict(config),
@@ -196,20 +210,23 @@ def _point(config: AdaNegConfig, protocol: Protocol) -> dict[str, Any]:
     }
 
 
-def _written_down(root: Path, data: FeatureSet, device: torch.device | str) -> dict[str, dict[str, Any]]:
+def _written_down(
+    root: Path, data: FeatureSet, method: str, device: torch.device | str
+) -> dict[str, dict[str, Any]]:
     """The runs in a folder, of however many ranks."""
-    _check_folder(root, data, device)
+    _check_folder(root, data, method, device)
     known: dict[str, dict[str, Any]] = {}
     for file in sorted(root.glob("journal*.jsonl")):
         known.update(Journal(file).records)
     return known
 
 
-def _check_folder(root: Path, data: FeatureSet, device: torch.device | str) -> None:
+def _check_folder(root: Path, data: FeatureSet, method: str, device: torch.device | str) -> None:
     """Runs that cannot be compared must not meet in one folder."""
     about = {
         "format": _FORMAT,
         "data": data_digest(data),
+        "method": method,
         "adaneg_openood": __version__,
         "torch": torch.__version__,
         "device": torch.device(device).type,
