@@ -58,7 +58,7 @@ class Unread:
     """Something that is neither a plain value nor a tensor, and was not made.
 
     Attributes:
-        what: the name of the class or function that would have made it.
+        what: the name of the class or function that would have made it, or of itself.
     """
 
     what: str
@@ -111,13 +111,6 @@ def _read_safetensors(path: Path) -> dict[str, StoredTensor]:
             key: StoredTensor(tuple(file.get_slice(key).get_shape()), lambda key=key: load(key))  # type: ignore[misc]
             for key in file.keys()
         }
-
-
-@dataclass(frozen=True)
-class _Named:
-    """A class or function that the pickle names; it is never looked up."""
-
-    name: str
 
 
 @dataclass(frozen=True)
@@ -249,10 +242,10 @@ def _run(
             if isinstance(stack[-1], dict):
                 _set_items(stack[-1], items)
         elif name == "GLOBAL":
-            stack.append(_Named(str(arg).replace(" ", ".", 1)))
+            stack.append(Unread(str(arg).replace(" ", ".", 1)))
         elif name == "STACK_GLOBAL":
             attribute, module = stack.pop(), stack.pop()
-            stack.append(_Named(f"{module}.{attribute}"))
+            stack.append(Unread(f"{module}.{attribute}"))
         elif name == "BINPERSID":
             storage = _storage(stack.pop(), read)
             if seen is not None:
@@ -287,12 +280,12 @@ def _set_items(target: dict[Any, Any], items: list[Any]) -> None:
 
 
 def _unread(maker: Any) -> Unread:
-    return Unread(maker.name if isinstance(maker, _Named) else type(maker).__name__)
+    return maker if isinstance(maker, Unread) else Unread(type(maker).__name__)
 
 
 def _made(maker: Any, arguments: Any) -> Any:
     """What calling ``maker`` would give, if that is a tensor or a dict."""
-    name = maker.name if isinstance(maker, _Named) else ""
+    name = maker.what if isinstance(maker, Unread) else ""
     if name == "torch._utils._rebuild_tensor_v2":
         storage, offset, shape, stride = arguments[:4]
         return _tensor(storage, offset, shape, stride)
@@ -312,7 +305,7 @@ def _made(maker: Any, arguments: Any) -> Any:
 
 def _storage(told: Any, read: Callable[[_Storage], bytes]) -> _Storage:
     kind, maker, key, _, numel = told[:5]
-    dtype = _DTYPES.get(maker.name.rpartition(".")[2]) if isinstance(maker, _Named) else None
+    dtype = _DTYPES.get(maker.what.rpartition(".")[2]) if isinstance(maker, Unread) else None
     good = kind == "storage" and isinstance(key, str) and type(numel) is int and numel >= 0
     if not good or (len(told) > 5 and told[5] is not None):
         raise ValueError("it refers to something that is no plain storage")
@@ -335,7 +328,10 @@ def _tensor(storage: Any, offset: Any, shape: Any, stride: Any) -> StoredTensor:
     def load() -> Tensor:
         if empty:
             return torch.zeros(shape, dtype=storage.dtype)
-        content = storage.read(storage)
+        try:
+            content = storage.read(storage)
+        except Exception as error:  # zipfile and zlib raise a dozen kinds over damaged files
+            raise ValueError(f"its entry {storage.key[:80]!r} cannot be read, {error}") from error
         if len(content) != storage.numel * storage.dtype.itemsize:
             raise ValueError(f"its entry {storage.key[:80]!r} does not hold {storage.numel} numbers")
         whole = torch.frombuffer(bytearray(content), dtype=storage.dtype)
