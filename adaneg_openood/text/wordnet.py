@@ -8,6 +8,7 @@ import os
 import re
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,6 +56,7 @@ def find_wordnet(path: str | os.PathLike[str] | None = None) -> str:
 
     Raises:
         WordNetMissing: nothing there; the message gives the one command that fetches it.
+        ValueError: a zip file that is damaged, and WordNet is nowhere else.
     """
     import nltk.data
 
@@ -67,10 +69,17 @@ def find_wordnet(path: str | os.PathLike[str] | None = None) -> str:
         names = ("wordnet", "wordnet.zip")
         places = [os.path.join(folder, name) for folder in folders for name in names]
         places = [*places, *_SYSTEM]
+    damaged: ValueError | None = None
     for place in places:
-        found = _inside(Path(place).expanduser())
+        try:
+            found = _inside(Path(place).expanduser())
+        except ValueError as error:
+            damaged = damaged or error  # another place may have it whole
+            continue
         if found is not None:
             return found
+    if damaged is not None:
+        raise damaged
     looked = os.fspath(path) if path is not None else f"{len(places)} places (nltk's and the system's)"
     raise WordNetMissing(
         f"WordNet was not found in {looked}: no folder or zip file with {', '.join(_NEEDED)}. "
@@ -222,15 +231,40 @@ def _inside(place: Path) -> str | None:
         for file in (place / "wordnet.zip", place / "corpora" / "wordnet.zip"):
             if file.is_file():
                 return _inside(file)
-    elif place.is_file() and zipfile.is_zipfile(place):
-        with zipfile.ZipFile(place) as archive:
-            refuse_bombs(place, archive)
-            names = set(archive.namelist())
+    elif place.is_file():
+        names = _entries(place)
         for name in sorted(names):
             folder_in_zip = name[: -len("data.noun")]
             if name.endswith("data.noun") and all(folder_in_zip + n in names for n in _NEEDED):
                 return f"{place.resolve()}/{folder_in_zip}"
     return None
+
+
+def _entries(place: Path) -> set[str]:
+    """The names in a zip file whose every byte is there; none for another kind of file.
+
+    Raises:
+        ValueError: damaged, such as by a download that broke off.
+    """
+    with place.open("rb") as file:
+        begins_as_zip = file.read(2) == b"PK"
+    if not begins_as_zip and place.suffix != ".zip":
+        return set()
+    try:
+        with zipfile.ZipFile(place) as archive:
+            refuse_bombs(place, archive)
+            broken = archive.testzip()
+            names = set(archive.namelist())
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
+        raise ValueError(
+            f"{place}: damaged, {error}; a download may have broken off: remove the file and run "
+            f"{_DOWNLOAD}"
+        ) from error
+    if broken is not None:
+        raise ValueError(
+            f"{place}: damaged, {broken!r} in it does not have its checksum; fetch it again"
+        )
+    return names
 
 
 def _open_reader(path: str) -> Any:

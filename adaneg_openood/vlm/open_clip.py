@@ -159,7 +159,8 @@ class OpenClip(TwoTowerModel):
             return len(encode(text)) + 2
         inner = getattr(self.tokenizer, "tokenizer", None)  # HFTokenizer
         clean = getattr(self.tokenizer, "clean_fn", str)
-        return None if inner is None else len(inner(clean(text))["input_ids"])
+        # else it warns of each text that is longer than the context, which is asked here
+        return None if inner is None else len(inner(clean(text), verbose=False)["input_ids"])
 
     def _encode_pixels(self, pixels: Tensor) -> Tensor:
         dtype = next(self.model.visual.parameters()).dtype  # type: ignore[union-attr]

@@ -127,6 +127,14 @@ def test_id_names_and_adjectives_that_are_nouns_go(match, nouns, adjectives):
     assert left.adjectives == tuple(adjectives.split())
 
 
+def test_every_synonym_of_a_class_goes():
+    ids = classes("tench, Tinca tinca", "maillot; tank suit", "baluster / handrail")
+    corpus = Corpus(("tench", "tank suit", "Handrail", "handrail cap", "ashtray"), (), "test")
+    assert filter_candidates(corpus, ids).nouns == ("handrail cap", "ashtray")
+    whole = ("tench", "tank suit", "Handrail", "handrail cap", "ashtray")
+    assert filter_candidates(corpus, ids, "exact").nouns == whole  # as released
+
+
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [

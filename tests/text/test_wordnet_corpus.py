@@ -125,6 +125,40 @@ def test_damaged_wordnet(folder):
         WordNet(folder)
 
 
+def test_a_cut_zip_is_damaged_and_not_absent(tmp_path, monkeypatch):
+    folder = write_wordnet(tmp_path / "made" / "wordnet")
+    data = tmp_path / "nltk" / "corpora"
+    data.mkdir(parents=True)
+    made = Path(shutil.make_archive(str(data / "wordnet"), "zip", folder.parent, "wordnet"))
+    whole = made.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 3] ^= 1
+    for content in (whole[: len(whole) // 2], whole[:-10], b"", bytes(flipped)):
+        made.write_bytes(content)
+        with pytest.raises(ValueError, match=r"wordnet\.zip: damaged, .*"):
+            find_wordnet(made)
+        with pytest.raises(ValueError, match=r"wordnet\.zip: damaged"):
+            find_wordnet(tmp_path / "nltk")
+    import nltk
+
+    monkeypatch.setattr("adaneg_openood.text.wordnet._SYSTEM", ())
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path / "nltk"), str(tmp_path / "other")])
+    with pytest.raises(ValueError, match=r"wordnet\.zip: damaged"):
+        WordNet()
+    write_wordnet(tmp_path / "other" / "corpora" / "wordnet")
+    assert WordNet().version == "3.0"  # the whole one is taken
+
+
+def test_cut_database_files_are_told(folder):
+    for name in ("data.noun", "index.noun", "data.adj", "index.adj"):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: len(content) * 2 // 3])
+        with pytest.raises(ValueError, match="not a readable WordNet database"):
+            load_corpus(wordnet=folder)
+        (folder / name).write_bytes(content)
+    assert len(load_corpus(wordnet=folder)) == 14
+
+
 def test_plain_word_list(tmp_path):
     file = tmp_path / "words.txt"
     file.write_bytes("\ufeff# my words\r\nfire_engine\r\n\r\nFaçade\r\ncafe\u0301\ndog\nDog\n".encode())
