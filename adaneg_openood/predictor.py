@@ -17,7 +17,7 @@ from torch import Tensor
 
 from adaneg_openood._version import __version__
 from adaneg_openood.data import ImageSet, decoded_batches
-from adaneg_openood.data.batches import worker_deaths_named
+from adaneg_openood.data.batches import progress_bar, worker_deaths_named
 from adaneg_openood.detectors import AdaNeg, AdaNegConfig
 from adaneg_openood.detectors.threshold import Threshold
 from adaneg_openood.io.files import atomic_path
@@ -91,7 +91,7 @@ class Predictor:
         *,
         of_id: bool = True,
         batch_size: int = 64,
-        workers: int = 0,
+        workers: int | None = 0,
         progress: bool = False,
     ) -> Threshold:
         """Set the threshold from images, which also fill the memory.
@@ -114,7 +114,7 @@ class Predictor:
         images: ImageSet,
         *,
         batch_size: int = 64,
-        workers: int = 0,
+        workers: int | None = 0,
         n_negatives: int = 3,
         progress: bool = False,
     ) -> Iterator[Prediction]:
@@ -146,15 +146,12 @@ class Predictor:
                 yield made[index]
 
     def _scored(
-        self, images: ImageSet, batch_size: int, workers: int, progress: bool
+        self, images: ImageSet, batch_size: int, workers: int | None, progress: bool
     ) -> Iterator[tuple[list[int], list[tuple[int, str]], Tensor | None, Tensor, Tensor]]:
-        batches = decoded_batches(self.model, images, range(len(images)), batch_size, workers)
-        if progress:
-            from tqdm.auto import tqdm
-
-            batches = tqdm(batches, desc=images.name, unit="batch")
-        with worker_deaths_named(images.name):
+        batches = decoded_batches(self.model, images, batch_size, workers)
+        with worker_deaths_named(images.name), progress_bar(progress, images.name, len(images)) as bar:
             for indices, pixels, bad in batches:
+                bar.update(len(indices) + len(bad))
                 for index, error in bad:
                     logger.warning("%s cannot be read (%s)", images.names[index], error)
                 if pixels is None:

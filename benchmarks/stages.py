@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch.nn.functional import normalize
 
-from adaneg_openood.data import ImageSet, encode_images, encode_to_file
+from adaneg_openood.data import ImageSet, encode_to_file
 from adaneg_openood.data.feature_files import _read
 from adaneg_openood.text import NegativeMiner
 from benchmarks import scale
@@ -92,7 +92,9 @@ def large_tower(root: Path, n_images: int = 48) -> dict[str, float]:
     torch.set_num_threads(2)
     assert model.weights  # hashed once a model, so not a part of the cost an image
     whole = seconds(
-        lambda: encode_images(model, source, root / "large" / "v.safetensors", batch_size=8, workers=0)
+        lambda: encode_to_file(
+            source, root / "large" / "v.safetensors", model=model, batch_size=8, workers=0
+        )
     )
     pixels = torch.stack([transform(picture)] * 8)
     model.encode_image(pixels)

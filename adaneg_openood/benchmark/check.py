@@ -14,7 +14,7 @@ from adaneg_openood.benchmark.run import benchmark_classes, given_classes, needs
 from adaneg_openood.benchmark.sets import Stored, labels_of, open_set
 from adaneg_openood.data import ImageSet
 from adaneg_openood.data.feature_files import load_features
-from adaneg_openood.data.feature_store import default_feature_cache
+from adaneg_openood.data.store_entries import default_store
 from adaneg_openood.text import ClassNames, LabelFeatures, Mining, NegativeLabels, templates
 from adaneg_openood.text.learned import load_prompts
 from adaneg_openood.text.wordnet import find_wordnet
@@ -57,7 +57,7 @@ def check(benchmark: Benchmark, cache: Path | None = None) -> list[Item]:
     """
     if benchmark.features is not None:
         return [_tried("features", lambda: _whole(benchmark))]
-    folder = default_feature_cache() if cache is None else cache
+    folder = default_store() if cache is None else cache
     items: list[Item] = []
     opened: dict[str, ImageSet | Stored] = {}
     later = set()

@@ -16,10 +16,10 @@ from torch import Tensor
 from adaneg_openood.benchmark.definition import Benchmark
 from adaneg_openood.benchmark.definition import ImageSet as SetDefinition
 from adaneg_openood.benchmark.sets import Stored, labels_of, open_set
-from adaneg_openood.data import ImageSet, read_feature_header
+from adaneg_openood.data import FeatureStore, ImageSet, read_feature_header
 from adaneg_openood.data.feature_files import load_features
 from adaneg_openood.data.feature_set import DEFAULT_LOGIT_SCALE, FeatureSet
-from adaneg_openood.data.feature_store import FeatureCache
+from adaneg_openood.data.store_entries import default_store
 from adaneg_openood.evaluation import Protocol, Run, replay
 from adaneg_openood.io.processes import ALONE, Group
 from adaneg_openood.text import (
@@ -45,8 +45,8 @@ class Settings:
     Attributes:
         device: of the model.
         batch_size: images a forward pass.
-        workers: decoding processes.
-        on_error: ``"raise"`` or ``"skip"`` broken images.
+        workers: decoding processes; None takes as many as there are cores.
+        skip_broken: leave out images that cannot be read.
         cache: folder of the feature cache; None is the user's.
         text_cache: folder of text features; None is the user's.
         progress: show bars.
@@ -54,8 +54,8 @@ class Settings:
 
     device: str = "cpu"
     batch_size: int = 256
-    workers: int = 4
-    on_error: str = "raise"
+    workers: int | None = None
+    skip_broken: bool = False
     cache: Path | None = None
     text_cache: Path | None = None
     progress: bool = False
@@ -136,9 +136,10 @@ def encode_benchmark(
         if benchmark.logit_scale is not None:
             data = dataclasses.replace(data, logit_scale=benchmark.logit_scale)
         return Encoding(data, {}, {}, {**about, "features": str(benchmark.features)})
-    cache = FeatureCache(settings.cache)
+    folder = default_store() if settings.cache is None else settings.cache
+    store = FeatureStore(folder)
     # lists first: a wrong path should not wait for a model to load
-    opened = group.local(lambda: open_sets(benchmark, cache.folder))
+    opened = group.local(lambda: open_sets(benchmark, folder))
     classes = group.local(lambda: benchmark_classes(benchmark, opened["id"]))
     wanted = needs_model(benchmark, opened)
     model = group.local(lambda: _model(benchmark, settings) if wanted else None, first_alone=True)
@@ -160,12 +161,12 @@ def encode_benchmark(
             features[item.title] = part.features
             continue
         assert model is not None
-        found = cache.get(
-            model,
+        found = store.get(
             part,
+            model,
             batch_size=settings.batch_size,
             workers=settings.workers,
-            on_error=settings.on_error,
+            skip_broken=settings.skip_broken,
             progress=settings.progress,
             group=group,
         )

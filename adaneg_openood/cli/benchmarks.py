@@ -21,7 +21,7 @@ from adaneg_openood.cli.common import (
 
 if TYPE_CHECKING:
     from adaneg_openood.benchmark.definition import Benchmark
-    from adaneg_openood.data.feature_store import Entry, FeatureCache
+    from adaneg_openood.data.store_entries import Entry
     from adaneg_openood.io.processes import Group
 
 SOURCE = typer.Argument(
@@ -48,7 +48,7 @@ def evaluate_benchmark(
         False, "--intervals", help="Bootstrap intervals, and tests of each method against the first."
     ),
     resamples: int = typer.Option(1000, min=100, help="Of the bootstrap, with --intervals."),
-    workers: int = WORKERS,
+    workers: Optional[int] = WORKERS,
     encode_batch: int = ENCODE_BATCH,
     skip_broken: bool = SKIP_BROKEN,
     cache: Optional[Path] = CACHE,
@@ -119,17 +119,21 @@ cache_app = typer.Typer(no_args_is_help=True, help="Encoded images on disk: list
 def cache_ls(cache: Optional[Path] = CACHE, json_file: Optional[Path] = JSON) -> None:
     """Every entry: model, images, size, and when it was last used."""
     with readable_errors():
-        _show_entries(opened_cache(cache).entries(), json_file)
+        from adaneg_openood.data.store_entries import entries
+
+        _show_entries(entries(cache_of(cache)), json_file)
 
 
 @cache_app.command("verify")
 def cache_verify(cache: Optional[Path] = CACHE, json_file: Optional[Path] = JSON) -> None:
     """Check every byte; the exit status is 1 if an entry is damaged."""
     with readable_errors():
-        entries = opened_cache(cache).verify()
-        _show_entries(entries, json_file)
-        bad = sum(bool(entry.problem) for entry in entries)
-        typer.echo(f"{bad} of {len(entries)} entries cannot be used" if bad else "all entries are whole")
+        from adaneg_openood.data.store_entries import verified
+
+        found = verified(cache_of(cache))
+        _show_entries(found, json_file)
+        bad = sum(bool(entry.problem) for entry in found)
+        typer.echo(f"{bad} of {len(found)} entries cannot be used" if bad else "all entries are whole")
         if bad:
             raise typer.Exit(1)
 
@@ -147,7 +151,10 @@ def cache_prune(
     with readable_errors():
         if older_than is None and max_size is None and not damaged and not everything:
             raise ValueError("say what goes: --older-than, --max-size, --damaged or --all")
-        gone = opened_cache(cache).prune(
+        from adaneg_openood.data.store_entries import prune
+
+        gone = prune(
+            cache_of(cache),
             older_than_days=older_than,
             max_bytes=None if max_size is None else int(max_size * 1e9),
             damaged=damaged,
@@ -166,7 +173,12 @@ def opened(source: str, data: Path | None, fsood: bool | None) -> Benchmark:
 
 
 def encode_settings(
-    device: str, batch_size: int, workers: int, skip_broken: bool, cache: Path | None, group: Group
+    device: str,
+    batch_size: int,
+    workers: int | None,
+    skip_broken: bool,
+    cache: Path | None,
+    group: Group,
 ) -> Any:
     """Encoding options as the library takes them."""
     from adaneg_openood.benchmark.run import Settings
@@ -176,7 +188,7 @@ def encode_settings(
         device=local_device(device),
         batch_size=batch_size,
         workers=workers,
-        on_error="skip" if skip_broken else "raise",
+        skip_broken=skip_broken,
         cache=cache,
         progress=group.is_first,
     )
@@ -188,11 +200,11 @@ def seeds_of(benchmark: Benchmark, seed: int | None, orders: int | None) -> tupl
     return tuple(range(first, first + (len(benchmark.seeds) if orders is None else orders)))
 
 
-def opened_cache(folder: Path | None) -> FeatureCache:
+def cache_of(folder: Path | None) -> Path:
     """The cache that a command was given, or the user's."""
-    from adaneg_openood.data.feature_store import FeatureCache
+    from adaneg_openood.data.store_entries import default_store
 
-    return FeatureCache(folder)
+    return default_store() if folder is None else folder
 
 
 def _show_entries(entries: list[Entry], json_file: Path | None) -> None:
@@ -210,7 +222,7 @@ def _show_entries(entries: list[Entry], json_file: Path | None) -> None:
 
         from adaneg_openood.io.files import atomic_path
 
-        rows = [{**dataclasses.asdict(entry), "folder": str(entry.folder)} for entry in entries]
+        rows = [{**dataclasses.asdict(entry), "files": list(map(str, entry.files))} for entry in entries]
         with atomic_path(json_file) as temporary:
             temporary.write_text(json.dumps(rows, indent=2) + "\n", "utf-8")
     total = sum(entry.size for entry in entries)

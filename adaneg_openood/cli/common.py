@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SEED = typer.Option(0, min=0, help="First seed of the stream orders.")
 ORDERS = typer.Option(3, min=1, help="Stream orders to average.")
 DEVICE = typer.Option("cpu", help="cpu, cuda, cuda:1, mps ...")
-WORKERS = typer.Option(4, min=0, help="Decoding processes.")
+WORKERS = typer.Option(None, min=0, help="Decoding processes; as many as there are cores if not given.")
 SKIP_BROKEN = typer.Option(False, help="Leave out images that cannot be read.")
 PREPROCESSING = typer.Option("model", help="model, or paper (resize 256, crop 224).")
 JSON = typer.Option(None, "--json", help="Write all results here.")

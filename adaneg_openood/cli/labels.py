@@ -110,8 +110,12 @@ def encode(
     limit: Optional[int] = typer.Option(None, min=1, help="Only the first so many images."),
     preprocessing: str = PREPROCESSING,
     batch_size: int = typer.Option(256, min=1),
-    workers: int = WORKERS,
+    workers: Optional[int] = WORKERS,
     skip_broken: bool = SKIP_BROKEN,
+    decode: str = typer.Option(
+        "cpu",
+        help="cpu, or gpu: decode and resize JPEGs on the CUDA device, a little differently.",
+    ),
     overwrite: bool = typer.Option(False, help="Replace a finished file."),
     part_size: int = typer.Option(4096, min=1, help="Images kept and shared out at a time."),
     id_source: Optional[str] = typer.Option(
@@ -170,9 +174,11 @@ def encode(
                     precision=precision,
                     batch_size=batch_size,
                     workers=workers,
-                    on_error="skip" if skip_broken else "raise",
+                    skip_broken=skip_broken,
+                    decode=decode,
                     overwrite=overwrite,
                     part_size=part_size,
+                    progress=True,
                     group=group,
                 )
                 say(group, f"{out}: written")

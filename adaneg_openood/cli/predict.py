@@ -25,7 +25,7 @@ def build(
     model: str = MODEL,
     prompt: Optional[str] = typer.Option(None, help="nice, simple, or a template with {}."),
     batch_size: int = BATCH,
-    workers: int = WORKERS,
+    workers: Optional[int] = WORKERS,
     device: str = DEVICE,
     precision: str = PRECISION,
 ) -> None:
@@ -63,7 +63,7 @@ def predict(
     csv_file: Optional[Path] = typer.Option(None, "--csv", help="Write a row an image here."),
     keep: bool = typer.Option(False, help="Save what the detector learns from these images."),
     batch_size: int = BATCH,
-    workers: int = WORKERS,
+    workers: Optional[int] = WORKERS,
     device: str = DEVICE,
 ) -> None:
     """Label, confidence and verdict of images, with the negative labels that lie nearest."""

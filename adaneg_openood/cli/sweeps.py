@@ -41,7 +41,7 @@ def sweep(
     plots: bool = typer.Option(True, "--plots/--no-plots", help="A picture an axis, with error bars."),
     data: Optional[Path] = DATA,
     fsood: Optional[bool] = FSOOD,
-    workers: int = WORKERS,
+    workers: Optional[int] = WORKERS,
     encode_batch: int = ENCODE_BATCH,
     skip_broken: bool = SKIP_BROKEN,
     cache: Optional[Path] = CACHE,

@@ -2,15 +2,16 @@
 
 from adaneg_openood.data.batches import decoded_batches
 from adaneg_openood.data.decoding import load_image, to_eight_bit
-from adaneg_openood.data.encode import ON_ERROR, encode_images, encode_to_file
+from adaneg_openood.data.encode_file import encode_to_file
+from adaneg_openood.data.feature_store import FeatureStore, ImageFeatures
 from adaneg_openood.data.headers import read_feature_header, refuse_mixing
 from adaneg_openood.data.image_set import ImageSet
 
 __all__ = [
-    "ON_ERROR",
+    "FeatureStore",
+    "ImageFeatures",
     "ImageSet",
     "decoded_batches",
-    "encode_images",
     "encode_to_file",
     "load_image",
     "read_feature_header",

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from adaneg_openood.data.feature_set import DEFAULT_LOGIT_SCALE, FeatureSet
+from adaneg_openood.data.headers import refuse_damaged
 from adaneg_openood.io.archives import refuse_bombs
-from adaneg_openood.io.digests import tensor_digest
 from adaneg_openood.io.files import atomic_path
 from adaneg_openood.text.labels import LabelFeatures
 
@@ -222,14 +222,7 @@ def _read_safetensors(file: Path) -> dict[str, Any]:
         tensors = dict(load_file(file))
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{file}: cannot be read, {error}") from error
-    from adaneg_openood.data.headers import read_feature_header
-
-    # what was encoded here carries a checksum: safetensors itself does not notice a flipped bit
-    checksum = read_feature_header(file).get("features_sha256")
-    if checksum is not None and tensor_digest(tensors["features"]) != checksum:
-        raise ValueError(
-            f"{file}: damaged, its features do not have their checksum; encode the images again"
-        )
+    refuse_damaged(file, tensors)
     return tensors
 
 

@@ -1,282 +1,283 @@
-"""Features on disk, so that an image is encoded once: entries are found by what they were made of."""
+"""Image features by what they were made of: the only place that encodes, so an image is encoded once."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import shutil
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from adaneg_openood.data.encode import encode_images
+from adaneg_openood.data.batches import progress_bar
+from adaneg_openood.data.encoding import broken_images, encode_parts
+from adaneg_openood.data.image_lists import OOD_LABEL
 from adaneg_openood.data.image_set import ImageSet
-from adaneg_openood.io.digests import file_digest
-from adaneg_openood.io.files import atomic_path, cache_folder
-from adaneg_openood.io.locks import exclusive, first_holds
+from adaneg_openood.data.parts import Part, PartFeatures, read_part, write_part
+from adaneg_openood.io.journal import digest_of
+from adaneg_openood.io.locks import first_holds
 from adaneg_openood.io.processes import ALONE, Group
 from adaneg_openood.vlm import VisionLanguageModel, describe
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1
-_DATA, _ABOUT = "features.safetensors", "entry.json"
+DECODERS = ("cpu", "gpu")
+_FORMAT = 2
+_KEY = 32  # hex digits
 # of describe(): what an image's features depend on
 _IDENTITY = ("model", "weights", "dim", "preprocessing", "precision")
 
 
 @dataclass(frozen=True, eq=False)
-class Encoded:
-    """Features of a set, in the order of its images.
+class ImageFeatures:
+    """Features of an image set, in its order.
 
     Attributes:
-        features: (N, D) float32 of unit length, memory-mapped.
+        features: (N, D) float32 of unit length.
         labels: (N,) int64; None where every image is OOD.
         names: N image names.
-        fresh: whether they were encoded now.
+        skipped: name -> error of the broken images that were left out.
+        fresh: whether any was encoded now.
+        about: what they were made with: model, weights, preprocessing, precision, way of decoding.
     """
 
     features: Tensor
     labels: Tensor | None
     names: tuple[str, ...]
+    skipped: Mapping[str, str]
     fresh: bool
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What is known of an entry without opening its features.
-
-    Attributes:
-        key: the name of its folder.
-        problem: why it cannot be used; empty if it can. Only :meth:`FeatureCache.verify` reads the
-            features; a listing looks at names and sizes.
-        about: what it was made of, see :meth:`FeatureCache.get`; empty if that cannot be read.
-        size: bytes on disk.
-        used: seconds since 1970, when it was last used.
-    """
-
-    key: str
-    folder: Path
-    problem: str
     about: Mapping[str, Any]
-    size: int
-    used: float
 
 
-class FeatureCache:
-    """A folder of image features.
+class FeatureStore:
+    """A folder of image features, or a memory of them.
 
-    An entry's key is a hash of the model's name, weights, width, preprocessing and precision, and of
-    the image list with every file's size and time of change. Its checksum is looked at each time it
-    is used: a damaged or foreign entry is made again, with a warning. Entries appear whole or not at
-    all; encoding that was interrupted is taken up where it stopped.
+    Images are kept in parts. A part is found by a hash of its images' names, sizes and times of change,
+    and of the model's name, weights, width, preprocessing, precision and way of decoding: replaced
+    images or weights are noticed, and an image that is mended costs one part. Each part is written once,
+    when it is done, with a checksum: an interruption costs a part or two, and a damaged one is made
+    again.
 
     Args:
-        folder: made when the first entry is written.
+        folder: made when the first part is written; where nothing is missing it may be read-only. None
+            keeps features in memory, as long as the store lives.
     """
 
-    def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
-        self.folder = default_feature_cache() if folder is None else Path(folder).expanduser()
+    def __init__(self, folder: str | os.PathLike[str] | None) -> None:
+        self.folder = None if folder is None else Path(folder).expanduser()
+        self._memory: dict[str, PartFeatures] = {}
 
     def get(
         self,
-        model: VisionLanguageModel,
         images: ImageSet,
+        model: VisionLanguageModel,
         *,
         batch_size: int = 256,
-        workers: int = 4,
-        on_error: str = "raise",
+        workers: int | None = None,
+        skip_broken: bool = False,
+        decode: str = "cpu",
+        part_size: int = 4096,
         progress: bool = False,
         group: Group = ALONE,
-    ) -> Encoded:
-        """Features of a set, from the cache or encoded now.
+    ) -> ImageFeatures:
+        """Features of an image set, from the store or encoded now.
 
-        Of a model that does not tell its weights apart (no ``describe()`` with ``weights``) nothing
-        from earlier is used.
+        They are the same bytes whatever the number of workers, threads and processes. On a CPU several
+        threads call ``model.encode_image`` at a time. Of a model that does not tell its weights apart
+        (no ``describe()`` with ``weights``) nothing is kept.
 
         Args:
+            images: see :meth:`ImageSet.of`.
             model: the image tower.
-            images: see :class:`~adaneg_openood.data.ImageSet`.
-            batch_size, workers, on_error, progress, group: see
-                :func:`~adaneg_openood.data.encode_images`.
+            batch_size: images in one forward pass.
+            workers: decoding processes; 0 decodes in this one, None takes as many as there are cores.
+            skip_broken: leave broken images out, with a warning; otherwise they are an error.
+            decode: ``"cpu"``, or ``"gpu"``: JPEGs are decoded and resized on the CUDA device, which
+                changes features a little; a warning tells by how much.
+            part_size: images that are kept and shared out at a time.
+            progress: show a bar.
+            group: processes that share the work, see
+                :func:`~adaneg_openood.io.processes.process_group`. All of them call this, with the same
+                arguments and a folder that all of them see.
 
         Raises:
-            ValueError: broken images, or a bad argument.
-            FileNotFoundError: an image file is missing.
+            ValueError: broken images, images that change meanwhile, features that are no numbers, or a
+                bad argument.
+            OSError: a part cannot be written, or a decoding process died.
         """
-        about = group.local(lambda: identity(model, images, on_error))
-        folder = self.folder / key_of(about)
-        with first_holds(group, folder / _ABOUT, wait=True):  # one job at a time makes an entry
-            whole = group.first(lambda: _is_whole(folder, about))
-            if not whole:
-                encode_images(
-                    model,
-                    images,
-                    folder / _DATA,
-                    batch_size=batch_size,
-                    workers=workers,
-                    on_error=on_error,
-                    progress=progress,
-                    group=group,
-                )
-                group.first(lambda: _finish(folder, about, images))
-            made = group.local(lambda: _load(folder, fresh=not whole))
-            group.first(lambda: os.utime(folder / _ABOUT))  # when it was last used
-            return made
+        _check(batch_size, workers, decode, part_size)
+        about = group.local(lambda: model_identity(model, decode))
+        parts = group.local(lambda: _plan(images, about, part_size))
+        whole = digest_of([part.key for part in parts], _KEY)
+        refuse_other_ranks(group, {**about, "images": whole})
+        held: dict[str, PartFeatures] = {}
+        with self._keeper(about, group) as keeper:
+            missing = group.first(lambda: keeper._missing(parts, held))
+            if missing:
+                if decode == "gpu":
+                    from adaneg_openood.data.gpu_decoding import decoding_difference
 
-    def entries(self) -> list[Entry]:
-        """All entries, most recently used first."""
-        folders = sorted(self.folder.iterdir()) if self.folder.is_dir() else []
-        found = [_entry(folder) for folder in folders if _is_entry(folder)]
-        return sorted(found, key=lambda entry: -entry.used)
+                    about["difference"] = group.first(lambda: decoding_difference(images, model))
+                told = {**about, "set": whole, "source": images.name, "images": len(images)}
+                with keeper._lock(group, whole):
+                    # another process may have made some of them meanwhile
+                    numbers = group.first(lambda: keeper._missing(parts, held, warn=True))
+                    jobs = [parts[number] for number in numbers]
+                    group.first(lambda: keeper._clear(jobs))
+                    done = len(images) - sum(map(len, jobs))
+                    shown = progress and group.is_first
+                    with progress_bar(shown, images.name, len(images), done) as bar:
 
-    def verify(self) -> list[Entry]:
-        """All entries, with every byte of their features checked."""
-        return [_entry(entry.folder, _problem(entry.folder)) for entry in self.entries()]
+                        def work(mine: Iterator[Part]) -> Iterator[None]:
+                            made = encode_parts(
+                                images, model, mine, batch_size=batch_size, workers=workers,
+                                stop_at_broken=not skip_broken, decode=decode, bar=bar,
+                            )  # fmt: skip
+                            for part, encoded in made:
+                                keeper._keep(part, encoded, told)
+                                held[part.key] = encoded
+                                yield None
 
-    def prune(
-        self,
-        *,
-        older_than_days: float | None = None,
-        max_bytes: int | None = None,
-        damaged: bool = False,
-        everything: bool = False,
-        dry_run: bool = False,
-    ) -> list[Entry]:
-        """Remove entries that meet any of the conditions, and say which.
+                        group.share_stream(jobs, work)
+            loaded = group.local(lambda: [held.get(part.key) or keeper._read(part) for part in parts])
+        return _joined(images, parts, loaded, skip_broken, bool(missing), about)
 
-        Args:
-            older_than_days: not used for so long.
-            max_bytes: the least recently used, until the rest is no larger.
-            damaged: those that :meth:`verify` finds fault with, unfinished ones included.
-            everything: all.
-            dry_run: remove nothing.
-        """
-        entries = self.verify() if damaged else self.entries()
-        now, kept, gone = time.time(), 0, []
-        for entry in entries:
-            old = older_than_days is not None and now - entry.used > older_than_days * 86_400
-            if everything or old or (damaged and entry.problem):
-                gone.append(entry)
-            elif max_bytes is not None and kept + entry.size > max_bytes:
-                gone.append(entry)
-            else:
-                kept += entry.size
-        # what another process makes at this moment stays
-        gone = [entry for entry in gone if not _in_use(entry.folder)]
-        for entry in gone if not dry_run else ():
-            shutil.rmtree(entry.folder)
-        return gone
+    @contextmanager
+    def _keeper(self, about: Mapping[str, Any], group: Group) -> Iterator[FeatureStore]:
+        """This store, or one for this time only."""
+        if self.folder is None and group.size > 1:
+            raise ValueError("several processes share features through files: give the store a folder")
+        if "weights" in about:
+            yield self
+        elif group.size == 1:
+            yield FeatureStore(None)
+        else:
+            assert self.folder is not None
+            once = self.folder / f"once-{group.first(lambda: os.urandom(8).hex())}"
+            try:
+                yield FeatureStore(once)
+            finally:
+                if group.is_first:
+                    shutil.rmtree(once, ignore_errors=True)
+
+    def _file(self, part: Part) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{part.key}.safetensors"
+
+    def _lock(self, group: Group, key: str) -> AbstractContextManager[None]:
+        return nullcontext() if self.folder is None else first_holds(group, self.folder / key, wait=True)
+
+    def _missing(
+        self, parts: Sequence[Part], held: dict[str, PartFeatures], warn: bool = False
+    ) -> list[int]:
+        """Numbers of the parts that are not there; ``held`` gets the others."""
+        for part in parts:
+            found = None if part.key in held else self._read(part, warn)
+            if found is not None:
+                held[part.key] = found
+        return [number for number, part in enumerate(parts) if part.key not in held]
+
+    def _clear(self, jobs: Sequence[Part]) -> None:
+        """Remove what runs that were killed while they wrote these parts have left."""
+        for part in jobs if self.folder is not None else ():
+            for left in self._file(part).parent.glob(f".{part.key}.safetensors.*.tmp"):
+                left.unlink(missing_ok=True)
+
+    def _read(self, part: Part, warn: bool = False) -> PartFeatures | None:
+        if self.folder is None:
+            return self._memory.get(part.key)
+        try:
+            found = read_part(self._file(part), len(part))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            if warn:
+                logger.warning("%s; it is encoded again", error)
+            return None
+        with suppress(OSError):  # a folder of others
+            os.utime(self._file(part))  # when it was last used
+        return found
+
+    def _keep(self, part: Part, encoded: PartFeatures, about: Mapping[str, Any]) -> None:
+        if self.folder is None:
+            self._memory[part.key] = encoded
+        else:
+            write_part(self._file(part), encoded, about)
 
 
-def _is_whole(folder: Path, about: Mapping[str, Any]) -> bool:
-    """Whether an entry can be used; what is left of one that cannot is removed."""
-    problem = _problem(folder) if (folder / _DATA).exists() else "new"
-    if not problem and "weights" not in about:
-        problem = "new"  # perhaps of other weights under the same name
-    if problem and problem != "new":
-        logger.warning("%s: %s, so it is encoded again", folder, problem)
-    if problem:
-        for name in (_ABOUT, _DATA):
-            (folder / name).unlink(missing_ok=True)
-    return not problem
-
-
-def _finish(folder: Path, about: Mapping[str, Any], images: ImageSet) -> None:
-    file = folder / _DATA
-    if any(map(images.has_changed, range(len(images)))):
-        file.unlink()
-        raise ValueError(f"{images.name}: images changed while they were encoded; run it again")
-    noted = {
-        "about": about,
-        "source": images.name,
-        "images": len(images),
-        "bytes": file.stat().st_size,
-        "sha256": file_digest(file),
-    }
-    # last, because an entry without it does not count
-    with atomic_path(folder / _ABOUT) as temporary:
-        temporary.write_text(json.dumps(noted, indent=1, sort_keys=True) + "\n", "utf-8")
-
-
-def identity(model: VisionLanguageModel, images: ImageSet, on_error: str = "raise") -> dict[str, Any]:
-    """What an entry's key is the hash of."""
+def model_identity(model: VisionLanguageModel, decode: str = "cpu") -> dict[str, Any]:
+    """What an image's features depend on besides the image."""
     known = describe(model)
     return {
         "format": _FORMAT,
         **{key: known[key] for key in _IDENTITY if key in known},
-        "images_sha256": images.digest(),
-        "on_error": on_error,
+        "decode": decode,
     }
 
 
-def key_of(about: Mapping[str, Any]) -> str:
-    """32 hex digits."""
-    text = json.dumps(about, sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+def refuse_other_ranks(group: Group, about: Mapping[str, Any]) -> None:
+    """Raise a ValueError, on every rank, unless all have the same."""
+    told = group.each(lambda: dict(about))
+    for rank, other in enumerate(told):
+        for key in told[0]:
+            if other.get(key) != told[0][key]:
+                raise ValueError(
+                    f"rank {rank} has {key} {other.get(key)!r}, but rank 0 has {told[0][key]!r}; all "
+                    "processes must encode the same images with the same model"
+                )
 
 
-def default_feature_cache() -> Path:
-    """``$ADANEG_CACHE/features``, or ``adaneg_openood/features`` in the user's cache folder."""
-    return cache_folder("features")
+def _check(batch_size: int, workers: int | None, decode: str, part_size: int) -> None:
+    if batch_size < 1 or part_size < 1:
+        raise ValueError(f"batch_size and part_size must be at least 1, got {batch_size}, {part_size}")
+    if workers is not None and workers < 0:
+        raise ValueError(f"workers must be at least 0, got {workers}")
+    if decode not in DECODERS:
+        raise ValueError(f"decode must be one of {', '.join(map(repr, DECODERS))}, got {decode!r}")
 
 
-def _is_entry(folder: Path) -> bool:
-    return folder.is_dir() and len(folder.name) == 32 and not set(folder.name) - set("0123456789abcdef")
+def _plan(images: ImageSet, about: Mapping[str, Any], part_size: int) -> list[Part]:
+    """The parts of a set, the same however many processes there are."""
+    parts = []
+    for start in range(0, len(images), part_size):
+        rows = range(start, min(start + part_size, len(images)))
+        key = digest_of({**about, "images": images.images_digest(rows)}, _KEY)
+        parts.append(Part(rows.start, rows.stop, key))
+    return parts
 
 
-def _problem(folder: Path) -> str:
-    """Why an entry cannot be used; empty if it can."""
-    file = folder / _DATA
-    try:
-        noted = json.loads((folder / _ABOUT).read_text("utf-8"))
-        about, size, checksum = noted["about"], noted["bytes"], noted["sha256"]
-    except FileNotFoundError:
-        return "unfinished"
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        return f"damaged, its {_ABOUT} cannot be read ({type(error).__name__})"
-    if not isinstance(about, dict) or key_of(about) != folder.name:
-        return "foreign, it was made of something else than its name says"
-    if not file.is_file():
-        return "damaged, its features are gone"
-    if file.stat().st_size != size:
-        return f"damaged, its features have {file.stat().st_size} bytes instead of {size}"
-    if file_digest(file) != checksum:
-        return "damaged, its features do not have their checksum"
-    return ""
-
-
-def _load(folder: Path, fresh: bool) -> Encoded:
-    from safetensors import safe_open
-
-    with safe_open(folder / _DATA, framework="pt") as file:
-        header = json.loads(file.metadata()["adaneg"])
-        labels = file.get_tensor("labels") if "labels" in file.keys() else None
-        return Encoded(file.get_tensor("features"), labels, tuple(header["names"]), fresh)
-
-
-def _entry(folder: Path, problem: str | None = None) -> Entry:
-    about: dict[str, Any] = {}
-    try:
-        noted = json.loads((folder / _ABOUT).read_text("utf-8"))
-        about = {**noted["about"], "source": noted["source"], "images": noted["images"]}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        problem = problem or ("damaged" if (folder / _ABOUT).exists() else "unfinished")
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    stamp = folder / _ABOUT
-    used = (stamp if stamp.exists() else folder).stat().st_mtime
-    return Entry(folder.name, folder, problem or "", about, size, used)
-
-
-def _in_use(folder: Path) -> bool:
-    try:
-        with exclusive(folder / _ABOUT):
-            return False
-    except BlockingIOError:
-        return True
+def _joined(
+    images: ImageSet,
+    parts: Sequence[Part],
+    loaded: Sequence[PartFeatures | None],
+    skip_broken: bool,
+    fresh: bool,
+    about: Mapping[str, Any],
+) -> ImageFeatures:
+    whole = [part for part in loaded if part is not None]
+    if len(whole) < len(parts):
+        raise FileNotFoundError(f"{images.name}: features were removed meanwhile; run it again")
+    broken = {p.start + at: why for p, made in zip(parts, whole) for at, why in made.broken.items()}
+    if broken and not skip_broken:
+        raise ValueError(broken_images(images, broken))
+    if len(broken) == len(images):
+        raise ValueError(f"{images.name}: every image is broken")
+    for index, error in broken.items():
+        logger.warning("%s: skipped broken image %s (%s)", images.name, images.names[index], error)
+    rows = torch.cat([made.kept + part.start for part, made in zip(parts, whole)])
+    labels = torch.tensor(images.labels, dtype=torch.int64)[rows]
+    # one part alone stays memory-mapped
+    features = whole[0].features if len(whole) == 1 else torch.cat([part.features for part in whole])
+    return ImageFeatures(
+        features,
+        labels if (labels != OOD_LABEL).any() else None,
+        tuple(images.names[index] for index in rows.tolist()),
+        {images.names[index]: error for index, error in broken.items()},
+        fresh,
+        about,
+    )

@@ -1,4 +1,4 @@
-"""What a feature file says of itself, and which files may be used together."""
+"""Feature files of images: their header, their checksums, and which of them may be used together."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from adaneg_openood.io.files import read_json_object
+from torch import Tensor
+
+from adaneg_openood.io.digests import tensor_digest
+from adaneg_openood.io.files import atomic_path, read_json_object
+from adaneg_openood.io.journal import digest_of
 
 logger = logging.getLogger(__name__)
 
@@ -18,13 +22,54 @@ _IDENTITY = ("model", "weights", "dim", "preprocessing")
 # of one file's rows; between files precision may differ, as text on a CPU and images on a GPU do
 _ONE_FILE = (*_IDENTITY, "precision")
 HEADER_KEY = "adaneg"
+_CHECKSUM = "header_sha256"
+
+
+def write_feature_file(
+    path: Path, features: Tensor, labels: Tensor | None, about: dict[str, Any]
+) -> None:
+    """Write a ``.safetensors`` file with checksums of its features, labels and header.
+
+    Args:
+        path: the file.
+        features: (N, D).
+        labels: (N,) int64, or None.
+        about: the header, JSON values.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    tensors = {"features": features.contiguous()}
+    if labels is not None:
+        tensors["labels"] = labels
+    header = {**about, **{f"{key}_sha256": tensor_digest(value) for key, value in tensors.items()}}
+    header[_CHECKSUM] = digest_of(header)
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, {HEADER_KEY: json.dumps(header)})
+
+
+def refuse_damaged(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Compare what was read from a feature file with its checksums, if it has any.
+
+    Raises:
+        ValueError: it is not what was written; safetensors itself does not notice a flipped bit.
+    """
+    header = read_feature_header(path)
+    for key in ("features", "labels"):
+        checksum = header.get(f"{key}_sha256")
+        if checksum is not None and (key not in tensors or tensor_digest(tensors[key]) != checksum):
+            raise ValueError(
+                f"{path}: damaged, its {key} do not have their checksum; encode the images again"
+            )
 
 
 def read_feature_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a feature file says of itself; empty for a file that was not made here.
 
-    Keys: those of ``describe(model)``, ``source``, ``images_sha256``, ``batch_size``, ``on_error``,
-    ``names`` (N image names), ``skipped`` (name -> error), ``features_sha256``.
+    Keys: those of ``describe(model)``, ``decode``, ``source``, ``images_sha256``, ``batch_size``,
+    ``names`` (N image names), ``skipped`` (name -> error), and checksums.
 
     Raises:
         ValueError: not a safetensors file, or its header is damaged.
@@ -54,6 +99,9 @@ def parsed_header(path: str | os.PathLike[str], metadata: dict[str, str]) -> dic
         raise ValueError(f"{path}: damaged header, {error}") from error
     if not isinstance(header, dict):
         raise ValueError(f"{path}: damaged header, must be an object, got {type(header).__name__}")
+    checked = {key: value for key, value in header.items() if key != _CHECKSUM}
+    if _CHECKSUM in header and digest_of(checked) != header[_CHECKSUM]:
+        raise ValueError(f"{path}: damaged header, it does not have its checksum")
     return header
 
 

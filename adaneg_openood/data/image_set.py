@@ -216,6 +216,11 @@ class ImageSet:
             found.append((str(file), why if file.parent.is_dir() else f"no folder {file.parent}"))
         return found
 
+    @property
+    def was_listed(self) -> bool:
+        """Whether :attr:`stats` has looked already."""
+        return "stats" in vars(self)
+
     def has_changed(self, index: int) -> bool:
         """Whether a file is another than when :attr:`stats` looked."""
         return self._stat(index) != tuple(self.stats[index].tolist())
@@ -252,7 +257,7 @@ class ImageSet:
             return -1, -1
         try:
             found = os.stat(file)
-        except OSError:
+        except (OSError, ValueError):  # a name with a null byte
             return -1, -1
         return found.st_size, found.st_mtime_ns
 

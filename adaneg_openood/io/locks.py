@@ -38,20 +38,23 @@ def exclusive(target: Path, wait: bool = False) -> Iterator[None]:
     if path in _held and _held[path][0] == threading.get_ident():
         yield
         return
-    lock = _acquired(target, path, wait)
-    if lock is None:
-        yield
-        return
-    _held[path] = threading.get_ident(), lock
+    lock = None
     try:
-        with suppress(OSError):  # for the others' message; Windows lets nobody write into a locked file
-            path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", "utf-8")
+        lock = _acquired(target, path, wait)
+        if lock is not None:
+            _held[path] = threading.get_ident(), lock
+            with suppress(OSError):  # for others' message; Windows lets nobody write into a locked file
+                path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", "utf-8")
         yield
+    except KeyboardInterrupt:
+        lock = lock or _unheld(path)
+        raise
     finally:
-        del _held[path]
-        with suppress(OSError):
-            path.unlink()  # still held: nobody else has locked it
-        lock.release()
+        _held.pop(path, None)
+        if lock is not None:
+            with suppress(OSError):
+                path.unlink()  # still held: nobody else has locked it
+            lock.release()
 
 
 def _acquired(target: Path, path: Path, wait: bool) -> Any:
@@ -83,6 +86,18 @@ def _acquired(target: Path, path: Path, wait: bool) -> Any:
             if path.stat().st_ino == before:
                 return lock
         lock.release()
+
+
+def _unheld(path: Path) -> Any:
+    """The lock of a file that Ctrl-C left behind before it was locked; None if it is another's."""
+    from filelock import FileLock
+
+    with suppress(OSError):  # a timeout is one, too
+        if path.exists():
+            lock = FileLock(path, timeout=0)
+            lock.acquire()
+            return lock
+    return None
 
 
 def _let_go_in_child() -> None:

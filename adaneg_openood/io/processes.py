@@ -10,7 +10,7 @@ import datetime
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Callable, TypeVar
 
@@ -93,33 +93,46 @@ class Group:
             begun: called before each job of this rank with the number of jobs that all ranks have
                 begun before.
         """
+        return self.share_stream(jobs, lambda mine: map(work, mine), begun)
+
+    def share_stream(
+        self,
+        jobs: Sequence[Job],
+        work: Callable[[Iterator[Job]], Iterable[Answer]],
+        begun: Callable[[int], object] | None = None,
+    ) -> list[Any]:
+        """As :meth:`share`, for work that looks ahead: it draws jobs and gives their answers in order.
+
+        Args:
+            jobs: the same on every rank.
+            work: an iterator of this rank's jobs, which may be drawn before earlier ones are answered,
+                to one answer for each.
+            begun: see :meth:`share`.
+        """
         self._steps += 1
-        step = self._steps
-        if self._store is None:
-            answers_here = []
-            for number, job in enumerate(jobs):
+        step, store = self._steps, self._store
+        numbers: list[int] = []
+
+        def drawn() -> Iterator[Job]:
+            number = -1
+            while store is None or not store.check([f"failed/{step}"]):
+                # a counter that all ranks draw from: no rank waits for a slower one
+                number = number + 1 if store is None else store.add(f"next/{step}", 1) - 1
+                if number >= len(jobs):
+                    return
                 if begun is not None:
                     begun(number)
-                answers_here.append(work(job))
-            return answers_here
+                numbers.append(number)
+                yield jobs[number]
 
         def mine() -> dict[str, Any]:
-            done: dict[str, Any] = {}
             try:
-                while not store.check([f"failed/{step}"]):
-                    # a counter that all ranks draw from: no rank waits for a slower one
-                    number = store.add(f"next/{step}", 1) - 1
-                    if number >= len(jobs):
-                        break
-                    if begun is not None:
-                        begun(number)
-                    done[str(number)] = work(jobs[number])
+                return {str(number): answer for answer, number in zip(work(drawn()), numbers)}
             except BaseException:
-                store.set(f"failed/{step}", "1")
+                if store is not None:
+                    store.set(f"failed/{step}", "1")
                 raise
-            return done
 
-        store = self._store
         answers = {
             int(number): answer for part in self._collected(mine) for number, answer in part.items()
         }

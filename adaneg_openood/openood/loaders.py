@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adaneg_openood.data import ImageSet
-from adaneg_openood.data.feature_store import FeatureCache
+from adaneg_openood.data import FeatureStore, ImageSet
 from adaneg_openood.data.image_lists import OOD_LABEL, parse_entries
+from adaneg_openood.data.store_entries import default_store
 from adaneg_openood.openood.benchmark_files import WHERE_TO_GET
 from adaneg_openood.openood.network_model import NetworkModel
 
@@ -155,9 +155,9 @@ class Encoded:
     labels: np.ndarray
 
 
-def feature_store(cache: str | os.PathLike[str] | None) -> FeatureCache:
+def feature_store(cache: str | os.PathLike[str] | None) -> FeatureStore:
     """The store in a cache folder; None is the user's."""
-    return FeatureCache(None if cache is None else Path(cache) / "features")
+    return FeatureStore(default_store() if cache is None else Path(cache) / "features")
 
 
 class Encoder:
@@ -169,7 +169,7 @@ class Encoder:
         skip_broken: leave out images that cannot be read.
     """
 
-    def __init__(self, model: NetworkModel, store: FeatureCache, skip_broken: bool = False) -> None:
+    def __init__(self, model: NetworkModel, store: FeatureStore, skip_broken: bool = False) -> None:
         self.model, self.store, self.skip_broken = model, store, skip_broken
         self._by_loader: dict[int, tuple[Any, Encoded]] = {}  # the loader is kept, for its id
         self._by_content: dict[Any, Encoded] = {}
@@ -195,11 +195,11 @@ class Encoder:
         content = images.digest(), model.describe().get("preprocessing", id(model.transform))
         if content not in self._by_content:
             found = self.store.get(
-                model,
                 images,
+                model,
                 batch_size=loader.batch_size or 256,
                 workers=loader.num_workers,
-                on_error="skip" if self.skip_broken else "raise",
+                skip_broken=self.skip_broken,
                 progress=progress,
             )
             n_images = len(found.features)

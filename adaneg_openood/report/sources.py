@@ -77,8 +77,7 @@ def benchmark_record(
 
     benchmark = open_benchmark(source, data=data)
     refuse_missing(benchmark, cache)
-    workers = min(4, os.cpu_count() or 1)
-    encoding = encode_benchmark(benchmark, Settings(device=device, workers=workers, cache=cache))
+    encoding = encode_benchmark(benchmark, Settings(device=device, cache=cache))
     found = {} if benchmark.features is None else remembered_images(benchmark.features, images_root)
     sizes = {"id": len(encoding.data.id_features)}
     for title, names in encoding.names.items():

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable
 
+import torch
 from torch import Tensor
+from torch.nn.functional import embedding
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -76,6 +79,45 @@ def paper_preprocess(
 def to_rgb(image: Image) -> Image:
     """Any mode to RGB. A function, not a lambda, so that data loader workers can receive it."""
     return image.convert("RGB")
+
+
+@dataclass(frozen=True)
+class BytePixels:
+    """A preprocessing in two halves, so that bytes travel between them and not floats.
+
+    Attributes:
+        geometry: steps from a PIL image, or from a (3, H, W) uint8 tensor, to one of the input's size.
+        table: (3, 256) float32, what each byte of each channel becomes.
+    """
+
+    geometry: tuple[Callable[[Any], Any], ...]
+    table: Tensor
+
+    def to_bytes(self, image: Image) -> Tensor:
+        """A PIL image -> (3, H, W) uint8."""
+        from torchvision.transforms.functional import pil_to_tensor
+
+        for step in self.geometry:
+            image = step(image)
+        return pil_to_tensor(image.convert("RGB"))
+
+    def to_floats(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 on any device -> float32, the very numbers of the whole preprocessing."""
+        table = self.table.to(pixels.device).reshape(-1, 1)
+        first = torch.tensor([0, 256, 512], device=pixels.device, dtype=torch.int32).reshape(3, 1, 1)
+        return embedding(pixels.int() + first, table).squeeze(-1)
+
+
+def split_transform(transform: Any) -> BytePixels | None:
+    """The two halves of a torchvision ``Compose`` that ends in ToTensor and Normalize; else None."""
+    steps = list(getattr(transform, "transforms", ()))
+    if [type(step).__name__.removeprefix("Maybe") for step in steps[-2:]] != ["ToTensor", "Normalize"]:
+        return None
+    from PIL import Image as images
+
+    every_byte = images.frombytes("L", (256, 1), bytes(range(256))).convert("RGB")
+    table = steps[-1](steps[-2](every_byte)).reshape(3, 256)
+    return BytePixels(tuple(steps[:-2]), table)
 
 
 def _size(size: int | Sequence[int]) -> str:

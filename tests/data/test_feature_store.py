@@ -1,219 +1,303 @@
-"""The cache of encoded images: same bytes in, same entry; anything else, another one."""
+"""The store of image features: same images and model, same features; anything else is encoded."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
+import shutil
 import threading
-from pathlib import Path
 
 import pytest
 import torch
-from benchmark_fakes import write_small_benchmark
+from PIL import Image
+from tiny_models import picture
 
-from adaneg_openood.data import ImageSet
-from adaneg_openood.data import feature_store as cache_module
-from adaneg_openood.data.feature_store import FeatureCache
-from adaneg_openood.demo.model import load_demo_model
+from adaneg_openood.data import FeatureStore, ImageSet
+from adaneg_openood.data import store_entries as store
 from adaneg_openood.io.locks import exclusive
 
+N = 24
 
-@pytest.fixture(scope="module")
-def model():  # type: ignore[no-untyped-def]
-    return load_demo_model()
+
+class Tower:
+    """The protocol, with a random projection for a tower; counts the images that it encodes."""
+
+    name, dim, logit_scale, device = "tower", 16, 100.0, torch.device("cpu")
+
+    def __init__(self, seed=0, stop_at=10**9, **about):
+        self.projection = torch.randn(192, self.dim, generator=torch.Generator().manual_seed(seed))
+        self.about = {"model": self.name, "weights": f"seed {seed}", "preprocessing": "8 x 8", **about}
+        self.encoded, self.stop_at = 0, stop_at
+
+    def preprocess(self, image):
+        resized = image.resize((8, 8), Image.Resampling.BOX)
+        return torch.frombuffer(bytearray(resized.tobytes()), dtype=torch.uint8).float().reshape(3, 8, 8)
+
+    def encode_image(self, pixels):
+        if self.encoded + len(pixels) > self.stop_at:
+            raise KeyboardInterrupt
+        self.encoded += len(pixels)
+        return torch.nn.functional.normalize(pixels.flatten(1) @ self.projection, dim=-1)
+
+    def describe(self):
+        return self.about
 
 
 @pytest.fixture
-def images(tmp_path: Path) -> ImageSet:
-    write_small_benchmark(tmp_path)
-    return opened(tmp_path)
+def root(tmp_path):
+    for index in range(N):
+        folder = tmp_path / "images" / ("cup", "tree")[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        picture(size=(20, 16), seed=index).save(folder / f"{index:02d}.png")
+    return tmp_path
 
 
-def opened(root: Path) -> ImageSet:
-    return ImageSet.of(root / "images" / "id", labelled=True)
+def get(root, tower, **options):
+    images = ImageSet.of(root / "images", labelled=True, limit=options.pop("limit", None))
+    options = {"workers": 0, "batch_size": 4, "part_size": 4, **options}
+    return FeatureStore(options.pop("folder", root / "store")).get(images, tower, **options)
 
 
-def get(folder: Path, model, images: ImageSet):  # type: ignore[no-untyped-def]
-    return FeatureCache(folder).get(model, images, workers=0)
+def expected(root, tower):
+    images = ImageSet.of(root / "images")
+    pixels = [tower.preprocess(images.open(index)) for index in range(N)]
+    return tower.encode_image(torch.stack(pixels))
 
 
-def test_encoded_once(tmp_path: Path, model, images: ImageSet) -> None:  # type: ignore[no-untyped-def]
-    first = get(tmp_path / "c", model, images)
-    second = get(tmp_path / "c", model, opened(tmp_path))
-    assert first.fresh and not second.fresh
+def test_an_image_is_encoded_once(root):
+    tower = Tower()
+    first, second = get(root, tower), get(root, tower)
+    assert first.fresh and not second.fresh and tower.encoded == N
     assert torch.equal(first.features, second.features)
-    assert first.features.shape == (24, 64) and first.labels.tolist() == sorted([0, 1, 2] * 8)
-    assert second.names[0] == "chair/0.png"
-    (entry,) = FeatureCache(tmp_path / "c").entries()
-    assert entry.problem == "" and entry.about["model"] == "demo" and entry.about["images"] == 24
+    torch.testing.assert_close(first.features, expected(root, Tower()))
+    assert first.labels.tolist() == [0] * 12 + [1] * 12 and first.names[:2] == (
+        "cup/00.png",
+        "cup/02.png",
+    )
+    assert second.about["weights"] == "seed 0" and second.skipped == {}
+    # of another list of the same images only what is new is encoded, whatever the batches
+    part = get(root, tower, limit=10, batch_size=3)
+    assert torch.equal(part.features[:8], first.features[:8]) and tower.encoded == N + 2
+    images = ImageSet.of(root / "images")
+    unlabelled = FeatureStore(root / "store").get(images, tower, part_size=4)
+    assert unlabelled.labels is None and not unlabelled.fresh
 
 
-def test_any_change_makes_another_entry(tmp_path: Path, model, images: ImageSet) -> None:  # type: ignore[no-untyped-def]
-    get(tmp_path / "c", model, images)
-    file = images.base / images.names[0]
+def test_any_change_is_noticed(root):
+    get(root, Tower())
+    file = root / "images" / "cup" / "04.png"
     before = file.stat()
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns + 1))  # the time of change
+    tower = Tower()
+    assert get(root, tower).fresh and tower.encoded == 4  # the part that it is in
+    file.write_bytes(file.read_bytes() + b"\0")  # the size
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
-    assert get(tmp_path / "c", model, opened(tmp_path)).fresh  # the time of change
-    file.write_bytes(file.read_bytes() + b"\0")
-    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
-    images = opened(tmp_path)
-    assert get(tmp_path / "c", model, images).fresh  # the size
-    other = load_demo_model()
-    other.preprocessing = "another"
-    assert get(tmp_path / "c", other, images).fresh
-    other = load_demo_model()
-    other.precision = "bf16"
-    assert get(tmp_path / "c", other, images).fresh
-    other = load_demo_model()
-    with torch.no_grad():
-        next(other.model.parameters()).view(-1)[0] += 1e-3
-    assert get(tmp_path / "c", other, images).fresh
-    assert len(FeatureCache(tmp_path / "c").entries()) == 6
+    assert get(root, tower).fresh and tower.encoded == 8
+    for other in (Tower(1), Tower(preprocessing="another"), Tower(precision="bf16"), Tower(model="x")):
+        assert get(root, other).fresh and other.encoded == N
+    exif = ImageSet.of(root / "images", exif=True)
+    assert FeatureStore(root / "store").get(exif, tower, part_size=4, workers=0).fresh
+    back = Tower()
+    assert not get(root, back).fresh and back.encoded == 0
 
 
-def test_a_flipped_bit_is_found_and_mended(  # type: ignore[no-untyped-def]
-    tmp_path: Path, model, images: ImageSet, caplog: pytest.LogCaptureFixture
-) -> None:
-    first = get(tmp_path / "c", model, images).features.clone()
-    (entry,) = FeatureCache(tmp_path / "c").entries()
-    file = entry.folder / "features.safetensors"
-    whole = file.read_bytes()
-    for place in (len(whole) - 5, len(whole) // 2, 9, 0):
-        damaged = bytearray(whole)
-        damaged[place] ^= 1
-        file.write_bytes(damaged)
-        (found,) = FeatureCache(tmp_path / "c").verify()
-        assert "checksum" in found.problem
-        with caplog.at_level(logging.WARNING):
-            again = get(tmp_path / "c", model, images)
-        assert again.fresh and torch.equal(again.features, first)
-        assert "encoded again" in caplog.text
-        assert file.read_bytes() == whole
-    (found,) = FeatureCache(tmp_path / "c").verify()
-    assert found.problem == ""
-
-
-def test_cut_gone_and_foreign_entries(tmp_path: Path, model, images: ImageSet) -> None:  # type: ignore[no-untyped-def]
-    cache = FeatureCache(tmp_path / "c")
-    first = get(tmp_path / "c", model, images).features.clone()
-    (entry,) = cache.entries()
-    file, about = entry.folder / "features.safetensors", entry.folder / "entry.json"
-    noted = json.loads(about.read_text())
-
-    def damage_then_mend(message: str) -> None:
-        (found,) = cache.verify()
-        assert message in found.problem
-        again = get(tmp_path / "c", model, images)
-        assert again.fresh and torch.equal(again.features, first)
-
-    file.write_bytes(file.read_bytes()[:-1])
-    damage_then_mend("bytes instead of")
-    file.unlink()
-    damage_then_mend("gone")
-    about.unlink()
-    damage_then_mend("unfinished")
-    about.write_text("{")
-    damage_then_mend("cannot be read")
-    noted["about"]["model"] = "another"
-    about.write_text(json.dumps(noted))
-    damage_then_mend("foreign")
-
-
-def test_encoding_is_taken_up_where_it_stopped(  # type: ignore[no-untyped-def]
-    tmp_path: Path, model, images: ImageSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = get(tmp_path / "a", model, images)
-    encode = cache_module.encode_images
-
-    def small_parts(*args: object, **kwargs: object) -> Path:
-        return encode(*args, **{**kwargs, "part_size": 4, "batch_size": 4})  # type: ignore[arg-type]
-
-    monkeypatch.setattr(cache_module, "encode_images", small_parts)
-    calls = 0
-    original = type(model).encode_image
-
-    def dies(self, pixels):  # type: ignore[no-untyped-def]
-        nonlocal calls
-        calls += 1
-        if calls == 4:
-            raise KeyboardInterrupt
-        return original(self, pixels)
-
-    monkeypatch.setattr(type(model), "encode_image", dies)
+def test_interrupted_work_goes_on_where_it_stopped(root):
     with pytest.raises(KeyboardInterrupt):
-        get(tmp_path / "b", model, images)
-    (entry,) = FeatureCache(tmp_path / "b").entries()
-    assert entry.problem == "unfinished"
-    again = get(tmp_path / "b", model, images)
-    assert calls == 4 + 3  # of six parts, three had been done
-    torch.testing.assert_close(again.features, whole.features)
+        get(root, Tower(stop_at=14))
+    tower = Tower()
+    made = get(root, tower)
+    assert tower.encoded == N - 12  # three parts of four were done
+    assert torch.equal(made.features, get(root, Tower(), folder=root / "other").features)
 
 
-def test_images_that_change_meanwhile_are_refused(  # type: ignore[no-untyped-def]
-    tmp_path: Path, model, images: ImageSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    encode = cache_module.encode_images
-
-    def touched(*args: object, **kwargs: object) -> Path:
-        file = encode(*args, **kwargs)  # type: ignore[arg-type]
-        os.utime(images.base / images.names[3], ns=(0, 0))
-        return file
-
-    monkeypatch.setattr(cache_module, "encode_images", touched)
-    with pytest.raises(ValueError, match="changed while they were encoded"):
-        get(tmp_path / "c", model, images)
-    assert [entry.problem for entry in FeatureCache(tmp_path / "c").entries()] == ["unfinished"]
-
-
-def test_a_model_without_weights_hash_trusts_nothing(tmp_path: Path, images: ImageSet) -> None:
-    class Plain:
-        name, dim, logit_scale, device = "plain", 4, 100.0, torch.device("cpu")
-
-        def preprocess(self, image):  # type: ignore[no-untyped-def]
-            return torch.zeros(3, 2, 2)
-
-        def encode_image(self, pixels):  # type: ignore[no-untyped-def]
-            return torch.ones(len(pixels), 4) / 2
-
-    assert get(tmp_path / "c", Plain(), images).fresh
-    assert get(tmp_path / "c", Plain(), images).fresh
+def test_the_advice_after_a_broken_image_leads_on(root):
+    broken = root / "images" / "tree" / "13.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[: len(whole) // 2])
+    tower = Tower()
+    with pytest.raises(ValueError, match=r"tree/13\.png \(.*--skip-broken \(skip_broken=True\)"):
+        get(root, tower)
+    done = tower.encoded
+    assert done >= 16
+    made = get(root, tower, skip_broken=True)
+    assert tower.encoded < done + N - 16 and len(made.features) == N - 1
+    assert list(made.skipped) == ["tree/13.png"] and "tree/13.png" not in made.names
+    assert made.labels.tolist() == [0] * 12 + [1] * 11
+    # what was left out once is still an error without the option
+    with pytest.raises(ValueError, match=r"1 broken image\(s\): tree/13\.png"):
+        get(root, tower)
+    before = tower.encoded
+    broken.write_bytes(whole)
+    assert len(get(root, tower).features) == N and tower.encoded == before + 4
 
 
-def test_prune(tmp_path: Path, model, images: ImageSet) -> None:  # type: ignore[no-untyped-def]
-    cache = FeatureCache(tmp_path / "c")
-    keys = []
+def test_everything_broken(tmp_path):
+    (tmp_path / "images" / "a").mkdir(parents=True)
+    (tmp_path / "images" / "a" / "0.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="every image is broken"):
+        get(tmp_path, Tower(), skip_broken=True)
+
+
+def test_a_missing_file_is_a_broken_image(root):
+    images = ImageSet.from_entries("list", [("cup/00.png", 0), ("cup/none.png", 0)], root / "images")
+    with pytest.raises(ValueError, match=r"cup/none\.png \(FileNotFoundError"):
+        FeatureStore(None).get(images, Tower(), workers=0)
+    made = FeatureStore(None).get(images, Tower(), workers=0, skip_broken=True)
+    assert made.names == ("cup/00.png",)
+
+
+def test_images_that_change_meanwhile_are_refused(root):
+    images = ImageSet.of(root / "images")
+    assert len(images.digest()) == 64  # it has looked at the files
+    os.utime(root / "images" / "cup" / "06.png", ns=(0, 0))
+    for skip_broken in (False, True):
+        with pytest.raises(ValueError, match=r"cup/06\.png changed while images were encoded"):
+            FeatureStore(root / "store").get(images, Tower(), workers=0, skip_broken=skip_broken)
+
+
+def flipped(content, at):
+    changed = bytearray(content)
+    changed[at] ^= 1
+    return bytes(changed)
+
+
+def test_a_damaged_part_is_found_and_mended(root, caplog):
+    first = get(root, Tower())
+    files = sorted((root / "store").glob("*.safetensors"))
+    whole = files[0].read_bytes()
+    for content in (
+        *(flipped(whole, at) for at in (0, 9, len(whole) // 2, -5)),
+        whole[:-1],
+        b"",
+        files[1].read_bytes()[:-3],
+    ):
+        files[0].write_bytes(content)
+        (found,) = [entry for entry in store.verified(root / "store") if entry.problem]
+        assert str(files[0]) in found.problem
+        caplog.clear()
+        tower = Tower()
+        again = get(root, tower)
+        assert tower.encoded == 4 and torch.equal(again.features, first.features)
+        assert "it is encoded again" in caplog.text and files[0].read_bytes() == whole
+    files[0].unlink()
+    assert get(root, Tower()).fresh and files[0].read_bytes() == whole
+
+
+def test_a_warm_read_only_store_serves(root, monkeypatch):
+    first = get(root, Tower())
+    files = {file.name: file.read_bytes() for file in (root / "store").iterdir()}
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied", str(args[0]))
+
+    # a folder of others, for root too
+    for name in ("utime", "replace", "unlink", "mkdir"):
+        monkeypatch.setattr(os, name, refuse)
+    tower = Tower()
+    assert torch.equal(get(root, tower).features, first.features) and tower.encoded == 0
+    monkeypatch.undo()
+    assert {file.name: file.read_bytes() for file in (root / "store").iterdir()} == files
+
+
+def test_in_memory(root):
+    kept, tower = FeatureStore(None), Tower()
+    images = ImageSet.of(root / "images")
+    first = kept.get(images, tower, workers=0)
+    assert torch.equal(kept.get(ImageSet.of(root / "images"), tower).features, first.features)
+    assert tower.encoded == N and os.listdir(root) == ["images"]
+
+
+def test_a_model_without_weights_leaves_nothing(root):
+    tower = Tower()
+    del tower.about["weights"]
+    assert get(root, tower).fresh and get(root, tower).fresh
+    assert tower.encoded == 2 * N and not (root / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size"),
+        ({"part_size": 0}, "part_size"),
+        ({"workers": -1}, "workers"),
+        ({"decode": "tpu"}, "decode must be one of 'cpu', 'gpu', got 'tpu'"),
+    ],
+)
+def test_bad_arguments(root, options, message):
+    with pytest.raises(ValueError, match=message):
+        get(root, Tower(), **options)
+
+
+def test_decoding_on_a_gpu_needs_one(root):
+    with pytest.raises(ValueError, match="decode='gpu' needs a model on CUDA, tower is on cpu"):
+        get(root, Tower(), decode="gpu")
+
+
+# -- entries ------------------------------------------------------------------------------------------
+
+
+def test_entries_and_pruning(root):
+    folder = root / "store"
     for number in range(3):
-        os.utime(images.base / images.names[0], ns=(0, number))
-        get(tmp_path / "c", model, opened(tmp_path))
-        entry = next(e for e in cache.entries() if e.key not in keys)
-        keys.append(entry.key)
-        os.utime(entry.folder / "entry.json", (0, 1e9 + number * 86_400))
-    assert [entry.key for entry in cache.entries()] == keys[::-1]
-    assert [entry.key for entry in cache.prune(older_than_days=1, dry_run=True)] == keys[::-1]
-    size = cache.entries()[0].size
-    assert [entry.key for entry in cache.prune(max_bytes=2 * size)] == [keys[0]]
-    (cache.folder / keys[1] / "features.safetensors").write_bytes(b"no")
-    assert [entry.key for entry in cache.prune(damaged=True)] == [keys[1]]
-    assert [entry.key for entry in cache.prune(everything=True)] == [keys[2]]
-    assert cache.entries() == []
+        get(root, Tower(number))
+        for file in folder.glob("*.safetensors"):
+            if os.stat(file).st_mtime > 2e9 or os.stat(file).st_mtime < 1e9:
+                continue
+            os.utime(file, (1e9 - 1 - number, 5e8 + number * 86_400))
+    found = store.entries(folder)
+    assert [entry.about["weights"] for entry in found] == ["seed 2", "seed 1", "seed 0"]
+    assert {(len(entry.files), entry.about["images"], entry.problem) for entry in found} == {(6, N, "")}
+    assert found[0].about["source"] == str(root / "images")
+    assert store.prune(folder, older_than_days=1, dry_run=True) == found
+    kept = 2 * found[0].size + 10
+    assert [entry.about["weights"] for entry in store.prune(folder, max_bytes=kept)] == ["seed 0"]
+    found[0].files[0].write_bytes(b"no")
+    (damaged,) = store.prune(folder, damaged=True)
+    assert damaged.files == found[0].files[:1] and "damaged" in damaged.problem
+    assert [len(entry.files) for entry in store.prune(folder, everything=True)] == [5, 6]
+    assert store.entries(folder) == [] and os.listdir(folder) == []
 
 
-def test_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("ADANEG_CACHE", str(tmp_path))
-    assert FeatureCache().folder == tmp_path / "features"
-    assert FeatureCache().entries() == []
-
-
-def test_prune_leaves_what_is_being_made(tmp_path: Path, model, images: ImageSet) -> None:  # type: ignore[no-untyped-def]
-    pytest.importorskip("fcntl")
-    cache = FeatureCache(tmp_path / "c")
-    get(cache.folder, model, images)
-    (entry,) = cache.entries()
+def test_pruning_leaves_what_is_being_made(root):
+    get(root, Tower())
+    (entry,) = store.entries(root / "store")
     pruned = []
-    with exclusive(entry.folder / "entry.json"):
-        other = threading.Thread(target=lambda: pruned.extend(cache.prune(everything=True)))
+    with exclusive(root / "store" / entry.key):
+        work = lambda: pruned.extend(store.prune(root / "store", everything=True))  # noqa: E731
+        other = threading.Thread(target=work)
         other.start()
         other.join()
-    assert pruned == []
-    assert len(cache.prune(everything=True)) == 1
+    assert pruned == [] and store.entries(root / "store") == [entry]
+
+
+def test_a_part_that_goes_while_it_is_read(root, monkeypatch):
+    get(root, Tower())
+    images = ImageSet.of(root / "images")
+    kept = FeatureStore(root / "store")
+    original = FeatureStore._missing
+
+    def pruned(self, parts, held, warn=False):
+        missing = original(self, parts, held)
+        held.clear()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return missing
+
+    monkeypatch.setattr(FeatureStore, "_missing", pruned)
+    with pytest.raises(FileNotFoundError, match="features were removed meanwhile; run it again"):
+        kept.get(images, Tower(), part_size=4, workers=0)
+
+
+def test_default_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("ADANEG_CACHE", str(tmp_path))
+    assert store.default_store() == tmp_path / "features"
+    assert store.entries(store.default_store()) == []
+
+
+def test_workers_say_nothing_and_change_nothing(root, capfd, recwarn):
+    logging.getLogger().setLevel(logging.WARNING)
+    alone = get(root, Tower(), folder=root / "alone")
+    many = get(root, Tower(), folder=root / "many", workers=3, progress=True)
+    assert torch.equal(alone.features, many.features)
+    told = capfd.readouterr()
+    assert told.out == "" and f"{N}/{N}" in told.err and "image" in told.err
+    assert "Warning" not in told.err and not recwarn.list

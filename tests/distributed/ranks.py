@@ -48,11 +48,11 @@ class TinyModel:
 
 
 def encode(group, images, out, **options):
-    from adaneg_openood.data import ImageSet, encode_images
+    from adaneg_openood.data import ImageSet, encode_to_file
 
     model = TinyModel(**{key: options.pop(key) for key in ("seed", "pause") if key in options})
     options = {"batch_size": 3, "part_size": 6, "workers": 0, **options}
-    return str(encode_images(model, ImageSet.of(images), out, group=group, **options))
+    return str(encode_to_file(ImageSet.of(images), out, model=model, group=group, **options))
 
 
 def whole(group, images, out):

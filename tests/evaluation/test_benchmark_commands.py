@@ -98,7 +98,7 @@ def test_cache_commands(root: Path) -> None:
     assert "24 images of" in text and "3 entries" in text
     assert "all entries are whole" in run("cache", "verify")
     entries = json.loads((root / "ls.json").read_text())
-    file = Path(entries[0]["folder"]) / "features.safetensors"
+    file = Path(entries[0]["files"][0])
     damaged = bytearray(file.read_bytes())
     damaged[-1] ^= 8
     file.write_bytes(damaged)

@@ -15,7 +15,7 @@ from fault_tools import TinyModel, detection, labels, snapshot, write_images
 from safetensors.torch import load_file
 
 from adaneg_openood import AdaNeg, AdaNegConfig
-from adaneg_openood.data import ImageSet, decoded_batches, encode_images
+from adaneg_openood.data import ImageSet, decoded_batches, encode_to_file
 from adaneg_openood.evaluation import FeatureSet, Protocol, replay, save_features
 from adaneg_openood.predictor import Predictor
 from adaneg_openood.text import NegativeLabels
@@ -44,11 +44,11 @@ def test_dying_worker_is_named_and_the_work_goes_on(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(OSError, match="a decoding process died.*--workers 0"):
-            encode_images(model, source, out, batch_size=2, part_size=12, workers=1)
+            encode_to_file(source, out, model=model, batch_size=2, part_size=12, workers=1)
         with pytest.raises(ChildProcessError):
-            list(decoded_batches(model, source, range(24), 4, 1))
+            list(decoded_batches(model, source, 4, 1))
     assert not out.exists() and not list(out.parent.rglob(".*"))
-    encode_images(TinyModel(), source, out, batch_size=2, part_size=12, workers=1)
+    encode_to_file(source, out, model=TinyModel(), batch_size=2, part_size=12, workers=1)
     assert len(load_file(out)["features"]) == 24
 
 
@@ -84,21 +84,21 @@ def overflowing(source, *bad):
     return model
 
 
-@pytest.mark.parametrize("on_error", ["raise", "skip"])
-def test_overflow_is_named_and_the_file_unharmed(tmp_path, on_error):
+@pytest.mark.parametrize("skip_broken", [False, True])
+def test_overflow_is_named_and_the_file_unharmed(tmp_path, skip_broken):
     source = ImageSet.of(write_images(tmp_path / "images"))
     out = tmp_path / "out" / "a.safetensors"
-    settings = {"batch_size": 3, "part_size": 3, "workers": 0, "on_error": on_error}
+    settings = {"batch_size": 3, "part_size": 3, "workers": 0, "skip_broken": skip_broken}
     with pytest.raises(ValueError, match=r"1\s+image\(s\) of a batch, in precision fp16: 07\.png.*bf16"):
-        encode_images(overflowing(source, 7), source, out, **settings)
+        encode_to_file(source, out, model=overflowing(source, 7), **settings)
     assert not out.exists()
-    for part in out.parent.glob("*.parts/0*"):
+    for part in out.parent.glob("*.parts/*"):
         assert torch.isfinite(load_file(part)["features"]).all()
     assert torch.get_num_threads() > 0
-    encode_images(TinyModel(), source, out, **settings)
+    encode_to_file(source, out, model=TinyModel(), **settings)
     whole = snapshot(out.parent)
     with pytest.raises(ValueError, match="NaN"):
-        encode_images(overflowing(source, 2), source, out, overwrite=True, **settings)
+        encode_to_file(source, out, model=overflowing(source, 2), overwrite=True, **settings)
     assert snapshot(out.parent)["a.safetensors"] == whole["a.safetensors"]
 
 
@@ -123,7 +123,7 @@ def test_wrong_shapes_of_a_model_are_told(tmp_path):
     wrong.dim = 31  # its features have 32
     source = ImageSet.of(write_images(tmp_path / "images", 2))
     with pytest.raises(ValueError, match=r"must be \(2, 31\)"):
-        encode_images(wrong, source, tmp_path / "a.safetensors", workers=0)
+        encode_to_file(source, tmp_path / "a.safetensors", model=wrong, workers=0)
 
 
 def test_labels_out_of_range_never_reach_a_table():
@@ -141,7 +141,7 @@ def everything(folder):
     """Files of every kind that is written."""
     write_images(folder / "images", 5)
     detectors, data = detection()
-    encode_images(TinyModel(), ImageSet.of(folder / "images"), folder / "out" / "id.safetensors",
+    encode_to_file(ImageSet.of(folder / "images"), folder / "out" / "id.safetensors", model=TinyModel(),
                   batch_size=2, part_size=2, workers=0)  # fmt: skip
     save_features(folder / "out" / "all.npz", data)
     results = replay(data, detectors, Protocol(seeds=(0,), batch_size=64), progress=False)

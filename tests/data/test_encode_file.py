@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -9,13 +11,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny_models import open_clip_model, picture
 
-from adaneg_openood import data as encoding
 from adaneg_openood.data import (
     ImageSet,
-    encode_images,
     encode_to_file,
     read_feature_header,
 )
+from adaneg_openood.data.feature_files import _read
 from adaneg_openood.evaluation import load_features
 from adaneg_openood.vlm import OpenClip
 from adaneg_openood.vlm.preprocessing import paper_preprocess
@@ -76,7 +77,7 @@ def test_folder_with_labels(images, tmp_path):
     model = model_of()
     source = ImageSet.of(images, labelled=True)
     output = tmp_path / "out" / "id.safetensors"
-    assert encode_images(model, source, output, batch_size=4, workers=0) == output
+    assert encode_to_file(source, output, model=model, batch_size=4, workers=0) == output
     saved = load_file(output)
     header = read_feature_header(output)
     assert header["names"] == list(source.names) and header["names"][0] == "cat/00 x.png"
@@ -93,8 +94,8 @@ def test_folder_with_labels(images, tmp_path):
 def test_workers_change_nothing(images, tmp_path, workers):
     one, many = tmp_path / "one" / "a.safetensors", tmp_path / "many" / "a.safetensors"
     before = torch.get_rng_state()
-    encode_images(model_of(), ImageSet.of(images), one, batch_size=4, workers=0)
-    encode_images(model_of(), ImageSet.of(images), many, batch_size=4, workers=workers)
+    encode_to_file(ImageSet.of(images), one, model=model_of(), batch_size=4, workers=0)
+    encode_to_file(ImageSet.of(images), many, model=model_of(), batch_size=4, workers=workers)
     assert torch.equal(torch.get_rng_state(), before)
     assert one.read_bytes() == many.read_bytes()
     assert "labels" not in load_file(one)
@@ -102,61 +103,52 @@ def test_workers_change_nothing(images, tmp_path, workers):
 
 def test_resumes_after_interruption(images, tmp_path):
     whole = tmp_path / "whole" / "a.safetensors"
-    encode_images(model_of(), ImageSet.of(images), whole, batch_size=2, part_size=5, workers=0)
+    encode_to_file(ImageSet.of(images), whole, model=model_of(), batch_size=2, part_size=5, workers=0)
     output = tmp_path / "b" / "a.safetensors"
     broken = model_of()
     broken.stop_at = 7  # parts are of three batches, so two are done
     with pytest.raises(KeyboardInterrupt):
-        encode_images(broken, ImageSet.of(images), output, batch_size=2, part_size=5, workers=0)
+        encode_to_file(ImageSet.of(images), output, model=broken, batch_size=2, part_size=5, workers=0)
     assert not output.exists()
     parts = output.with_name("a.safetensors.parts")
     assert len(list(parts.glob("*.safetensors"))) == 2
     again = model_of()
-    encode_images(again, ImageSet.of(images), output, batch_size=2, part_size=5, workers=0)
-    assert again.passes == 10 - 6
+    encode_to_file(ImageSet.of(images), output, model=again, batch_size=2, part_size=5, workers=0)
+    assert again.passes == 11 - 6
     assert output.read_bytes() == whole.read_bytes() and not parts.exists()
 
 
-def test_resuming_with_another_model_is_refused(images, tmp_path):
+def test_resuming_with_another_model_or_other_images_mixes_nothing(images, tmp_path):
     output = tmp_path / "a.safetensors"
     broken = model_of()
     broken.stop_at = 3
     with pytest.raises(KeyboardInterrupt):
-        encode_images(broken, ImageSet.of(images), output, batch_size=2, part_size=2, workers=0)
-    with pytest.raises(ValueError, match="its weights would be .* features of different models"):
-        encode_images(model_of(1), ImageSet.of(images), output, batch_size=2, workers=0)
-    with pytest.raises(ValueError, match="its precision would be 'bf16'"):
-        encode_images(model_of(precision="bf16"), ImageSet.of(images), output, workers=0)
-
-
-def test_resuming_with_other_images_begins_again(images, tmp_path, caplog):
-    output = tmp_path / "a.safetensors"
-    broken = model_of()
-    broken.stop_at = 3
-    with pytest.raises(KeyboardInterrupt):
-        encode_images(broken, ImageSet.of(images), output, batch_size=2, part_size=2, workers=0)
-    source = ImageSet.of(images, limit=6)
-    encode_images(model_of(), source, output, batch_size=2, part_size=2, workers=0)
-    assert "begins again" in caplog.text and len(load_file(output)["features"]) == 6
-    torch.testing.assert_close(
-        load_file(output)["features"], expected_of(model_of(), images, source.names)
-    )
+        encode_to_file(ImageSet.of(images), output, model=broken, batch_size=2, part_size=2, workers=0)
+    source = ImageSet.of(images, limit=7)
+    again = model_of()
+    again.stop_at = 0
+    with pytest.raises(KeyboardInterrupt):  # three parts of the shorter list are there
+        encode_to_file(source, output, model=again, batch_size=2, part_size=2, workers=0)
+    encode_to_file(source, output, model=model_of(1), batch_size=2, part_size=2, workers=0)
+    saved = load_file(output)["features"]
+    torch.testing.assert_close(saved, expected_of(model_of(1), images, source.names))
+    assert sorted(os.listdir(tmp_path)) == [output.name, "images"]
 
 
 def test_finished_files_are_kept_or_refused(images, tmp_path):
     output = tmp_path / "a.safetensors"
     source = ImageSet.of(images, limit=4)
-    encode_images(model_of(), source, output, workers=0)
+    encode_to_file(source, output, model=model_of(), workers=0)
     content = output.read_bytes()
     again = model_of()
-    encode_images(again, source, output, workers=0)
+    encode_to_file(source, output, model=again, workers=0)
     assert again.passes == 0 and output.read_bytes() == content
     with pytest.raises(ValueError, match="is there already, with other images"):
-        encode_images(model_of(), ImageSet.of(images, limit=5), output, workers=0)
+        encode_to_file(ImageSet.of(images, limit=5), output, model=model_of(), workers=0)
     with pytest.raises(ValueError, match="its weights would be"):
-        encode_images(model_of(1), source, output, workers=0)
+        encode_to_file(source, output, model=model_of(1), workers=0)
     assert output.read_bytes() == content
-    encode_images(model_of(1), source, output, workers=0, overwrite=True)
+    encode_to_file(source, output, model=model_of(1), workers=0, overwrite=True)
     assert read_feature_header(output)["weights"] == model_of(1).weights
 
 
@@ -169,32 +161,36 @@ def test_finished_files_are_kept_or_refused(images, tmp_path):
 )
 def test_one_benchmark_folder_holds_one_backbone(images, tmp_path, other, message):
     source = ImageSet.of(images, limit=2)
-    encode_images(model_of(), source, tmp_path / "far" / "dtd.safetensors", workers=0)
+    encode_to_file(source, tmp_path / "far" / "dtd.safetensors", model=model_of(), workers=0)
     for place in ("id.safetensors", "near/ssb.safetensors", "far/sun.safetensors"):
         model = other()
         with pytest.raises(ValueError, match=message):
-            encode_images(model, source, tmp_path / place, workers=0)
+            encode_to_file(source, tmp_path / place, model=model, workers=0)
         assert model.passes == 0 and not (tmp_path / place).exists()
-    encode_images(model_of(), source, tmp_path / "near" / "ssb.safetensors", workers=0)
+    encode_to_file(source, tmp_path / "near" / "ssb.safetensors", model=model_of(), workers=0)
 
 
 def test_other_precision_is_warned_of_and_other_path_is_nothing(images, tmp_path, caplog):
     source = ImageSet.of(images, limit=2)
-    encode_images(model_of(), source, tmp_path / "id.safetensors", workers=0)
+    encode_to_file(source, tmp_path / "id.safetensors", model=model_of(), workers=0)
     moved = model_of()
     moved.name = "the same weights at another path"
-    encode_images(moved, source, tmp_path / "near" / "a.safetensors", workers=0)
+    encode_to_file(source, tmp_path / "near" / "a.safetensors", model=moved, workers=0)
     assert caplog.text == ""
-    encode_images(model_of(precision="bf16"), source, tmp_path / "far" / "b.safetensors", workers=0)
+    encode_to_file(
+        source, tmp_path / "far" / "b.safetensors", model=model_of(precision="bf16"), workers=0
+    )
     assert "encoded in bf16" in caplog.text and "id.safetensors" in caplog.text
     with pytest.raises(ValueError, match="its precision would be 'bf16'"):
-        encode_images(model_of(precision="bf16"), source, tmp_path / "id.safetensors", workers=0)
+        encode_to_file(source, tmp_path / "id.safetensors", model=model_of(precision="bf16"), workers=0)
 
 
 def test_text_features_of_another_model_are_refused(images, tmp_path):
     (tmp_path / "text.json").write_text(json.dumps({"model": "tiny", "weights": "another"}))
     with pytest.raises(ValueError, match=r"its weights would be .*text\.json"):
-        encode_images(model_of(), ImageSet.of(images, limit=2), tmp_path / "id.safetensors", workers=0)
+        encode_to_file(
+            ImageSet.of(images, limit=2), tmp_path / "id.safetensors", model=model_of(), workers=0
+        )
 
 
 def break_images(root):
@@ -211,7 +207,7 @@ def test_broken_images_are_named(images, tmp_path, workers, monkeypatch):
     break_images(images)
     output = tmp_path / "a.safetensors"
     with pytest.raises(ValueError, match="3 broken image") as caught:
-        encode_images(model_of(), ImageSet.of(images), output, workers=workers)
+        encode_to_file(ImageSet.of(images), output, model=model_of(), workers=workers)
     message = str(caught.value)
     for name in ("cat/00 x.png", "0 bytes", "cat/02 x.png", "cat/08 x.png"):
         assert name in message
@@ -222,7 +218,7 @@ def test_broken_images_can_be_left_out(images, tmp_path, caplog):
     break_images(images)
     output = tmp_path / "a.safetensors"
     source = ImageSet.of(images, labelled=True)
-    encode_images(model_of(), source, output, batch_size=5, workers=0, on_error="skip")
+    encode_to_file(source, output, model=model_of(), batch_size=5, workers=0, skip_broken=True)
     header, saved = read_feature_header(output), load_file(output)
     assert len(saved["features"]) == len(saved["labels"]) == len(header["names"]) == 16
     assert set(header["skipped"]) == {"cat/00 x.png", "cat/02 x.png", "cat/08 x.png"}
@@ -234,9 +230,9 @@ def test_everything_broken(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_bytes(b"")
     with pytest.raises(ValueError, match="every image is broken"):
-        encode_images(
-            model_of(), ImageSet.of(tmp_path / "in"), tmp_path / "a.safetensors", workers=0,
-            on_error="skip",
+        encode_to_file(
+            ImageSet.of(tmp_path / "in"), tmp_path / "a.safetensors", model=model_of(), workers=0,
+            skip_broken=True,
         )  # fmt: skip
 
 
@@ -246,28 +242,21 @@ def test_imglist(images, tmp_path):
     file.write_bytes(b"cat/00 x.png 1\r\nsea lion/01 x.png -1\r\n")
     source = ImageSet.of(file, root=images)
     assert list(source.labels) == [1, -1]
-    encode_images(model_of(), source, tmp_path / "a.safetensors", workers=0)
+    encode_to_file(source, tmp_path / "a.safetensors", model=model_of(), workers=0)
     assert load_file(tmp_path / "a.safetensors")["labels"].tolist() == [1, -1]
     assert list(ImageSet.of(file, root=images, labelled=False).labels) == [-1, -1]
     file.write_text("nosuch.png 0\n")
     with pytest.raises(ValueError, match=r"nosuch\.png \(FileNotFoundError"):
-        encode_images(model_of(), ImageSet.of(file), tmp_path / "b.safetensors", workers=0)
+        encode_to_file(ImageSet.of(file), tmp_path / "b.safetensors", model=model_of(), workers=0)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"batch_size": 0}, "batch_size"),
-        ({"part_size": 0}, "part_size"),
-        ({"workers": -1}, "workers"),
-        ({"on_error": "ignore"}, "on_error must be 'raise' or 'skip'"),
-    ],
-)
-def test_bad_arguments(images, tmp_path, options, message):
-    with pytest.raises(ValueError, match=message):
-        encode_images(model_of(), ImageSet.of(images), tmp_path / "a.safetensors", **options)
+def test_an_output_that_cannot_be_written_does_not_wait_for_a_model(images, tmp_path, monkeypatch):
+    monkeypatch.setattr("adaneg_openood.vlm.load_model", lambda *a, **k: pytest.fail("loaded"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"file/a\.safetensors"):
+        encode_to_file(images, tmp_path / "file" / "a.safetensors")
     with pytest.raises(ValueError, match=r"must end in it"):
-        encode_images(model_of(), ImageSet.of(images), tmp_path / "a.npz")
+        encode_to_file(images, tmp_path / "a.npz")
 
 
 def test_what_others_wrote_has_no_header(tmp_path):
@@ -298,7 +287,9 @@ def test_from_images_and_words_to_a_table(images, tmp_path, capsys):
     mined.save(tmp_path / "negatives.txt")
     label_features(model, classes, tmp_path / "negatives.txt").save(folder)
     encode_to_file(images, folder / "id.safetensors", model=model, labelled=True, workers=0)
-    encode_to_file(images, folder / "near" / "same.safetensors", model=model, workers=0, limit=7)
+    encode_to_file(
+        images, folder / "near" / "same.safetensors", model=model, workers=0, limit=7, progress=True
+    )
     assert "image" in capsys.readouterr().err
     data = load_features(folder)
     assert data.n_id == 2 and len(data.text_features) == 32 and data.logit_scale == model.logit_scale
@@ -316,4 +307,30 @@ def test_a_wrong_path_does_not_wait_for_a_model(tmp_path, monkeypatch):
     monkeypatch.setattr("adaneg_openood.vlm.load_model", lambda *a, **k: pytest.fail("loaded"))
     with pytest.raises(FileNotFoundError):
         encode_to_file(tmp_path / "nosuch", tmp_path / "a.safetensors")
-    assert encoding.ON_ERROR == ("raise", "skip")
+
+
+def test_every_flipped_bit_of_labels_names_and_features_is_noticed(images, tmp_path):
+    output = tmp_path / "a.safetensors"
+    encode_to_file(images, output, model=model_of(), labelled=True, workers=0)
+    whole = output.read_bytes()
+    start = int.from_bytes(whole[:8], "little") + 8
+    labels = start + 8 * 19  # safetensors puts integers of 64 bits first
+    rng = np.random.default_rng(0)
+    places = [
+        *range(start, labels, 4),
+        *rng.integers(8, start, 60),
+        *rng.integers(labels, len(whole), 20),
+    ]
+    for place in map(int, places):
+        changed = bytearray(whole)
+        changed[place] ^= 1 << int(rng.integers(8))
+        output.write_bytes(changed)
+        try:
+            read_feature_header(output)
+            data = _read(output)
+        except ValueError as error:
+            assert "a.safetensors" in str(error)
+        else:  # a letter of a key that is not ours, such as __metadata__'s
+            assert start > place and sorted(map(len, data.values())) == [19, 19]
+            output.write_bytes(whole)
+            assert all(torch.equal(value, data[key]) for key, value in _read(output).items())

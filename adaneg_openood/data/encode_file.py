@@ -1,0 +1,163 @@
+"""Encoding images into a feature file of one's own choice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from adaneg_openood.data.feature_store import FeatureStore, ImageFeatures, refuse_other_ranks
+from adaneg_openood.data.headers import (
+    read_feature_header,
+    refuse_mixing,
+    refuse_other_rows,
+    write_feature_file,
+)
+from adaneg_openood.data.image_set import ImageSet
+from adaneg_openood.io.files import check_writable
+from adaneg_openood.io.locks import first_holds
+from adaneg_openood.io.processes import ALONE, Group
+from adaneg_openood.vlm import VisionLanguageModel, describe
+
+logger = logging.getLogger(__name__)
+
+# safetensors allows a header of 100 MB, and the names are in it; some room for the rest
+_MOST_NAME_BYTES = 90_000_000
+
+
+def encode_to_file(
+    images: Any,
+    output: str | os.PathLike[str],
+    *,
+    model: str | VisionLanguageModel = "open_clip:ViT-B-16/openai",
+    root: str | os.PathLike[str] | None = None,
+    labelled: bool | None = None,
+    limit: int | None = None,
+    preprocessing: str = "model",
+    device: str = "cpu",
+    precision: str = "auto",
+    overwrite: bool = False,
+    batch_size: int = 256,
+    group: Group = ALONE,
+    **encoding: Any,
+) -> Path:
+    """Encode images into a feature file.
+
+    The file holds ``features`` (N, D) float32 of unit length and, unless every label is -1,
+    ``labels`` (N,) int64; names, source and provenance are in its header
+    (:func:`read_feature_header`). Placed as ``id.safetensors``, ``near/<name>.safetensors`` or
+    ``far/<name>.safetensors`` of one folder, files are what ``load_features`` reads.
+
+    The work is kept in a :class:`FeatureStore`, ``<output>.parts``, until the file is written, and taken
+    up there after an interruption.
+
+    Args:
+        images: an :class:`ImageSet`, or what :meth:`ImageSet.of` takes.
+        output: a ``.safetensors`` file.
+        model: a name, see :func:`~adaneg_openood.vlm.load_model`, or a loaded model.
+        root, labelled, limit: see :meth:`ImageSet.of`.
+        preprocessing: ``"model"`` or ``"paper"``, of a model given by name.
+        device, precision: of a model given by name.
+        overwrite: replace a finished file; otherwise it is left as it is if it is this very work.
+        batch_size, group, encoding: ``workers``, ``skip_broken``, ``decode``, ``part_size`` and
+            ``progress``, see :meth:`FeatureStore.get`.
+
+    Returns:
+        ``output``.
+
+    Raises:
+        ValueError: as :meth:`FeatureStore.get`; or a finished file, or another file of the same
+            benchmark folder, made with another backbone, weights or preprocessing (or the file itself in
+            another precision).
+        BlockingIOError: another process is writing the same file.
+        TypeError, OSError, ImportError: with a message for people.
+    """
+    target = Path(output)
+
+    def listed() -> ImageSet:
+        if target.suffix != ".safetensors":
+            raise ValueError(f"{target}: features are saved as .safetensors, so the name must end in it")
+        check_writable(target)
+        # the images before the model: a wrong path should not wait for it to load
+        found = images
+        if not isinstance(images, ImageSet):
+            found = ImageSet.of(images, root=root, labelled=labelled, limit=limit)
+        _refuse_many_names(found)
+        return found
+
+    def loaded() -> VisionLanguageModel:
+        from adaneg_openood.vlm import load_model
+
+        if not isinstance(model, str):
+            return model
+        return load_model(model, device=device, precision=precision, preprocessing=preprocessing)
+
+    source = group.local(listed)
+    tower = group.local(loaded, first_alone=True)  # so that a download happens once
+    header = {
+        **describe(tower),
+        "decode": encoding.get("decode", "cpu"),
+        "source": source.name,
+        "images_sha256": _list_digest(source),
+        "batch_size": batch_size,
+    }
+    refuse_other_ranks(group, header)
+    store = FeatureStore(target.with_name(f"{target.name}.parts"))
+    # released on every way out; the other ranks work under rank 0's lock
+    with first_holds(group, target):
+        if group.first(lambda: _is_finished(target, header, overwrite)):
+            return target
+        made = store.get(source, tower, batch_size=batch_size, group=group, **encoding)
+        group.first(lambda: _finish(target, header, made, store))
+    return target
+
+
+def _is_finished(target: Path, header: dict[str, Any], overwrite: bool) -> bool:
+    refuse_mixing(target, header)
+    if not target.exists() or overwrite:
+        return False
+    known = read_feature_header(target)
+    refuse_other_rows(target, header, target, known)
+    if known.get("images_sha256") != header["images_sha256"]:
+        raise ValueError(
+            f"{target}: is there already, with other images (from {known.get('source')}); "
+            "name another file, or ask to overwrite"
+        )
+    logger.info("%s: is there already, made with the same model from the same images", target)
+    return True
+
+
+def _finish(target: Path, header: dict[str, Any], made: ImageFeatures, store: FeatureStore) -> None:
+    about = {**header, "names": list(made.names), "skipped": dict(made.skipped)}
+    if "difference" in made.about:
+        about["difference"] = made.about["difference"]
+    for left in target.parent.glob(f".{target.name}.*.tmp"):
+        left.unlink(missing_ok=True)  # of a run that was killed here; the lock is ours
+    write_feature_file(target, made.features, made.labels, about)
+    assert store.folder is not None
+    shutil.rmtree(store.folder, ignore_errors=True)
+
+
+def _list_digest(images: ImageSet) -> str:
+    digest = hashlib.sha256()
+    for name, label in zip(images.names, images.labels):
+        digest.update(f"{label} {name}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:16]
+
+
+def _refuse_many_names(images: ImageSet) -> None:
+    """Said before hours of work, and not by safetensors after them."""
+    if sum(map(len, images.names)) * 14 < _MOST_NAME_BYTES:  # a character takes 13 bytes at most
+        return
+    length = sum(len(json.dumps(json.dumps(name))) for name in images.names)
+    if length > _MOST_NAME_BYTES:
+        share = len(images) * _MOST_NAME_BYTES // length
+        raise ValueError(
+            f"{images.name}: the names of its {len(images)} images take {length / 1e6:.0f} MB, and a "
+            f"feature file has room for {_MOST_NAME_BYTES / 1e6:.0f}; encode lists of at most about "
+            f"{share} images into files of their own"
+        )
