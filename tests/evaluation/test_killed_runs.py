@@ -33,7 +33,7 @@ def test_ten_killed_runs_end_as_an_undisturbed_one(tmp_path: Path) -> None:
     told = json.loads(done.stdout.splitlines()[-1])
     whole = files_of(tmp_path / "whole")
     assert {"sweep/results.csv", "sweep/summary.csv", "sweep/journal.jsonl"} <= set(whole)
-    assert sum(name.endswith(".safetensors") for name in whole) == 3
+    assert sum(name.startswith("cache/") and name.endswith(".safetensors") for name in whole) == 3
     assert whole["sweep/results.csv"].count(b"\n") == 1 + 30 * 2
     for number in range(10):
         assert files_of(tmp_path / f"killed{number}") == whole, told["moments"][number]
