@@ -20,12 +20,13 @@ from adaneg_openood.detectors.info import DetectorInfo
 from adaneg_openood.detectors.proxies import sample_adaptive_cosines, task_adaptive_cosines
 from adaneg_openood.detectors.scoring import (
     GroupedLogits,
-    entropy,
     first_equals,
     grouped_logits,
+    id_entropy,
     log_size_odds,
+    nearest_negatives,
+    negative_entropy,
     replaced_logits,
-    row_argmax,
     summed_id_probabilities,
 )
 
@@ -105,12 +106,16 @@ class AdaNeg(GroupedDetector):
     _first_equal: Tensor | None
 
     def _find_equals(self) -> None:
-        self._first_equal = first_equals(self.text_features[self.n_id :], self._place_of_negative)
+        text, n_id = self.text_features, self.n_id
+        columns = torch.arange(len(text), device=text.device)
+        first = columns.clone()
+        first[:n_id] = first_equals(text[:n_id], columns[:n_id])
+        first[n_id:] = first_equals(text[n_id:], self._place_of_negative) + n_id
+        self._first_equal = None if torch.equal(first, columns) else first
 
-    def _nearest_negative(self, nearest: Tensor) -> Tensor:
-        """(B,) column of the nearest negative from its place; of equal ones the caller's first."""
-        first = nearest if self._first_equal is None else self._first_equal[nearest]
-        return first + self.n_id
+    def _first(self, columns: Tensor) -> Tensor:
+        """Of labels of one side with equal text, the caller's first: rounding may prefer any."""
+        return columns if self._first_equal is None else self._first_equal[columns]
 
     def _make_bank(self) -> FeatureBank | FixedBank:
         """An empty bank of the kind that was asked for, where the text features are."""
@@ -120,7 +125,7 @@ class AdaNeg(GroupedDetector):
         if kind == "auto":
             kind = "fixed" if fits_in_memory(text, config.memory_length, grams) else "pooled"
         if kind == "pooled":
-            bank = FeatureBank(len(text), text.shape[1], capacity, config.replacement)
+            bank = FeatureBank(len(text), text.shape[1], capacity, config.replacement, grams)
             return bank.to(text.device, text.dtype)
         columns = torch.arange(len(text), device=text.device)
         return FixedBank(text, self._rows_at(columns), capacity, config.replacement, grams)
@@ -193,11 +198,15 @@ class AdaNeg(GroupedDetector):
         """Cache confident images and compare with the proxies, all rows of all images at once."""
         assert isinstance(self.bank, FixedBank)
         features, logits, grouped = text
-        nearest_negative = self._nearest_negative(grouped.exp_neg.argmax(dim=1))
-        nearest = torch.where(is_id, grouped.exp_id.argmax(dim=1), nearest_negative)
+        of_negatives = nearest_negatives(grouped.max_parts, grouped.exp_neg, self.groups) + self.n_id
+        nearest = self._first(torch.where(is_id, grouped.exp_id.argmax(dim=1), of_negatives))
         if self.config.replacement == "entropy":
-            of_negatives = grouped.exp_neg if reuse else grouped.exp_neg.clone()
-            entropies = torch.where(is_id, entropy(grouped.exp_id.clone()), entropy(of_negatives))
+            exp_neg = grouped.exp_neg if reuse else grouped.exp_neg.clone()
+            entropies = torch.where(
+                is_id,
+                id_entropy(grouped.exp_id.clone(), grouped.sum_id),
+                negative_entropy(exp_neg, grouped.max_parts, grouped.sum_parts, self.groups),
+            )
         else:
             entropies = torch.zeros_like(grouped.max_id)
         columns = torch.where(is_id | is_negative, nearest, self.bank.n_rows)
@@ -230,10 +239,14 @@ class AdaNeg(GroupedDetector):
         as_id, as_neg = is_id.nonzero().squeeze(1), is_negative.nonzero().squeeze(1)
         exp_id = grouped.exp_id.index_select(0, as_id)
         exp_neg = grouped.exp_neg.index_select(0, as_neg)
-        places = torch.cat([exp_id.argmax(dim=1), self._nearest_negative(row_argmax(exp_neg))])
+        max_parts = grouped.max_parts.index_select(0, as_neg)
+        of_negatives = nearest_negatives(max_parts, exp_neg, self.groups) + self.n_id
+        places = self._first(torch.cat([exp_id.argmax(dim=1), of_negatives]))
         images = torch.cat([as_id, as_neg])
         if self.config.replacement == "entropy":
-            entropies = torch.cat([entropy(exp_id), entropy(exp_neg)])
+            sum_id, sum_parts = grouped.sum_id[as_id], grouped.sum_parts.index_select(0, as_neg)
+            of_neg = negative_entropy(exp_neg, max_parts, sum_parts, self.groups)
+            entropies = torch.cat([id_entropy(exp_id, sum_id), of_neg])
         else:
             entropies = grouped.max_id.new_zeros(len(images))
         self.bank.add(
@@ -250,10 +263,12 @@ class AdaNeg(GroupedDetector):
         if self.config.proxy == "task":
             cosines = task_adaptive_cosines(features, self.bank)
         else:
-            text_cosines = logits.index_select(1, places).T.div(self.logit_scale).contiguous()
-            cosines = sample_adaptive_cosines(
-                features, self.text_features[places], text_cosines, self.bank, self.config.beta
+            text_cosines = logits.index_select(1, places).div_(self.logit_scale)
+            grams = self.bank.known_grams(lambda rows: self.text_features[self._places_of(rows)])
+            order, cosines = sample_adaptive_cosines(
+                features, text_cosines, grams, self.bank, self.config.beta
             )
+            places = places[order]
         changed = cosines.to(logits.dtype).mul_(self.logit_scale)
         return replaced_logits(text, logits[:, : self.n_id], places, changed, self.groups)
 

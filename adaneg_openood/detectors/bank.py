@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -31,9 +31,11 @@ class FeatureBank(StateModule):
         dim: D, feature width.
         capacity: images a row can hold; 0 caches nothing.
         replacement: ``"entropy"`` or ``"first"``.
+        grams: whether to keep each active row's inner products, which sample-adaptive proxies need.
     """
 
     features: Tensor
+    grams: Tensor
     entropies: Tensor
     rows: Tensor
     arrivals: Tensor
@@ -43,9 +45,11 @@ class FeatureBank(StateModule):
     slot_of_row: Tensor
     progress: Tensor
     _POOL = ("features", "entropies", "rows", "arrivals")
-    _ACTIVE = ("sums", "lengths", "active_rows")
+    _ACTIVE = ("sums", "lengths", "active_rows", "grams")
 
-    def __init__(self, n_rows: int, dim: int, capacity: int, replacement: str = "entropy") -> None:
+    def __init__(
+        self, n_rows: int, dim: int, capacity: int, replacement: str = "entropy", grams: bool = False
+    ) -> None:
         super().__init__()
         self.n_rows, self.dim, self.capacity, self.replacement = n_rows, dim, capacity, replacement
         self.n_cached = 0
@@ -58,6 +62,10 @@ class FeatureBank(StateModule):
         self.add_state("sums", torch.empty(0, dim))
         self.add_state("lengths", torch.empty(0), keep_float32=True)
         self.add_state("active_rows", none)
+        # (A, L, L) over text and images, the latter as they come in the pool; of width 0 if not kept
+        length = capacity + 1 if grams else 0
+        self.add_state("grams", torch.empty(0, length, length), keep_float32=True)
+        self._grams_known = True  # after loading they are made anew when they are needed
         # -1: the row holds no image and owns no sum
         self.add_state("slot_of_row", torch.tensor(-1).expand(n_rows))
         self.add_state("progress", torch.zeros((), dtype=torch.long))
@@ -70,6 +78,7 @@ class FeatureBank(StateModule):
     def reset(self) -> None:
         """Forget every image."""
         self._resize(0, 0)
+        self._grams_known = True
         super().reset()
 
     def _resize(self, n_cached: int, n_active: int) -> None:
@@ -112,9 +121,13 @@ class FeatureBank(StateModule):
         self.rows[places] = rows
         self.arrivals[places] = arrivals[entering]
         self.n_cached = n_after
-        self._refresh_sums(
-            rows, anchors.index_select(0, entering).to(self.sums.dtype), None if len(leaving) else places
-        )
+        anchors = anchors.index_select(0, entering).to(self.sums.dtype)
+        self._refresh_sums(rows, anchors, None if len(leaving) else places)
+        if self.grams.shape[1] and self._grams_known:
+            changed, at = self.slot_of_row[rows].unique(return_inverse=True)
+            self._refresh_grams(
+                changed, anchors.new_empty(len(changed), self.dim).index_copy_(0, at, anchors)
+            )
 
     def _contest(self, rows: Tensor, entropies: Tensor, arrivals: Tensor) -> tuple[Tensor, Tensor]:
         """Which of the N new images enter, and places in the pool whose images leave for them."""
@@ -164,6 +177,35 @@ class FeatureBank(StateModule):
         sums = self.sums.index_select(0, slots)
         self.lengths[slots] = torch.linalg.vector_norm(sums, dim=1, dtype=self.lengths.dtype)
 
+    def known_grams(self, text: Callable[[Tensor], Tensor]) -> Tensor:
+        """(A, L, L) each active row's inner products of text feature and images, zero where empty.
+
+        Args:
+            text: gives the (N, D) text features of (N,) rows.
+        """
+        if not self.grams.shape[1]:  # a bank that keeps none: a copy that does
+            kept = FeatureBank(self.n_rows, self.dim, self.capacity, self.replacement, grams=True)
+            kept.to(self.features.device, self.features.dtype).load_state_dict(self.state_dict())
+            return kept.known_grams(text)
+        if not self._grams_known:
+            for slots in torch.arange(self.n_active, device=self.rows.device).split(256):
+                self._refresh_grams(slots, text(self.active_rows[slots]).to(self.sums.dtype))
+            self._grams_known = True
+        return self.grams[: self.n_active]
+
+    def _refresh_grams(self, slots: Tensor, text: Tensor) -> None:
+        """Make (N,) distinct active rows' inner products anew, from their (N, D) text features."""
+        index = torch.full((self.n_active,), -1, device=slots.device)
+        index[slots] = torch.arange(len(slots), device=slots.device)
+        owner = index[self.slot_of_row[self.rows[: self.n_cached]]]
+        held = (owner >= 0).nonzero().squeeze(1)
+        owner, order = owner[held].sort(stable=True)
+        place = torch.arange(len(owner), device=slots.device) - torch.searchsorted(owner, owner)
+        members = text.new_zeros(len(slots), self.capacity + 1, self.dim)
+        members[:, 0] = text
+        members[owner, place + 1] = self.features[held[order]]
+        self.grams[slots] = (members @ members.mT).to(self.grams.dtype)
+
     def _reserve(self, names: tuple[str, ...], needed: int) -> None:
         room = len(getattr(self, names[0]))
         if needed <= room:
@@ -202,6 +244,7 @@ class FeatureBank(StateModule):
         self._resize(len(state_dict[prefix + "rows"]), len(state_dict[prefix + "active_rows"]))
         for name in self.state_names():
             getattr(self, name).copy_(state_dict[prefix + name])
+        self._grams_known = False
         self.slot_of_row.fill_(-1)
         self.slot_of_row[self.active_rows] = torch.arange(self.n_active, device=self.rows.device)
         self.lengths.copy_(torch.linalg.vector_norm(self.sums, dim=1, dtype=self.lengths.dtype))

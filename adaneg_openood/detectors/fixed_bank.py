@@ -15,13 +15,12 @@ import torch
 from torch import Tensor
 
 from adaneg_openood.detectors.bank import SAVED, FeatureBank, problem_with_saved
-from adaneg_openood.detectors.proxies import LARGEST_PLAIN_BETA, similarity_weights
+from adaneg_openood.detectors.proxies import LARGEST_PLAIN_BETA, LEAST_PLAIN_BETA, similarity_weights
 from adaneg_openood.detectors.state import StateModule
 
 # B x rows x slots elements of sample-adaptive weights alive at a time: 16 MiB in float32, of which the
 # three that a step needs stay in a large GPU's second-level cache
 _CHUNK_ELEMENTS = 1 << 22
-_LEAST_PLAIN_BETA = 0.1
 
 
 def fits_in_memory(text: Tensor, length: int, grams: bool) -> bool:
@@ -169,7 +168,7 @@ class FixedBank(StateModule):
         empty = self.memory.new_zeros(self.n_rows, length, dtype=torch.bool)
         empty[:, 1:] = torch.isinf(self.entropies[:-1])
         # a sharpness that is neither 0 nor large comes out of the product itself, and saves passes
-        plain = _LEAST_PLAIN_BETA <= beta <= LARGEST_PLAIN_BETA
+        plain = LEAST_PLAIN_BETA <= beta <= LARGEST_PLAIN_BETA
         images = features.T * beta if plain else features.T
         chunk = max(1, _CHUNK_ELEMENTS // (length * max(1, len(features))))
         parts = []

@@ -82,10 +82,9 @@ class GroupedDetector(TextDetector):
 
     def _logits(self, features: Tensor) -> Tensor:
         """(B, C + M) at least float32, negatives in group order."""
-        logits = features @ self.text_features.T
-        if logits.dtype in (torch.float16, torch.bfloat16):
-            logits = logits.float()
-        return logits.mul_(self.logit_scale)
+        if features.dtype in (torch.float16, torch.bfloat16):
+            return (features @ self.text_features.T).float().mul_(self.logit_scale)
+        return (features * self.logit_scale) @ self.text_features.T
 
     def _unfit(self, state: Mapping[str, Tensor]) -> str | None:
         problem = super()._unfit(state)

@@ -12,7 +12,9 @@ from torch import Tensor
 from adaneg_openood.detectors.bank import FeatureBank
 
 LARGEST_PLAIN_BETA = 20.0  # squares of exp(-20) to exp(20) are far from both ends of float32
-_CHUNK_ELEMENTS = 1 << 24  # bound on B x rows x slots elements alive at a time (64 MiB in float32)
+LEAST_PLAIN_BETA = 0.1
+# B x rows x slots elements alive at a time: 1 MiB in float32, of which a step's three stay in a cache
+_CHUNK_ELEMENTS = 1 << 18
 
 
 def task_adaptive_cosines(features: Tensor, bank: FeatureBank) -> Tensor:
@@ -38,17 +40,14 @@ def similarity_weights(cosines: Tensor, beta: float, empty: Tensor | None = None
     if beta <= LARGEST_PLAIN_BETA:
         return (cosines * beta).exp_()
     members = cosines if empty is None else cosines.masked_fill(empty[:, :, None], -1.0)
-    return (cosines - members.amax(dim=1, keepdim=True)).mul_(beta).exp_()
+    # nothing far below a row's largest weight counts, and tiny numbers are slow on CPUs
+    return (cosines - members.amax(dim=1, keepdim=True)).mul_(beta).clamp_min_(-80.0).exp_()
 
 
 def sample_adaptive_cosines(
-    features: Tensor,
-    text: Tensor,
-    text_cosines: Tensor,
-    bank: FeatureBank,
-    beta: float,
-) -> Tensor:
-    """(A, B) cosines with proxies weighted by similarity to the image itself (AdaNeg, eq. 8).
+    features: Tensor, text_cosines: Tensor, grams: Tensor, bank: FeatureBank, beta: float
+) -> tuple[Tensor, Tensor]:
+    """Cosines with proxies weighted by similarity to the image itself (AdaNeg, eq. 8).
 
     ``proxy_k(v) = normalize(sum_l w_l m_l)``, ``w_l = exp(-beta (1 - v.m_l))``, over the row's text
     feature and images. As ``v.proxy = sum_l w_l (v.m_l) / sqrt(w' Gram w)`` with the row's own Gram
@@ -56,31 +55,43 @@ def sample_adaptive_cosines(
 
     Args:
         features: (B, D) unit length.
-        text: (A, D) text features of the active rows.
-        text_cosines: (A, B) their cosines with the images.
-        bank: its A active rows, in the order of ``bank.active_rows``.
+        text_cosines: (B, A) their cosines with the text features of the active rows.
+        grams: (A, L, L) of the bank's, see :meth:`FeatureBank.known_grams`.
+        bank: its A active rows.
         beta: sharpness, at least 0.
+
+    Returns:
+        (A,) int64 an order of ``bank.active_rows``, and the (A, B) cosines in it.
     """
-    result = torch.empty_like(text_cosines)
-    slots = bank.slot_of_row[bank.rows[: bank.n_cached]]
+    # a sharpness that is neither 0 nor large comes out of the product itself, and saves passes
+    plain = LEAST_PLAIN_BETA <= beta <= LARGEST_PLAIN_BETA
+    factor = beta if plain else 1.0
+    n, n_active, n_images = bank.n_cached, bank.n_active, len(features)
+    # what images are compared with: every cached image, then every active row's text
+    products = text_cosines.new_empty(n + n_active, n_images)
+    images = (features * factor).T
+    if images.dtype == products.dtype:
+        torch.mm(bank.features[:n], images, out=products[:n])
+    else:  # half precision multiplies in it
+        products[:n] = bank.features[:n] @ images
+    torch.mul(text_cosines.T, factor, out=products[n:])
+    slots = bank.slot_of_row[bank.rows[:n]]
     by_slot = torch.argsort(slots, stable=True)
-    counts = torch.bincount(slots, minlength=bank.n_active)
+    counts = torch.bincount(slots, minlength=n_active)
     starts = counts.cumsum(0) - counts
     # Rows of equal fill form dense blocks: no padding, at most `capacity` rounds.
-    for count in counts.unique().tolist():
-        members = (counts == count).nonzero().squeeze(1)
+    order = torch.argsort(counts, stable=True)
+    result, done = text_cosines.new_empty(n_active, n_images), 0
+    for count, n_rows in enumerate(torch.bincount(counts).tolist()):
         span = torch.arange(count, device=slots.device)
-        size = max(1, _CHUNK_ELEMENTS // max(1, max(len(features), count) * (count + 1)))
-        for chunk in members.split(size):
-            places = by_slot[starts[chunk, None] + span]
-            images = bank.features.index_select(0, places.flatten()).unflatten(0, places.shape)
-            memory = torch.cat([text[chunk, None], images], dim=1)
-            sims = text_cosines.new_empty(len(chunk), count + 1, len(features))
-            sims[:, 0] = text_cosines[chunk]
-            sims[:, 1:] = (images.flatten(0, 1) @ features.T).unflatten(0, images.shape[:2])
-            weights = similarity_weights(sims, beta)
-            gram = (memory @ memory.mT).to(sims.dtype)
-            square = torch.bmm(gram, weights).mul_(weights).sum(dim=1)
-            cosines = sims.mul_(weights).sum(dim=1)
-            result[chunk] = cosines.div_(square.clamp_min_(1e-24).sqrt_())
-    return result
+        size = max(1, _CHUNK_ELEMENTS // (max(1, n_images) * (count + 1)))
+        for rows in order[done : done + n_rows].split(size) if n_rows else ():
+            members = torch.cat([rows[:, None] + n, by_slot[starts[rows, None] + span]], dim=1)
+            y = products.index_select(0, members.flatten()).unflatten(0, members.shape)
+            weights = y.exp() if plain else similarity_weights(y, beta)
+            square = torch.bmm(grams[rows, : count + 1, : count + 1].to(y.dtype), weights)
+            square = square.mul_(weights).sum(dim=1).clamp_min_(1e-24).sqrt_().mul_(factor)
+            into = result[done : done + len(rows)]
+            torch.div(y.mul_(weights).sum(dim=1), square, out=into)
+            done += len(rows)
+    return order, result

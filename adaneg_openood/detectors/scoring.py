@@ -12,18 +12,31 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+# Exponentials of what lies further below the largest are this far below it: they change no sum, and
+# numbers below float32's normal range are 30 to 90 times slower on CPUs.
+_FLOOR = -80.0
+_LEAST_SHARE = 1e-36  # smallest probability that an entropy tells apart, for the same reason
+
 
 class GroupedLogits(NamedTuple):
-    """What one pass over a batch's logits leaves: exponentials of both sides, and log-sum-exps."""
+    """What one pass over a batch's logits leaves: exponentials of both sides, and log-sum-exps.
+
+    The negatives' parts are their G groups and, if G does not divide M, what no group takes. Each is
+    shifted by its own maximum, so none under- or overflows, however far another lies above it.
+    """
 
     exp_id: Tensor
     """(B, C) exp(ID logit - max_id)."""
     exp_neg: Tensor
-    """(B, M) exp(negative logit - max_neg)."""
+    """(B, M) exp(negative logit - its part's maximum)."""
     max_id: Tensor
     """(B,) the largest ID logit."""
-    max_neg: Tensor
-    """(B,) the largest negative logit."""
+    max_parts: Tensor
+    """(B, P) the largest logit of each part."""
+    sum_id: Tensor
+    """(B,) sum of exp_id."""
+    sum_parts: Tensor
+    """(B, P) sum of exp_neg over each part."""
     lse_id: Tensor
     """(B,) logsumexp of the ID logits."""
     lse_neg: Tensor
@@ -68,8 +81,7 @@ def log_size_odds(n_id: int, n_negatives: int, groups: int) -> float:
 def grouped_logits(logits: Tensor, n_id: int, groups: int) -> GroupedLogits:
     """The sums that the grouped ID score (NegLabel, ICLR 2024, eq. 5 averaged over groups) is made of.
 
-    ``S_g = sigmoid(logsumexp(ID) - logsumexp(group g))``. Each side is shifted by its own maximum, so
-    nothing overflows and a hopeless image keeps a score above zero.
+    ``S_g = sigmoid(logsumexp(ID) - logsumexp(group g))``.
 
     Args:
         logits: (B, C + M) float, ID columns first, negatives in group order.
@@ -77,12 +89,15 @@ def grouped_logits(logits: Tensor, n_id: int, groups: int) -> GroupedLogits:
         groups: G.
     """
     ids, negatives = logits[:, :n_id], logits[:, n_id:]
-    max_id, max_neg = ids.amax(dim=1), negatives.amax(dim=1)
-    exp_id = (ids - max_id[:, None]).exp_()
-    exp_neg = (negatives - max_neg[:, None]).exp_()
-    lse_id = max_id + exp_id.sum(dim=1).log_()
-    parts = _group_sums(exp_neg, groups)
-    return _grouped(exp_id, exp_neg, max_id, max_neg, lse_id, parts)
+    max_id = ids.amax(dim=1)
+    exp_id = (ids - max_id[:, None]).clamp_min_(_FLOOR).exp_()
+    exp_neg = torch.empty_like(negatives, memory_format=torch.contiguous_format)
+    maxima = [part.amax(dim=2) for part in _parts(negatives, groups)]
+    for part, into, largest in zip(_parts(negatives, groups), _parts(exp_neg, groups), maxima):
+        torch.sub(part, largest[:, :, None], out=into)
+    exp_neg.clamp_min_(_FLOOR).exp_()
+    sums = torch.cat([part.sum(dim=2) for part in _parts(exp_neg, groups)], dim=1)
+    return _grouped(exp_id, exp_neg, max_id, torch.cat(maxima, dim=1), sums, groups)
 
 
 def replaced_logits(
@@ -104,44 +119,68 @@ def replaced_logits(
         Sums after; ``exp_neg`` holds the columns that stayed alone.
     """
     n_id, n_neg = text.exp_id.shape[1], text.exp_neg.shape[1]
-    is_id = columns < n_id
-    of_id, of_neg = is_id.nonzero().squeeze(1), (~is_id).nonzero().squeeze(1)
+    # in the order of the parts: ID labels, each group, what no group takes
+    part = ((columns - n_id) // (n_neg // groups)).clamp(-1, groups)
+    part, order = part.sort(stable=True)
+    columns, changed = columns[order], changed.index_select(0, order)
+    in_part = torch.bincount(part + 1, minlength=text.max_parts.shape[1] + 1).tolist()
+    of_id, *of_parts = changed.split(in_part)
 
-    id_logits.index_copy_(1, columns[of_id], changed.index_select(0, of_id).T)
+    id_logits.index_copy_(1, columns[: in_part[0]], of_id.T)
     max_id = id_logits.amax(dim=1)
-    exp_id = (id_logits - max_id[:, None]).exp_()
-    lse_id = max_id + exp_id.sum(dim=1).log_()
-    if len(of_neg) == 0:
-        parts = _group_sums(text.exp_neg, groups)
-        return _grouped(exp_id, text.exp_neg, max_id, text.max_neg, lse_id, parts)
-
-    of_side, new = columns[of_neg] - n_id, changed.index_select(0, of_neg)
-    stays = torch.ones(n_neg, dtype=new.dtype, device=new.device).index_fill_(0, of_side, 0.0)
-    kept = _group_sums(text.exp_neg.mul_(stays), groups)
-    # the part behind the last whole group belongs to none, yet to the sum of all
-    group = (of_side // (n_neg // groups)).clamp_max(groups)
-    member = torch.zeros(groups + 1, len(of_side), dtype=new.dtype, device=new.device)
-    member[group, torch.arange(len(of_side), device=new.device)] = 1.0
-    max_neg = torch.maximum(text.max_neg, new.amax(dim=0))
-    added = member @ new.sub_(max_neg).exp_()
-    parts = kept * (text.max_neg - max_neg).exp_()[:, None] + added.T
-    return _grouped(exp_id, text.exp_neg, max_id, max_neg, lse_id, parts)
+    exp_id = id_logits.sub_(max_id[:, None]).clamp_min_(_FLOOR).exp_()
+    stays = torch.ones(n_neg, dtype=changed.dtype, device=changed.device)
+    stays.index_fill_(0, columns[in_part[0] :] - n_id, 0.0)
+    text.exp_neg.mul_(stays)
+    kept = torch.cat([p.sum(dim=2) for p in _parts(text.exp_neg, groups)], dim=1).T
+    maxima = torch.where(kept > 0, text.max_parts.T, -torch.inf)  # of a part that is all replaced: none
+    sums = kept.contiguous()
+    for number, new in enumerate(of_parts):
+        if len(new):
+            largest = torch.maximum(maxima[number], new.amax(dim=0))
+            sums[number] *= (maxima[number] - largest).exp_()
+            sums[number] += new.sub_(largest).clamp_min_(_FLOOR).exp_().sum(dim=0)
+            maxima[number] = largest
+    return _grouped(exp_id, text.exp_neg, max_id, maxima.T, sums.T, groups)
 
 
-def _group_sums(exp_neg: Tensor, groups: int) -> Tensor:
-    """(B, G + 1) sums over each group, and over what no group takes."""
-    size = exp_neg.shape[1] // groups
-    grouped = exp_neg[:, : size * groups].unflatten(1, (groups, size)).sum(dim=2)
-    rest = exp_neg[:, size * groups :].sum(dim=1, keepdim=True)
-    return torch.cat([grouped, rest], dim=1)
+def _parts(negatives: Tensor, groups: int) -> list[Tensor]:
+    """Views (B, G, M // G) of the groups and, if there are any, (B, 1, M mod G) of the others."""
+    kept = negatives.shape[1] - negatives.shape[1] % groups
+    grouped, rest = negatives[:, :kept].unflatten(1, (groups, -1)), negatives[:, None, kept:]
+    return [grouped, rest] if rest.shape[2] else [grouped]
 
 
 def _grouped(
-    exp_id: Tensor, exp_neg: Tensor, max_id: Tensor, max_neg: Tensor, lse_id: Tensor, parts: Tensor
+    exp_id: Tensor, exp_neg: Tensor, max_id: Tensor, max_parts: Tensor, sum_parts: Tensor, groups: int
 ) -> GroupedLogits:
-    lse_groups = max_neg[:, None] + parts[:, :-1].log()
-    lse_neg = max_neg + parts.sum(dim=1).log_()
-    return GroupedLogits(exp_id, exp_neg, max_id, max_neg, lse_id, lse_neg, lse_groups)
+    sum_id = exp_id.sum(dim=1)
+    max_neg = max_parts.amax(dim=1)
+    sum_neg = (max_parts - max_neg[:, None]).exp_().mul_(sum_parts).sum(dim=1)
+    lse_groups = max_parts[:, :groups] + sum_parts[:, :groups].log()
+    return GroupedLogits(
+        exp_id, exp_neg, max_id, max_parts, sum_id, sum_parts,
+        max_id + sum_id.log(), max_neg + sum_neg.log_(), lse_groups,
+    )  # fmt: skip
+
+
+def nearest_negatives(max_parts: Tensor, exp_neg: Tensor, groups: int) -> Tensor:
+    """(N,) place of the largest of each image's negative logits, the first of equals.
+
+    Only the part that holds it is searched.
+
+    Args:
+        max_parts, exp_neg: (N, P) and (N, M), as in :class:`GroupedLogits`.
+        groups: G.
+    """
+    if max_parts.shape[1] == 1:
+        return row_argmax(exp_neg)
+    size, rest = divmod(exp_neg.shape[1], groups)
+    start = max_parts.argmax(dim=1, keepdim=True) * size
+    # the first 1 is the part's own, as it holds its maximum; behind the last part nothing new comes
+    columns = start + torch.arange(max(size, rest), device=exp_neg.device)
+    found = row_argmax(exp_neg.gather(1, columns.clamp_max_(exp_neg.shape[1] - 1)))
+    return start.squeeze(1) + found
 
 
 def row_argmax(values: Tensor, width: int = 128) -> Tensor:
@@ -158,7 +197,7 @@ def row_argmax(values: Tensor, width: int = 128) -> Tensor:
     return start + block.argmax(dim=1)
 
 
-def first_equals(rows: Tensor, order: Tensor) -> Tensor | None:
+def first_equals(rows: Tensor, order: Tensor) -> Tensor:
     """For each row the first one equal to it, such as a name's that is there twice.
 
     Args:
@@ -166,33 +205,58 @@ def first_equals(rows: Tensor, order: Tensor) -> Tensor | None:
         order: (N,) int64, a permutation; what stands first in it is first.
 
     Returns:
-        (N,) int64, or None if all rows differ.
+        (N,) int64.
     """
     weights = torch.linspace(1.0, 2.0, rows.shape[1], device=rows.device).sin_()
     keys, at = (rows.float() * weights).sum(dim=1)[order].sort(stable=True)
     order = order[at]
     near = (keys[1:] == keys[:-1]).nonzero().squeeze(1)
     near = near[(rows[order[near]] == rows[order[near + 1]]).all(dim=1)]
-    if len(near) == 0:
-        return None
     starts = torch.arange(len(rows), device=rows.device)
     starts[near + 1] = 0
     return torch.empty_like(order).index_copy_(0, order, order[starts.cummax(dim=0).values])
 
 
-def summed_id_probabilities(
-    first: GroupedLogits, second: GroupedLogits, weight: Tensor | float
-) -> Tensor:
-    """(B, C) ``p_first + weight * p_second``, each a softmax over all C + M rows, ungrouped."""
+def summed_id_probabilities(first: GroupedLogits, second: GroupedLogits, weight: float) -> Tensor:
+    """(B, C) ``p_first + weight * p_second``, each a softmax over all C + M rows, ungrouped.
+
+    They are given up to a factor per image, so that those of an image that no ID label fits do not all
+    become 0.
+    """
     shifts = [sums.max_id - torch.logaddexp(sums.lse_id, sums.lse_neg) for sums in (first, second)]
-    total = first.exp_id * shifts[0].exp_()[:, None]
-    return total.addcmul_(second.exp_id, (shifts[1].exp_() * weight)[:, None])
+    largest = torch.maximum(*shifts)
+    one, two = ((shift - largest).exp_()[:, None] for shift in shifts)
+    return (first.exp_id * one).addcmul_(second.exp_id, two * weight)
 
 
-def entropy(exp_logits: Tensor) -> Tensor:
-    """(B,) ``-sum p log(p + 1e-8)`` of softmax rows given as shifted exponentials (B, N), used up.
+def id_entropy(exp_id: Tensor, sum_id: Tensor) -> Tensor:
+    """(N,) entropy of the softmax over the ID logits alone.
+
+    Args:
+        exp_id: (N, C), used up.
+        sum_id: (N,).
+    """
+    return _entropy([exp_id[:, None]], exp_id, sum_id.reciprocal()[:, None])
+
+
+def negative_entropy(exp_neg: Tensor, max_parts: Tensor, sum_parts: Tensor, groups: int) -> Tensor:
+    """(N,) entropy of the softmax over the negative logits alone.
+
+    Args:
+        exp_neg: (N, M), used up.
+        max_parts, sum_parts: (N, P), as in :class:`GroupedLogits`.
+        groups: G.
+    """
+    share = (max_parts - max_parts.amax(dim=1, keepdim=True)).clamp_min_(_FLOOR).exp_()
+    share = share / (share * sum_parts).sum(dim=1, keepdim=True)
+    return _entropy(_parts(exp_neg, groups), exp_neg, share)
+
+
+def _entropy(parts: list[Tensor], p: Tensor, factors: Tensor) -> Tensor:
+    """(N,) ``-sum p log(p + 1e-8)`` of p, whose parts are multiplied by (N, P) factors first.
 
     Computed in at least float32, where 1e-8 is not lost and a vanishing p gives 0 and not NaN.
     """
-    p = exp_logits.div_(exp_logits.sum(dim=1, keepdim=True))
+    for part, factor in zip(parts, factors.split([part.shape[1] for part in parts], dim=1)):
+        part.clamp_min_(_LEAST_SHARE / factor[:, :, None]).mul_(factor[:, :, None])
     return -(p + 1e-8).log_().mul_(p).sum(dim=1)

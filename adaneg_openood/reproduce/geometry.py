@@ -184,9 +184,9 @@ def _cosines(text: Tensor, unit: Tensor, detector: AdaNeg, beta: float) -> dict[
     if len(rows):
         proxies = torch.nn.functional.normalize(bank.sums[: bank.n_active].float(), dim=1)
         found["task-adaptive"][:, rows] = unit @ proxies.T
-        of_text = static[:, rows].T.contiguous()
-        adapted = sample_adaptive_cosines(unit, text[rows], of_text, bank, beta)
-        found["sample-adaptive"][:, rows] = adapted.T
+        grams = bank.known_grams(lambda of: text[of])
+        order, adapted = sample_adaptive_cosines(unit, static[:, rows], grams, bank, beta)
+        found["sample-adaptive"][:, rows[order]] = adapted.T
     return found
 
 

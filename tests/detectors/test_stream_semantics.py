@@ -44,8 +44,8 @@ class SlowAdaNeg:
         return sum(parts) / len(parts)
 
     def offer(self, row, feature, logits):
-        z = sum(math.exp(x) for x in logits)
-        p = [math.exp(x) / z for x in logits]
+        exps = [math.exp(x - max(logits)) for x in logits]  # so that equal labels tie exactly
+        p = [e / sum(exps) for e in exps]
         entropy = -sum(q * math.log(q + 1e-8) for q in p)
         self.arrivals += 1
         held, room = self.memory[row], self.config.memory_length - 1
