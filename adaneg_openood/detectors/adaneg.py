@@ -167,7 +167,8 @@ class AdaNeg(GroupedDetector):
             return self._adapt(text, reuse=False)
 
     def _score(self, features: Tensor) -> Scores:
-        return self._adapt(self._compare(features), reuse=True)
+        keep = self.config.proxy == "sample" and not self.fixed_shape
+        return self._adapt(self._compare(features, keep), reuse=True)
 
     def _adapt(self, text: TextLogits, reuse: bool) -> Scores:
         """Scores of a compared batch, whose memory may be reused for them."""
@@ -216,7 +217,7 @@ class AdaNeg(GroupedDetector):
         else:
             cosines = self.bank.sample_adaptive_cosines(features, self.config.beta)
         changed = cosines.to(logits.dtype).mul_(self.logit_scale)
-        return grouped_logits(changed, self.n_id, self.groups)
+        return grouped_logits(changed, self.n_id, self.groups, keep_negatives=False)
 
     def _adapt_pooled(
         self, text: TextLogits, is_id: Tensor, is_negative: Tensor, reuse: bool

@@ -76,9 +76,11 @@ class GroupedDetector(TextDetector):
             top = cosines.topk(min(k, self.n_negatives), dim=1)
             return self.negative_order[top.indices] + self.n_id, top.values.float()
 
-    def _compare(self, features: Tensor) -> TextLogits:
+    def _compare(self, features: Tensor, keep_negatives: bool = True) -> TextLogits:
+        """Of (B, D) features of unit length; see :func:`grouped_logits`."""
         logits = self._logits(features)
-        return TextLogits(features, logits, grouped_logits(logits, self.n_id, self.groups))
+        grouped = grouped_logits(logits, self.n_id, self.groups, keep_negatives)
+        return TextLogits(features, logits, grouped)
 
     def _logits(self, features: Tensor) -> Tensor:
         """(B, C + M) at least float32, negatives in group order."""

@@ -59,6 +59,6 @@ class NegLabel(GroupedDetector):
 
     def _score(self, features: Tensor) -> Scores:
         """``pred`` is the zero-shot class."""
-        text = self._compare(features)
+        text = self._compare(features, keep_negatives=False)
         s = text.grouped.score().float()
         return Scores(text.logits[:, : self.n_id].argmax(dim=1), s, s_neglabel=s)

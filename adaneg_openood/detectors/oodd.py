@@ -158,7 +158,7 @@ class OODD(GroupedDetector):
         self.add_state("held", self.text_features.new_zeros(()).expand(queue, text_features.shape[1]))
 
     def _score(self, features: Tensor) -> Scores:
-        text = self._compare(features)
+        text = self._compare(features, keep_negatives=False)
         s_nl = text.grouped.score().float()
         conf = self._against_queue(features, s_nl)
         return Scores(text.logits[:, : self.n_id].argmax(dim=1), conf, s_neglabel=s_nl)

@@ -247,7 +247,7 @@ class SmoothedNegLabel(GroupedDetector):
 
     def _score(self, features: Tensor) -> Scores:
         good = torch.isfinite(features.sum(dim=1))
-        text = self._compare(torch.where(good[:, None], features, 0.0))
+        text = self._compare(torch.where(good[:, None], features, 0.0), keep_negatives=False)
         logits, wide = text.grouped, widest_float(features.device)
         odds = log_size_odds(self.n_id, self.n_negatives, self.groups)
         evidence = text_evidence(logits, odds, wide)
