@@ -9,12 +9,13 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from adaneg_openood.benchmark.postprocessor import check_postprocessor_name
 
@@ -181,7 +182,7 @@ def compare(
         quiet = contextlib.nullcontext() if verbose else contextlib.redirect_stdout(io.StringIO())
         chosen = {"postprocessor_name": name, "postprocessor": own.get(name), **loading}
         try:
-            with quiet:
+            with quiet, _seeded():
                 _refuse_without_yaml(name, config_root, name in own)
                 evaluator, table = _evaluated(
                     net, id_name, data_root, config_root, encoder, fsood, chosen
@@ -229,6 +230,19 @@ def _evaluated(
     except PixelsWanted:
         evaluator = Evaluator(net, id_name, data_root, config_root, **chosen)
         return evaluator, evaluator.eval_ood(fsood=fsood, progress=False)
+
+
+@contextlib.contextmanager
+def _seeded() -> Iterator[None]:
+    """The same draws whatever ran before; global generators are left as they were."""
+    state = np.random.get_state()
+    np.random.seed(0)
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            yield
+    finally:
+        np.random.set_state(state)
 
 
 def _refuse_without_yaml(name: str, config_root: Any, is_own: bool) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from adaneg_openood.data import FeatureStore, ImageSet
 from adaneg_openood.data.image_lists import OOD_LABEL, parse_entries
@@ -241,8 +242,11 @@ class FeatureLoader:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         found = self.encoded()
         labels = torch.from_numpy(found.labels)
-        for rows in torch.arange(len(labels)).split(self.batch_size):
-            yield {"data": found.features[rows], "label": labels[rows], "index": rows}
+        batches: Any = [
+            {"data": found.features[rows], "label": labels[rows], "index": rows}
+            for rows in torch.arange(len(labels)).split(self.batch_size)
+        ]
+        return iter(DataLoader(batches, batch_size=None))  # some methods ask an iterator for its length
 
 
 def feature_loaders(loaders: Any, encoder: Encoder) -> Any:

@@ -106,6 +106,35 @@ def test_images_are_encoded_once_for_all(benchmarks: Path, configs: Path) -> Non
     assert "| msp |" in found.to_markdown()
 
 
+@needs_checkout
+def test_draws_do_not_depend_on_what_ran_before(benchmarks: Path, configs: Path) -> None:
+    """CFOOD takes a random part of the training images."""
+    net = CLIPNetwork(TinyModel(), names_of("cifar10"))
+    tables = [
+        compare(net, "cifar10", names, data_root=benchmarks, config_root=configs, num_workers=0)
+        for names in (["cfood"], ["msp", "cfood"])
+    ]
+    np.testing.assert_array_equal(*(found.details["cfood"] for found in tables))
+
+
+@needs_checkout
+def test_equal_scores_are_no_success(benchmarks: Path, configs: Path) -> None:
+    """K larger than the training set: every distance is the same."""
+    path = configs / "postprocessors" / "knn.yml"
+    before = path.read_text()
+    section = yaml.safe_load(before)
+    section["postprocessor"].update(APS_mode=False, postprocessor_args={"K": 5000})
+    path.write_text(yaml.safe_dump(section))
+    try:
+        net = CLIPNetwork(TinyModel(), names_of("cifar10"))
+        found = compare(
+            net, "cifar10", ["knn"], data_root=benchmarks, config_root=configs, num_workers=0
+        )
+    finally:
+        path.write_text(before)
+    assert not found.details and "every image the same score" in found.failed["knn"]
+
+
 def test_notes_and_reasons_are_of_known_methods() -> None:
     assert not {*NOTES, *REASONS} - set(available())
     assert not set(NOTES) & set(REASONS)
