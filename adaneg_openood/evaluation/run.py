@@ -162,7 +162,7 @@ class Run(Tables):
     @cached_property
     def warnings(self) -> tuple[str, ...]:
         """Where a number says less than it seems to, one line per method and kind."""
-        return run_warnings(self)
+        return run_warnings(self.streams, self.seeds, self.batch_size, self.order)
 
     def format_warnings(self) -> str:
         """:attr:`warnings` as lines."""

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from adaneg_openood.evaluation.run import Run
+from adaneg_openood.evaluation.stream_result import StreamResult
 
 
-def run_warnings(run: Run) -> tuple[str, ...]:
-    """One line per method and kind of trouble, with the sets and the number of streams it was met in."""
+def run_warnings(
+    streams: Mapping[tuple[str, str, int], StreamResult],
+    seeds: Sequence[int],
+    batch_size: int,
+    order: str,
+) -> tuple[str, ...]:
+    """One line per method and kind of trouble, with the sets and the number of streams it was met in.
+
+    Args:
+        streams: by method, OOD set and seed.
+        seeds, batch_size, order: of the run's protocol.
+    """
     first: dict[tuple[str, str], str] = {}
     met: dict[tuple[str, str], list[str]] = {}
-    for method, kind, dataset, text in _found(run):
+    for method, kind, dataset, text in _found(streams, seeds, batch_size, order):
         first.setdefault((method, kind), text)
         met.setdefault((method, kind), []).append(dataset)
     lines = []
@@ -26,13 +34,15 @@ def run_warnings(run: Run) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _found(run: Run) -> Iterator[tuple[str, str, str, str]]:
+def _found(
+    streams: Mapping[tuple[str, str, int], StreamResult], seeds: Sequence[int], size: int, order: str
+) -> Iterator[tuple[str, str, str, str]]:
     """Method, kind, OOD set and text of everything that is met, stream by stream."""
-    size, n_seeds = run.batch_size, len(run.seeds)
-    for (method, dataset, _), result in run.streams.items():
+    n_seeds = len(seeds)
+    for (method, dataset, _), result in streams.items():
         n = len(result.label)
-        several = n_seeds > 1 and (method, dataset, run.seeds[1]) in run.streams
-        if several and n <= size and run.order == "mixed":
+        several = n_seeds > 1 and (method, dataset, seeds[1]) in streams
+        if several and n <= size and order == "mixed":
             yield (
                 method,
                 "one batch",

@@ -25,7 +25,7 @@ from adaneg_openood.data import ImageSet, encode_to_file
 from adaneg_openood.io.locks import exclusive
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["fault_children"])
+_context.set_forkserver_preload(["fault_children", "fault_preload"])
 
 
 def start(work, *arguments):
@@ -45,7 +45,7 @@ def killed_after(delay, sent, work, *arguments):
     child = start(_flagged, flag, work, *arguments)
     while not flag.exists() and child.is_alive():
         time.sleep(0.001)
-    time.sleep(delay)
+    child.join(delay)
     if child.is_alive():
         os.kill(child.pid, sent)
     child.join(60)
@@ -69,6 +69,8 @@ def _run(work, arguments, path):
         code = 0
     except KeyboardInterrupt:
         code = 130
+    except SystemExit as ended:
+        code = ended.code or 0
     except BaseException:
         traceback.print_exc()
     finally:
@@ -112,6 +114,18 @@ def write_in_turn(root):
         for result, part in made:
             result.to_json(root / "results.json")
             adaneg_openood.evaluation.save_features(root / "features.npz", part)
+
+
+def command(root, arguments):
+    """A command of the command line; what it prints goes to a file ``printed-*`` in ``root``."""
+    import adaneg_openood.cli
+
+    with (Path(root) / f"printed-{os.getpid()}.txt").open("w", buffering=1) as printed:
+        for stream in (1, 2):
+            os.dup2(printed.fileno(), stream)
+        os.environ.update(ADANEG_CACHE=str(Path(root) / "cache"), TQDM_DISABLE="1")
+        torch.set_num_threads(1)
+        adaneg_openood.cli.app([str(argument) for argument in arguments])
 
 
 def hold(root):

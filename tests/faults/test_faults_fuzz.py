@@ -6,7 +6,6 @@ tries more of them.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import string
@@ -14,18 +13,14 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 import yaml
-from fault_tools import detection
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save
 
 from adaneg_openood.benchmark.definition import load_benchmark
 from adaneg_openood.benchmark.postprocessor import postprocessor_settings, read_postprocessor
-from adaneg_openood.data import ImageSet, read_feature_header
+from adaneg_openood.data import ImageSet
 from adaneg_openood.data.image_lists import read_imglist
 from adaneg_openood.detectors import DETECTORS
 from adaneg_openood.evaluation import load_features
@@ -176,51 +171,6 @@ def test_postprocessor_settings(method, data):
             assert "my.yml" in str(error)
         else:
             assert set(made.sweep) <= set(known)
-
-
-def mutated(whole, changes, cut):
-    content = bytearray(whole[: cut or None])
-    for place, value in changes:
-        if content:
-            content[place % len(content)] = value
-    return bytes(content)
-
-
-CHANGES = st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), max_size=4)
-
-
-@pytest.fixture(scope="module")
-def feature_files():
-    _, data = detection()
-    arrays = {
-        "text_features": data.text_features.numpy(), "n_id": np.asarray(6),
-        "names": np.array(["a"] * 20),
-        "id_features": data.id_features.numpy(), "id_labels": data.id_labels.numpy(),
-        "far/c": data.far["c"].numpy(), "logit_scale": np.asarray(20.0),
-    }  # fmt: skip
-    plain, packed = io.BytesIO(), io.BytesIO()
-    np.savez(plain, **arrays)
-    np.savez_compressed(packed, **arrays)
-    tensors = save({"features": torch.ones(3, 4)}, {"adaneg": json.dumps({"names": ["a"] * 3})})
-    return {".npz": (plain.getvalue(), packed.getvalue()), ".safetensors": (tensors, tensors)}
-
-
-@FUZZ
-@given(
-    suffix=st.sampled_from([".npz", ".safetensors"]), packed=st.booleans(), changes=CHANGES,
-    near_end=st.booleans(), cut=st.integers(0, 4000),
-)  # fmt: skip
-def test_feature_files(folder, feature_files, suffix, packed, changes, near_end, cut):
-    whole = feature_files[suffix][packed]
-    if near_end:  # where a zip file's directory is, and safetensors' numbers
-        changes = [(len(whole) - 1 - place % 400, value) for place, value in changes]
-    file = folder / f"x{suffix}"
-    file.write_bytes(mutated(whole, changes, cut if cut < 3000 and cut % 3 == 0 else 0))
-    clean_or_named(LabelFeatures.load, file)
-    if suffix == ".npz":
-        clean_or_named(load_features, file)
-    else:
-        clean_or_named(read_feature_header, file)
 
 
 ENTRIES = st.sampled_from(["n_id.npy", "text_features.npy", "names.npy", "x", "../../x.npy"])
