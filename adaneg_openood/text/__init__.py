@@ -3,11 +3,13 @@
 from adaneg_openood.text.cache import TextCache
 from adaneg_openood.text.classnames import ClassNames, class_names
 from adaneg_openood.text.corpus import Corpus, load_corpus
-from adaneg_openood.text.labels import LabelFeatures, label_features
-from adaneg_openood.text.mining import Mining, NegativeMiner, mine, mine_negatives
+from adaneg_openood.text.labels import LabelFeatures
+from adaneg_openood.text.miner import NegativeMiner, mine_negatives
+from adaneg_openood.text.mining import Mining, mine
 from adaneg_openood.text.negatives import NegativeLabels
 from adaneg_openood.text.prompts import encode_names, templates
 from adaneg_openood.text.recipes import MiningConfig
+from adaneg_openood.text.rows import label_features
 
 __all__ = [
     "ClassNames",

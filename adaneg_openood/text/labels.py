@@ -9,30 +9,20 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from adaneg_openood.io.digests import tensor_digest
 from adaneg_openood.io.files import atomic_path
-from adaneg_openood.text.cache import TextCache
-from adaneg_openood.text.classnames import ClassNames
 from adaneg_openood.text.label_files import read_label_file
-from adaneg_openood.text.learned import LearnedPrompts, learned_rows, load_prompts
-from adaneg_openood.text.mining import Mining
-from adaneg_openood.text.negatives import NegativeLabels
-from adaneg_openood.text.prompts import NameEncoder, Prompt, PromptSet, named
-from adaneg_openood.text.words import keys, synonyms
 
 if TYPE_CHECKING:
-    from adaneg_openood.vlm import VisionLanguageModel
+    pass
 
 logger = logging.getLogger(__name__)
-
-Negatives = Union[NegativeLabels, Mining, str, "os.PathLike[str]"]
 
 _NAMED = 8  # rows or words that a message lists
 
@@ -165,238 +155,12 @@ class LabelFeatures:
                 raise ValueError(f"{file}: damaged, it does not have its checksum; make it again")
             about = json.loads(text)
         try:
-            return cls(_unit(found.features), count, own, found.logit_scale, about)
+            return cls(unit_rows(found.features), count, own, found.logit_scale, about)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
 
 
-def label_features(
-    model: VisionLanguageModel | None,
-    classes: ClassNames | None,
-    negatives: Negatives | None = None,
-    *,
-    prompt: Prompt | None = None,
-    adjective_prompt: Prompt | None = None,
-    learned_prompts: str | os.PathLike[str] | LearnedPrompts | None = None,
-    text_features: str | os.PathLike[str] | None = None,
-    id_features: Tensor | None = None,
-    negative_features: Tensor | None = None,
-    with_negatives: bool = True,
-    logit_scale: float | None = None,
-    cache: TextCache | None = None,
-    progress: bool = False,
-) -> LabelFeatures:
-    """The text rows of a detector; the one place that makes them.
-
-    Args:
-        model: the text tower; None where all rows come as features.
-        classes: the ID classes; None where only their features are known.
-        negatives: a list, a file of one (any word list is taken as it is), or how to mine them.
-        prompt: template of ID names and nouns, see :func:`~adaneg_openood.text.prompts.templates`;
-            None is the one that the list was made for, or else ``"nice"``.
-        adjective_prompt: template of adjectives; None likewise, or else ``"adjective"``.
-        learned_prompts: a checkpoint of learned prompts (CoOp, NegPrompt, LAPT), instead of templates.
-        text_features: a file of all rows, see :meth:`LabelFeatures.load`; nothing is encoded then.
-        id_features: (C, D) features of the ID names, used where the names or the text tower are not
-            known.
-        negative_features: (M, D) features of negative labels, used where ``negatives`` is None.
-        with_negatives: False makes the ID rows alone, for methods such as MCM.
-        logit_scale: s; None takes the file's or the model's.
-        cache: where encoded names are looked up and kept.
-        progress: show a bar.
-
-    Returns:
-        Rows on the CPU: ID names, then negatives in their list's order of kinds (adjectives, nouns,
-        unless the recipe has it the other way).
-
-    Raises:
-        ValueError: nothing to get a part from, or parts that do not fit each other.
-        OSError: a file cannot be read.
-    """
-    if text_features is not None:
-        made = LabelFeatures.load(text_features, *((len(classes), classes.names) if classes else ()))
-        if with_negatives and not made.n_negatives:
-            raise ValueError(
-                f"text_features: {text_features} holds {len(made.names)} rows, all of them ID: no "
-                "negative label is left"
-            )
-        scale = made.logit_scale if logit_scale is None else logit_scale
-        return LabelFeatures(made.features, made.n_id, made.names, scale, made.provenance)
-    maker = _Maker(model, classes, cache, progress)
-    listed: NegativeLabels | None = None
-    if with_negatives and negatives is not None:
-        listed = maker.listed(negatives, id_features)
-    prompts = _prompts(prompt, adjective_prompt, listed)
-    if learned_prompts is not None:
-        rows, names = maker.learned(learned_prompts, listed, prompts)
-    else:
-        rows, names = maker.of_templates(listed, prompts, id_features)
-        if listed is None and with_negatives and negative_features is not None:
-            rows.append(_unit(negative_features))
-            names += [f"negative {row}" for row in range(len(negative_features))]
-    n_id = len(rows[0])
-    if with_negatives and len(names) == n_id:
-        raise ValueError(
-            "there is no negative row: give negatives (a list, or how to mine one)"
-            + ("; the learned prompts have none of their own" if learned_prompts is not None else "")
-        )
-    if len({part.shape[1] for part in rows if len(part)}) > 1:
-        raise ValueError(
-            f"negative labels have features of width {rows[-1].shape[1]}, ID names of {rows[0].shape[1]}"
-        )
-    about = maker.described()
-    about["prompt"] = "learned" if learned_prompts is not None else _told(prompt, listed)
-    if listed is not None:
-        about["negatives"] = listed.provenance
-    if logit_scale is None and model is not None:
-        logit_scale = float(model.logit_scale)
-    return LabelFeatures(torch.cat(rows), n_id, tuple(names), logit_scale, about)
-
-
-class _Maker:
-    """The parts of one call of :func:`label_features`."""
-
-    def __init__(
-        self,
-        model: VisionLanguageModel | None,
-        classes: ClassNames | None,
-        cache: TextCache | None,
-        progress: bool,
-    ) -> None:
-        self.model, self.classes, self.cache, self.progress = model, classes, cache, progress
-
-    def listed(self, negatives: Negatives, id_features: Tensor | None) -> NegativeLabels:
-        """The negative labels, read or mined."""
-        if isinstance(negatives, NegativeLabels):
-            found = negatives
-        elif isinstance(negatives, Mining):
-            return negatives.run(
-                self._tower(),
-                self.classes,
-                id_features=id_features,
-                cache=self.cache,
-                progress=self.progress,
-            )
-        else:
-            found = NegativeLabels.load(negatives)
-        # mining drops ID names, or keeps them knowingly; other lists may hold them by mistake
-        if found.mining is None and self.classes is not None:
-            _warn_of_id_names(self.classes, found, negatives)
-        return found
-
-    def of_templates(
-        self, listed: NegativeLabels | None, prompts: PromptSet, id_features: Tensor | None
-    ) -> tuple[list[Tensor], list[str]]:
-        """Rows and names from templates, or from features where there is no tower."""
-        words = () if listed is None else listed.words
-        encoded = self.model is not None and self.classes is not None
-        if not encoded and id_features is None:
-            raise ValueError(
-                "the ID names are not known: give classes (a benchmark's name or a file, one name per "
-                "line in the order of the labels)"
-                if self.classes is None
-                else "the ID names cannot be encoded without a model, and there are no features of them"
-            )
-        rows, names = [], []
-        total = len(words) + (len(self.classes) if self.classes is not None else 0)
-        if not encoded and listed is None:
-            assert id_features is not None
-            return [_unit(id_features)], self._id_names(len(id_features))
-        with NameEncoder(
-            self._tower(), cache=self.cache, total=total if self.progress else None
-        ) as encoder:
-            if encoded:
-                assert self.classes is not None
-                rows.append(encoder.rows(self.classes.names, prompts.id, prompts.raw))
-            else:
-                assert id_features is not None
-                rows.append(_unit(id_features))
-            names += self._id_names(len(rows[0]))
-            for kind in () if listed is None else listed.order:
-                assert listed is not None
-                own = listed.of_kind(kind)
-                rows.append(encoder.rows(own, getattr(prompts, kind), prompts.raw))
-                names += own
-        return rows, names
-
-    def learned(
-        self,
-        prompts: str | os.PathLike[str] | LearnedPrompts,
-        listed: NegativeLabels | None,
-        templates: PromptSet,
-    ) -> tuple[list[Tensor], list[str]]:
-        """Rows and names from learned prompts."""
-        if self.classes is None:
-            raise ValueError("learned prompts need the ID names")
-        if not isinstance(prompts, LearnedPrompts):
-            prompts = load_prompts(prompts)
-        return learned_rows(self._tower(), self.classes, prompts, listed, templates, self.cache)
-
-    def described(self) -> dict[str, Any]:
-        """Model and ID classes, for the provenance."""
-        from adaneg_openood.vlm import describe
-
-        about = {} if self.model is None else describe(self.model)
-        about.pop("preprocessing", None)
-        if self.classes is not None:
-            about["id"] = self.classes.source
-        return about
-
-    def _id_names(self, n_id: int) -> list[str]:
-        if self.classes is None:
-            return [f"class {row}" for row in range(n_id)]
-        if len(self.classes) != n_id:
-            raise ValueError(f"{len(self.classes)} class names, but features of {n_id} classes")
-        return list(self.classes.names)
-
-    def _tower(self) -> VisionLanguageModel:
-        if self.model is None:
-            raise ValueError("names cannot be encoded without a model; give text_features")
-        return self.model
-
-
-def _prompts(
-    prompt: Prompt | None, adjective_prompt: Prompt | None, listed: NegativeLabels | None
-) -> PromptSet:
-    told = None if listed is None else listed.prompts
-    if told is None:
-        return PromptSet.of(
-            "nice" if prompt is None else prompt,
-            "adjective" if adjective_prompt is None else adjective_prompt,
-        )
-    if prompt is None and adjective_prompt is None:
-        return told
-    assert listed is not None
-    logger.warning(
-        "the negatives were mined as %s has it, with prompts of their own; the prompt that is set "
-        "replaces them, and the scores are not those of %s",
-        *(listed.mining, listed.mining),
-    )
-    own = PromptSet.of(told.id if prompt is None else prompt, told.adj)
-    adj = told.adj if adjective_prompt is None else PromptSet.of("plain", adjective_prompt).adj
-    return PromptSet(own.id, told.noun if prompt is None else own.noun, adj, told.raw)
-
-
-def _told(prompt: Prompt | None, listed: NegativeLabels | None) -> Any:
-    if prompt is not None:
-        return named(prompt)
-    return "nice" if listed is None or listed.prompts is None else listed.prompts.to_json()
-
-
-def _warn_of_id_names(classes: ClassNames, negatives: NegativeLabels, source: Any) -> None:
-    ids = {key for name in classes.names for word in synonyms(name) for key in keys(word, "caseless")}
-    same = [word for word in negatives.words if keys(word, "caseless") & ids]
-    if same:
-        where = source if isinstance(source, (str, os.PathLike)) else "the negatives"
-        logger.warning(
-            "%s: %d negative label(s) are names of ID classes, which hurts those classes; remove them: "
-            "%s%s",
-            *(where, len(same), ", ".join(map(repr, same[:_NAMED]))),
-            ", ..." if len(same) > _NAMED else "",
-        )
-
-
-def _unit(features: Tensor) -> Tensor:
+def unit_rows(features: Tensor) -> Tensor:
     """Unit rows on the CPU; rows that have unit length already stay as they are, to the bit."""
     rows = features.detach().float().cpu()
     lengths = rows.norm(dim=-1)

@@ -13,28 +13,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from adaneg_openood.io.names import harmless
+from adaneg_openood.text.columns import NUMBER, WNID, Column, ListFile, is_index, peeled
 
-HINT = (
-    "Understood are one name per line, 'wnid name', 'index name', a CSV file with a header, and JSON; a "
-    "JSON list of names is taken as it stands"
-)
-_SEPARATOR = r"(?:\s*(?:->|=>|[:;,|=\t])\s*|\s+-\s+|\s+)"
-_WNID = r"n\d{8}"
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-# what may stand before (True) or after the name in every line
-_BESIDE = (
-    ("wnid", re.compile(rf"({_WNID})(?:{_SEPARATOR}(.*))?"), True),
-    ("index", re.compile(rf"[\[(]?(\d{{1,7}})(?:[\])]\s*:?\s*|\.\s+|{_SEPARATOR})(.*)"), True),
-    ("kind", re.compile(rf"(adj|noun){_SEPARATOR}(.+)"), True),
-    ("number", re.compile(rf"({_NUMBER})\s*[,;\t]\s*(.+)"), True),
-    ("wnid", re.compile(rf"(.+?){_SEPARATOR}({_WNID})"), False),
-    ("index", re.compile(rf"(.+?){_SEPARATOR}(\d{{1,7}})"), False),
-    ("kind", re.compile(rf"(.+?){_SEPARATOR}(adj|noun)"), False),
-    ("number", re.compile(rf"(.+?)(?:\s*[,;\t:]\s*({_NUMBER})|\s+([-+]?\d*\.\d+))"), False),
-)
 _LONGEST = 1000  # characters of a line
 # titles of columns, the likeliest first
 _NAME_TITLES = (
@@ -102,28 +85,8 @@ class Names:
     kinds: tuple[str, ...] | None = None
 
 
-@dataclass
-class _Column:
-    title: str
-    values: list[str]
-
-
 class _Pairs(list):  # type: ignore[type-arg]
     """The entries of a JSON object or Python dict, in order and with keys that are there twice."""
-
-
-class _File:
-    """One file under the reader."""
-
-    def __init__(self, path: Path, words: bool) -> None:
-        self.path, self.words = path, words
-        self.places: list[str] = []  # of the rows, for messages
-        self.shown: list[str] = []
-
-    def refuse(self, why: str, row: int | None = None) -> NoReturn:
-        place = "" if row is None else f", {self.places[row]}"
-        got = "" if row is None else f"; got {harmless(self.shown[row])[:80]!r}"
-        raise ValueError(f"{self.path}{place}: {why}{got}. {HINT}")
 
 
 def read_names(path: Path, *, words: bool = False) -> Names:
@@ -138,7 +101,7 @@ def read_names(path: Path, *, words: bool = False) -> Names:
         ValueError: nothing is understood, or a line is no name; the message shows it.
         OSError: the file cannot be read.
     """
-    file = _File(path, words)
+    file = ListFile(path, words)
     text = _decoded(path, words)
     structured = _structured(file, text)
     if structured is not None:
@@ -161,7 +124,7 @@ def _decoded(path: Path, words: bool) -> str:
 # -- JSON and Python ------------------------------------------------------------------------------------
 
 
-def _structured(file: _File, text: str) -> Any:
+def _structured(file: ListFile, text: str) -> Any:
     """The list or the entries that the text spells, or None where it is lines."""
     is_json = file.path.suffix == ".json"
     body = text.strip()
@@ -196,7 +159,7 @@ def _is_words(key: str, part: Any) -> bool:
     return str(key).lower().removesuffix("s") in _KINDS and isinstance(part, list)
 
 
-def _columns_of_value(file: _File, value: Any) -> list[_Column]:
+def _columns_of_value(file: ListFile, value: Any) -> list[Column]:
     if isinstance(value, _Pairs):
         for key in _CONTAINERS:
             inner = next((part for name, part in value if name == key), None)
@@ -232,26 +195,29 @@ def _columns_of_value(file: _File, value: Any) -> list[_Column]:
         if not isinstance(cells, list) and not isinstance(cells, str):
             file.refuse("must be a list of names, or an object from label to name", row)
     if all(isinstance(cells, str) for cells in rows):
-        columns, rest = _peeled(file, [str(cells).strip() for cells in rows], strict=False)
-        return [*columns, _Column("", rest)] if any(rest) else columns
+        long = next((row for row, cells in enumerate(rows) if len(cells) > _LONGEST), None)
+        if long is not None:
+            file.refuse(f"is longer than {_LONGEST} characters", long)
+        columns, rest = peeled(file, [str(cells).strip() for cells in rows], strict=False)
+        return [*columns, Column("", rest)] if any(rest) else columns
     if all(isinstance(cells, _Pairs) for cells in rows):
         titles = [str(title) for title, _ in rows[0]]
         for row, cells in enumerate(rows):
             if [str(title) for title, _ in cells] != titles:
                 file.refuse(f"must have the keys {', '.join(titles)[:200]}", row)
         tables = [[str(part) for _, part in cells] for cells in rows]
-        return [_Column(_title(t), list(v)) for t, v in zip(titles, zip(*tables))]
+        return [Column(_title(t), list(v)) for t, v in zip(titles, zip(*tables))]
     width = len(rows[0])
     for row, cells in enumerate(rows):
         if not isinstance(cells, list) or isinstance(cells, _Pairs) or len(cells) != width or not width:
             file.refuse(f"must hold {width} values, as the first one", row)
-    return [_Column("", [str(part) for part in column]) for column in zip(*rows)]
+    return [Column("", [str(part) for part in column]) for column in zip(*rows)]
 
 
 # -- lines ----------------------------------------------------------------------------------------------
 
 
-def _columns_of_lines(file: _File, text: str) -> list[_Column]:
+def _columns_of_lines(file: ListFile, text: str) -> list[Column]:
     lines = [line.strip(" \f\v") for line in re.split(r"\r\n|\n|\r", text.rstrip())]
     empty = []
     kept: list[str] = []
@@ -277,24 +243,24 @@ def _columns_of_lines(file: _File, text: str) -> list[_Column]:
         return titled
     if all(re.match(r"[-*]\s+\S", line) for line in kept):
         kept = [line[1:].strip() for line in kept]  # a list in YAML or Markdown
-    columns, rest = _peeled(file, [_without_comma(line) for line in kept], strict=True)
+    columns, rest = peeled(file, [_without_comma(line) for line in kept], strict=True)
     if not any(rest):
         return columns
     separators = "\t,;" if file.path.suffix in (".csv", ".tsv") else "\t"
     for row, name in enumerate(rest):
         if any(sign in name for sign in separators) and _unquoted(name) == name:
             file.refuse("has several columns, and no header says which is the name", row)
-    return [*columns, _Column("", rest)]
+    return [*columns, Column("", rest)]
 
 
-def _titled(file: _File, lines: list[str]) -> list[_Column] | None:
+def _titled(file: ListFile, lines: list[str]) -> list[Column] | None:
     """The columns of a table with a header, or None where the first line is none."""
     for delimiter in "\t,;":
         cells = next(csv.reader(lines[:1], delimiter=delimiter))
         titles = [_title(cell) for cell in cells]
         alone = len(titles) == 1 and file.path.suffix in (".csv", ".tsv")
         known = [title in _TITLES for title in titles]
-        data = any(re.fullmatch(rf"{_WNID}|{_NUMBER}", cell.strip()) for cell in cells)
+        data = any(re.fullmatch(rf"{WNID}|{NUMBER}", cell.strip()) for cell in cells)
         if data or not (any(known) if len(titles) > 1 else alone and all(known)):
             continue
         if len(set(titles)) < len(titles):
@@ -314,88 +280,27 @@ def _titled(file: _File, lines: list[str]) -> list[_Column] | None:
             file.refuse("is a header, and nothing follows", 0)
         file.places, file.shown = file.places[1:], file.shown[1:]
         return [
-            _Column(title, [cell.strip() for cell in column])
-            for title, column in zip(titles, zip(*rows))
+            Column(title, [cell.strip() for cell in column]) for title, column in zip(titles, zip(*rows))
         ]
     if _title(lines[0]) in _TITLES_ALONE and len(lines) > 1:
         file.refuse("looks like a header; remove the line, or call the file .csv", 0)
     return None
 
 
-def _peeled(file: _File, lines: list[str], strict: bool) -> tuple[list[_Column], list[str]]:
-    """Take off what stands before or after the name in every line."""
-    columns: list[_Column] = []
-    while any(lines):
-        for kind, pattern, leading in _BESIDE:
-            if kind in ("kind", "number") and not file.words:
-                continue
-            pairs = _split(lines, pattern, leading)
-            if pairs is None:
-                continue
-            values, rest = [value for value, _ in pairs], [name for _, name in pairs]
-            if kind == "index" and not _is_index(values, rest):
-                if strict:
-                    _look_at_numbers(file, lines, values, leading)
-                continue
-            columns.append(_Column("", values))
-            lines = [name.strip() for name in rest]
-            break
-        else:
-            break
-    mixed = [bool(re.match(rf"{_WNID}\b", line)) for line in lines]
-    if any(mixed):
-        file.refuse("has no wnid, unlike others", mixed.index(False) if not all(mixed) else 0)
-    return columns, lines
-
-
-def _split(lines: list[str], pattern: re.Pattern[str], leading: bool) -> list[tuple[str, str]] | None:
-    """What stands beside the name, and the name, of every line; None if a line has none."""
-    pairs = []
-    for line in lines:
-        match = pattern.fullmatch(line)
-        if match is None:
-            return None
-        parts = [part or "" for part in match.groups()] if leading else [*filter(None, match.groups())]
-        pairs.append((parts[0], parts[1]) if leading else (parts[1], parts[0]))
-    return pairs
-
-
-def _is_index(values: Sequence[str], rest: Sequence[str] = ()) -> bool:
-    """Whether numbers are 0..C-1 or 1..C, beside names that tell the rows apart."""
-    numbers = sorted(map(int, values))
-    first = numbers[0]
-    in_order = first in (0, 1) and numbers == list(range(first, first + len(numbers)))
-    # "thing 1", "thing 2": the number is a part of the name
-    return in_order and (len(set(rest)) > len(rest) // 2 or not any(rest))
-
-
-def _look_at_numbers(file: _File, lines: list[str], values: list[str], leading: bool) -> None:
-    """Refuse numbers in every line that are labels with gaps, or scores that nothing sets apart."""
-    apart = re.compile(r"\d+\s*[,;\t].*" if leading else r".*[,;\t:]\s*\d+")
-    in_column = all(apart.fullmatch(line) for line in lines)
-    if not file.words:
-        if leading or in_column:
-            file.refuse("every line has a number, and they are not 0..C-1 or 1..C", 0)
-        return
-    years = all(1900 <= int(value) < 2100 for value in values)
-    if not in_column and not years and not _is_index(values):
-        file.refuse("every line has a number; put a comma between it and the word", 0)
-
-
 # -- columns to names -----------------------------------------------------------------------------------
 
 
-def _assembled(file: _File, columns: list[_Column]) -> Names:
+def _assembled(file: ListFile, columns: list[Column]) -> Names:
     index = wnids = kinds = None
-    texts: list[_Column] = []
+    texts: list[Column] = []
     for column in columns:
         values = [value.strip() for value in column.values]
-        if all(re.fullmatch(_WNID, value) for value in values):
+        if all(re.fullmatch(WNID, value) for value in values):
             wnids = values if wnids is None else wnids
         elif file.words and (column.title in ("kind", "pos") or not column.title) and _all_kinds(values):
             kinds = [_KINDS[value.lower()] for value in values]
-        elif all(re.fullmatch(r"\d{1,18}", value) for value in values) and len(columns) > 1:
-            if _is_index(values) and not file.words:
+        elif all(re.fullmatch(r"[0-9]{1,18}", value) for value in values) and len(columns) > 1:
+            if is_index(values) and not file.words:
                 order = [int(value) - min(map(int, values)) for value in values]
                 if index is not None and index != order:
                     file.refuse("two columns hold numbers of labels, and they differ", 0)
@@ -405,11 +310,11 @@ def _assembled(file: _File, columns: list[_Column]) -> Names:
             ):
                 title = f" of the column {column.title}" if column.title else ""
                 file.refuse(f"the numbers{title} are not 0..C-1 or 1..C, so they are no labels", 0)
-        elif all(re.fullmatch(_NUMBER, value) for value in values) and len(columns) > 1:
+        elif all(re.fullmatch(NUMBER, value) for value in values) and len(columns) > 1:
             if not file.words and not column.title:
                 file.refuse("has a number that is no label", 0)
         else:
-            texts.append(_Column(column.title, [" ".join(_unquoted(value).split()) for value in values]))
+            texts.append(Column(column.title, [" ".join(_unquoted(value).split()) for value in values]))
     names = _chosen(file, texts)
     if names is None and wnids is None:
         file.refuse("holds numbers alone, no name", 0)
@@ -429,7 +334,7 @@ def _all_kinds(values: Sequence[str]) -> bool:
     return all(value.lower() in _KINDS for value in values)
 
 
-def _chosen(file: _File, texts: list[_Column]) -> list[str] | None:
+def _chosen(file: ListFile, texts: list[Column]) -> list[str] | None:
     """The column of names."""
     if len(texts) > 1:
         for title in _NAME_TITLES:
@@ -441,7 +346,7 @@ def _chosen(file: _File, texts: list[_Column]) -> list[str] | None:
     return texts[0].values if texts else None
 
 
-def _refuse_strange(file: _File, names: list[str]) -> None:
+def _refuse_strange(file: ListFile, names: list[str]) -> None:
     if len(file.places) != len(names):  # cells of several lines
         file.places = [f"row {row}" for row in range(len(names))]
         file.shown = names
@@ -450,7 +355,7 @@ def _refuse_strange(file: _File, names: list[str]) -> None:
             file.refuse(f"empty class name for label(s) {row}" if not file.words else "empty word", row)
         if _STRANGE.search(name) or name.count('"') % 2 or harmless(name) != name:
             file.refuse("is no name", row)
-    if all(re.fullmatch(_NUMBER, name) for name in names):
+    if all(re.fullmatch(NUMBER, name) for name in names):
         file.refuse("holds numbers alone, no name", 0)
 
 

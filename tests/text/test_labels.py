@@ -201,4 +201,4 @@ def test_one_warning_and_one_bar_for_a_whole_job(monkeypatch, caplog, capsys):
     assert caplog.text.count("shortened to the model's 6 tokens") == 1
     assert "9 name(s) shortened" in caplog.text and long[7] in caplog.text and long[8] not in caplog.text
     shown = capsys.readouterr().err
-    assert "11/11" in shown and shown.count("\n") == 1 and "0name" not in shown
+    assert "11/11" in shown and shown.count("\n") == 1 and ": 0name" not in shown

@@ -1,0 +1,239 @@
+"""The one maker of text rows: ID names first, then negative labels."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from typing import TYPE_CHECKING, Any, Union
+
+import torch
+from torch import Tensor
+
+from adaneg_openood.text.cache import TextCache
+from adaneg_openood.text.classnames import ClassNames
+from adaneg_openood.text.labels import LabelFeatures, unit_rows
+from adaneg_openood.text.learned import LearnedPrompts, learned_rows, load_prompts
+from adaneg_openood.text.mining import Mining
+from adaneg_openood.text.negatives import NegativeLabels
+from adaneg_openood.text.prompts import NameEncoder, Prompt, PromptSet, named
+from adaneg_openood.text.words import keys, synonyms
+
+if TYPE_CHECKING:
+    from adaneg_openood.vlm import VisionLanguageModel
+
+logger = logging.getLogger(__name__)
+
+Negatives = Union[NegativeLabels, Mining, str, "os.PathLike[str]"]
+
+_NAMED = 8  # words that a message lists
+_NO_MODEL = "names cannot be encoded without a model; give text_features, or features of the ID names"
+
+
+def label_features(
+    model: VisionLanguageModel | None,
+    classes: ClassNames | None,
+    negatives: Negatives | None = None,
+    *,
+    prompt: Prompt | None = None,
+    adjective_prompt: Prompt | None = None,
+    learned_prompts: str | os.PathLike[str] | LearnedPrompts | None = None,
+    text_features: str | os.PathLike[str] | None = None,
+    id_features: Tensor | None = None,
+    negative_features: Tensor | None = None,
+    with_negatives: bool = True,
+    logit_scale: float | None = None,
+    cache: TextCache | None = None,
+    progress: bool = False,
+) -> LabelFeatures:
+    """The text rows of a detector; the one place that makes them.
+
+    Args:
+        model: the text tower; None where all rows come as features.
+        classes: the ID classes; None where only their features are known.
+        negatives: a list, a file of one (any word list is taken as it is), or how to mine them.
+        prompt: template of ID names and nouns, see :func:`~adaneg_openood.text.prompts.templates`;
+            None is the one that the list was made for, or else ``"nice"``.
+        adjective_prompt: template of adjectives; None likewise, or else ``"adjective"``.
+        learned_prompts: a checkpoint of learned prompts (CoOp, NegPrompt, LAPT), instead of templates.
+        text_features: a file of all rows, see :meth:`LabelFeatures.load`; nothing is encoded then.
+        id_features: (C, D) features of the ID names, used where the names or the text tower are not
+            known.
+        negative_features: (M, D) features of negative labels, used where ``negatives`` is None.
+        with_negatives: False makes the ID rows alone, for methods such as MCM.
+        logit_scale: s; None takes the file's or the model's.
+        cache: where encoded names are looked up and kept.
+        progress: show a bar.
+
+    Returns:
+        Rows on the CPU: ID names, then negatives in their list's order of kinds (adjectives, nouns,
+        unless the recipe has it the other way).
+
+    Raises:
+        ValueError: nothing to get a part from, or parts that do not fit each other.
+        OSError: a file cannot be read.
+    """
+    if text_features is not None:
+        return _from_file(text_features, classes, with_negatives, logit_scale)
+    listed: NegativeLabels | None = None
+    if with_negatives and negatives is not None:
+        listed = _listed(negatives, model, classes, id_features, cache, progress)
+    prompts = _prompts(prompt, adjective_prompt, listed)
+    if learned_prompts is not None:
+        if classes is None or model is None:
+            raise ValueError("learned prompts need the ID names and a model")
+        if not isinstance(learned_prompts, LearnedPrompts):
+            learned_prompts = load_prompts(learned_prompts)
+        rows, names = learned_rows(model, classes, learned_prompts, listed, prompts, cache)
+    else:
+        rows, names = _from_templates(model, classes, listed, prompts, id_features, cache, progress)
+        if listed is None and with_negatives and negative_features is not None:
+            rows.append(unit_rows(negative_features))
+            names += [f"negative {row}" for row in range(len(negative_features))]
+    n_id = len(rows[0])
+    if with_negatives and len(names) == n_id:
+        raise ValueError(
+            "there is no negative row: give negatives (a list, or how to mine one)"
+            + ("; the learned prompts have none of their own" if learned_prompts is not None else "")
+        )
+    if len({part.shape[1] for part in rows if len(part)}) > 1:
+        raise ValueError(
+            f"negative labels have features of width {rows[-1].shape[1]}, ID names of {rows[0].shape[1]}"
+        )
+    about = described(model, classes)
+    about["prompt"] = "learned" if learned_prompts is not None else _told(prompt, listed)
+    if listed is not None:
+        about["negatives"] = listed.provenance
+    if logit_scale is None and model is not None:
+        logit_scale = float(model.logit_scale)
+    return LabelFeatures(torch.cat(rows), n_id, tuple(names), logit_scale, about)
+
+
+def _from_file(
+    file: str | os.PathLike[str],
+    classes: ClassNames | None,
+    with_negatives: bool,
+    logit_scale: float | None,
+) -> LabelFeatures:
+    made = LabelFeatures.load(file, *((len(classes), classes.names) if classes else ()))
+    if with_negatives and not made.n_negatives:
+        raise ValueError(
+            f"text_features: {file} holds {len(made.names)} rows, all of them ID: no negative label is "
+            "left"
+        )
+    return made if logit_scale is None else dataclasses.replace(made, logit_scale=logit_scale)
+
+
+def _listed(
+    negatives: Negatives,
+    model: VisionLanguageModel | None,
+    classes: ClassNames | None,
+    id_features: Tensor | None,
+    cache: TextCache | None,
+    progress: bool,
+) -> NegativeLabels:
+    """The negative labels, read or mined."""
+    if isinstance(negatives, Mining):
+        if model is None:
+            raise ValueError(_NO_MODEL)
+        return negatives.run(model, classes, id_features=id_features, cache=cache, progress=progress)
+    found = negatives if isinstance(negatives, NegativeLabels) else NegativeLabels.load(negatives)
+    # mining drops ID names, or keeps them knowingly; other lists may hold them by mistake
+    if found.mining is None and classes is not None:
+        _warn_of_id_names(classes, found, negatives)
+    return found
+
+
+def _from_templates(
+    model: VisionLanguageModel | None,
+    classes: ClassNames | None,
+    listed: NegativeLabels | None,
+    prompts: PromptSet,
+    id_features: Tensor | None,
+    cache: TextCache | None,
+    progress: bool,
+) -> tuple[list[Tensor], list[str]]:
+    """Parts of the rows, and their names; the ID rows are features where names cannot be encoded."""
+    encoded = model is not None and classes is not None
+    if not encoded and id_features is None:
+        raise ValueError(
+            "the ID names are not known: give classes (a benchmark's name or a file, one name per line "
+            "in the order of the labels)"
+            if classes is None
+            else _NO_MODEL
+        )
+    words = [] if listed is None else [*listed.words]
+    if not encoded and not words:
+        assert id_features is not None
+        return [unit_rows(id_features)], _id_names(classes, len(id_features))
+    if model is None:
+        raise ValueError(_NO_MODEL)
+    total = len(words) + (0 if classes is None else len(classes))
+    with NameEncoder(model, cache=cache, total=total if progress else None) as encoder:
+        if classes is not None:
+            rows = [encoder.rows(classes.names, prompts.id, prompts.raw)]
+        else:
+            assert id_features is not None
+            rows = [unit_rows(id_features)]
+        for kind in () if listed is None else listed.order:
+            assert listed is not None
+            rows.append(encoder.rows(listed.of_kind(kind), getattr(prompts, kind), prompts.raw))
+    return rows, [*_id_names(classes, len(rows[0])), *words]
+
+
+def _id_names(classes: ClassNames | None, n_id: int) -> list[str]:
+    if classes is None:
+        return [f"class {row}" for row in range(n_id)]
+    if len(classes) != n_id:
+        raise ValueError(f"{len(classes)} class names, but features of {n_id} classes")
+    return list(classes.names)
+
+
+def described(model: VisionLanguageModel | None, classes: ClassNames | None) -> dict[str, Any]:
+    """Model and ID classes, for a provenance."""
+    from adaneg_openood.vlm import describe
+
+    about = {} if model is None else describe(model)
+    about.pop("preprocessing", None)  # of images only
+    return about if classes is None else {**about, "id": classes.source}
+
+
+def _prompts(
+    prompt: Prompt | None, adjective_prompt: Prompt | None, listed: NegativeLabels | None
+) -> PromptSet:
+    told = None if listed is None else listed.prompts
+    if told is None:
+        return PromptSet.of(
+            "nice" if prompt is None else prompt,
+            "adjective" if adjective_prompt is None else adjective_prompt,
+        )
+    if prompt is None and adjective_prompt is None:
+        return told
+    assert listed is not None
+    logger.warning(
+        "the negatives were mined as %s has it, with prompts of their own; the prompt that is set "
+        "replaces them, and the scores are not those of %s",
+        *(listed.mining, listed.mining),
+    )
+    own = PromptSet.of(told.id if prompt is None else prompt, told.adj)
+    adj = told.adj if adjective_prompt is None else PromptSet.of("plain", adjective_prompt).adj
+    return PromptSet(own.id, told.noun if prompt is None else own.noun, adj, told.raw)
+
+
+def _told(prompt: Prompt | None, listed: NegativeLabels | None) -> Any:
+    if prompt is not None:
+        return named(prompt)
+    return "nice" if listed is None or listed.prompts is None else listed.prompts.to_json()
+
+
+def _warn_of_id_names(classes: ClassNames, negatives: NegativeLabels, source: Any) -> None:
+    ids = {key for name in classes.names for word in synonyms(name) for key in keys(word, "caseless")}
+    same = [word for word in negatives.words if keys(word, "caseless") & ids]
+    if same:
+        where = source if isinstance(source, (str, os.PathLike)) else "the negatives"
+        logger.warning(
+            "%s: %d negative label(s) are names of ID classes, which hurts those classes; remove them: "
+            "%s%s",
+            *(where, len(same), ", ".join(map(repr, same[:_NAMED]))),
+            ", ..." if len(same) > _NAMED else "",
+        )
