@@ -7,29 +7,33 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
 
 from adaneg_openood._version import __version__
+from adaneg_openood.benchmark.methods import further_inputs
 from adaneg_openood.data import ImageSet, decoded_batches
-from adaneg_openood.data.batches import progress_bar, worker_deaths_named
-from adaneg_openood.detectors import AdaNeg, AdaNegConfig
-from adaneg_openood.detectors.threshold import Threshold
-from adaneg_openood.io.files import atomic_path
+from adaneg_openood.data.batches import worker_deaths_named
+from adaneg_openood.detectors import make_detector
+from adaneg_openood.detectors.threshold import LEAST_SCORES, Threshold
+from adaneg_openood.io.configuration import Number, Section, Whole, checked
+from adaneg_openood.io.files import atomic_path, read_json_object
 from adaneg_openood.io.locks import exclusive
 from adaneg_openood.text import LabelFeatures
 from adaneg_openood.vlm import VisionLanguageModel, describe
 
 logger = logging.getLogger(__name__)
 
-OOD = "OOD"
+ID, OOD = "ID", "OOD"
+DEFAULT_DETECTOR = "smoothed_neglabel"
 _FORMAT = 3
-_ABOUT = "run.json"
+PREDICTOR_FILE = "predictor.json"
 _IDENTITY = ("model", "weights", "dim")
 
 
@@ -39,19 +43,22 @@ class Prediction:
 
     Attributes:
         image: its name.
-        label: an ID name, or ``"OOD"``; empty for an image that cannot be read.
-        nearest: the ID name it would have if it is ID.
-        confidence: larger = more ID.
-        negatives: negative labels nearest to it, nearest first.
-        error: why it cannot be read, or None.
+        verdict: ``"ID"`` or ``"OOD"``; empty for an image that cannot be read.
+        label: the nearest ID name, whatever the verdict.
+        confidence: larger = more ID; in [0, 1], but AdaNeg's reaches 1 + lambda and OODD's lies in
+            [-1, 1], because they are sums of scores.
+        threshold: on the same scale; OOD is what lies below it.
+        negatives: negative labels nearest to the image, nearest first.
+        error: why it cannot be read, or empty.
     """
 
     image: str
-    label: str
-    nearest: str = ""
+    verdict: str
+    label: str = ""
     confidence: float = float("nan")
+    threshold: float = float("nan")
     negatives: tuple[str, ...] = ()
-    error: str | None = None
+    error: str = ""
 
 
 class Predictor:
@@ -60,23 +67,30 @@ class Predictor:
     Args:
         model: encodes images; the labels must be of the same one.
         labels: text features and names, ID rows first.
-        config: AdaNeg's; the published settings by default.
+        detector: a name of ``detectors.DETECTORS``.
+        settings: of the detector, by name; the defaults where they say nothing.
 
     Raises:
-        ValueError: labels of another width or another model.
+        ValueError: labels of another width or another model, or a setting that is not allowed.
     """
 
     def __init__(
-        self, model: VisionLanguageModel, labels: LabelFeatures, config: AdaNegConfig | None = None
+        self,
+        model: VisionLanguageModel,
+        labels: LabelFeatures,
+        detector: str = DEFAULT_DETECTOR,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         _check_same_model(labels.provenance, describe(model), "the labels")
         scale = model.logit_scale if labels.logit_scale is None else labels.logit_scale
         self.model, self.labels = model, labels
-        self.detector = AdaNeg(
+        self.detector = make_detector(
+            detector,
             labels.features.to(model.device),
             labels.n_id,
-            logit_scale=scale,
-            config=config,
+            scale,
+            settings or {},
+            **further_inputs([detector], model),
         )
 
     @property
@@ -91,7 +105,7 @@ class Predictor:
         *,
         of_id: bool = True,
         batch_size: int = 64,
-        workers: int | None = 0,
+        workers: int = 0,
         progress: bool = False,
     ) -> Threshold:
         """Set the threshold from images, which also fill the memory.
@@ -103,7 +117,14 @@ class Predictor:
             tpr: share of ID images to keep.
             of_id: they are all ID; otherwise a stream of both, which gives a lower threshold.
             batch_size, workers, progress: as in :meth:`predict`.
+
+        Raises:
+            ValueError: fewer images; said before the first is encoded.
         """
+        if len(images) < LEAST_SCORES:
+            raise ValueError(
+                f"{images.name}: holds {len(images)} image(s); a threshold needs at least {LEAST_SCORES}"
+            )
         scored = self._scored(images, batch_size, workers, progress)
         scores = [conf for *_, conf in scored if len(conf)]
         conf = torch.cat(scores) if scores else torch.empty(0)
@@ -114,13 +135,13 @@ class Predictor:
         images: ImageSet,
         *,
         batch_size: int = 64,
-        workers: int | None = 0,
+        workers: int = 0,
         n_negatives: int = 3,
         progress: bool = False,
     ) -> Iterator[Prediction]:
-        """One prediction an image, in order; broken images get one that says so.
+        """One prediction per image, in order; a broken image gets one that says so.
 
-        The detector keeps learning from what it sees. A batch is scored as one, so the scores depend a
+        The detector keeps learning from what it sees. Where its scores depend on the batch they depend a
         little on ``batch_size``.
 
         Raises:
@@ -129,29 +150,42 @@ class Predictor:
         threshold = self.threshold
         if threshold is None:
             raise RuntimeError("no threshold yet: calibrate with images first")
-        names = self.labels.names
+        names, limit = self.labels.names, self._shown(torch.tensor([threshold.value]))[0]
         for indices, bad, features, pred, conf in self._scored(images, batch_size, workers, progress):
             made = {index: Prediction(images.names[index], "", error=error) for index, error in bad}
             if features is not None:
-                rows, _ = self.detector.nearest_negatives(features, n_negatives)
-                for index, p, c, near in zip(indices, pred.tolist(), conf.tolist(), rows.tolist()):
+                near = self._nearest_negatives(features, n_negatives)
+                verdicts = [ID if value >= threshold.value else OOD for value in conf.tolist()]
+                for index, verdict, row, shown, words in zip(
+                    indices, verdicts, pred.tolist(), self._shown(conf), near
+                ):
                     made[index] = Prediction(
-                        images.names[index],
-                        names[p] if c >= threshold.value else OOD,
-                        names[p],
-                        c,
-                        tuple(names[row] for row in near),
+                        images.names[index], verdict, names[row], shown, limit, words
                     )
             for index in sorted(made):
                 yield made[index]
 
+    def _shown(self, conf: Tensor) -> list[float]:
+        return [float(value) for value in self.detector.shown(conf).tolist()]
+
+    def _nearest_negatives(self, features: Tensor, n: int) -> list[tuple[str, ...]]:
+        """(B,) names of the n negative labels whose text is nearest to each image."""
+        text = self.labels.features[self.labels.n_id :].to(features)
+        if not n or not len(text):
+            return [()] * len(features)
+        rows = (features @ text.T).topk(min(n, len(text)), dim=1).indices + self.labels.n_id
+        return [tuple(self.labels.names[row] for row in near) for near in rows.tolist()]
+
     def _scored(
-        self, images: ImageSet, batch_size: int, workers: int | None, progress: bool
+        self, images: ImageSet, batch_size: int, workers: int, progress: bool
     ) -> Iterator[tuple[list[int], list[tuple[int, str]], Tensor | None, Tensor, Tensor]]:
-        batches = decoded_batches(self.model, images, batch_size, workers)
-        with worker_deaths_named(images.name), progress_bar(progress, images.name, len(images)) as bar:
+        batches = decoded_batches(self.model, images, range(len(images)), batch_size, workers)
+        if progress:
+            from tqdm.auto import tqdm
+
+            batches = tqdm(batches, desc=images.name, unit="batch", total=-(-len(images) // batch_size))
+        with worker_deaths_named(images.name):
             for indices, pixels, bad in batches:
-                bar.update(len(indices) + len(bad))
                 for index, error in bad:
                     logger.warning("%s cannot be read (%s)", images.names[index], error)
                 if pixels is None:
@@ -164,40 +198,43 @@ class Predictor:
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write labels, settings, threshold and memory; the model's weights are not copied.
 
-        The memory gets a file of a new name, and ``run.json``, which names it with its checksum, comes
-        last: an interruption at any moment leaves the last complete save.
+        Labels and memory get a file of a new name, and ``predictor.json``, which names it with its
+        checksum, comes last: an interruption at any moment leaves the last complete save.
 
         Raises:
-            BlockingIOError: another process is saving there.
+            BlockingIOError: another process is at work there.
             OSError: it cannot be written.
         """
         root = Path(folder)
-        root.mkdir(parents=True, exist_ok=True)
-        with exclusive(root / _ABOUT):
+        with exclusive(root / PREDICTOR_FILE):
             self._save(root)
 
     def _save(self, root: Path) -> None:
         from safetensors.torch import save
 
-        # the text features are a part of the detector's state, in its own order
-        state = {name: value.cpu().contiguous() for name, value in self.detector.state_dict().items()}
-        content = save(state)
+        state = {f"detector.{name}": value for name, value in self.detector.state_dict().items()}
+        del state["detector.text_features"]  # they are the labels', in the detector's order
+        state["labels"] = self.labels.features
+        content = save({name: value.cpu().contiguous() for name, value in state.items()})
         digest = hashlib.sha256(content).hexdigest()
         file = root / f"state-{digest[:16]}.safetensors"
         with atomic_path(file) as temporary:
             temporary.write_bytes(content)
-        about = {
+        about: dict[str, Any] = {
             "format": _FORMAT,
             "version": __version__,
             "state": {"file": file.name, "sha256": digest},
             "model": describe(self.model),
             "names": list(self.labels.names),
             "n_id": self.labels.n_id,
-            "logit_scale": self.detector.logit_scale,
-            "config": dataclasses.asdict(self.detector.config),
+            "logit_scale": self.labels.logit_scale,
+            "provenance": self.labels.provenance,
+            "detector": self.detector.info.name,
+            "settings": self.detector.settings(),
             "threshold": None if self.threshold is None else dataclasses.asdict(self.threshold),
         }
-        with atomic_path(root / _ABOUT) as temporary:
+        about["checksum"] = _checksum(about)
+        with atomic_path(root / PREDICTOR_FILE) as temporary:
             temporary.write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", "utf-8")
         for old in [*root.glob("state-*.safetensors"), *root.glob(".*.tmp")]:
             if old != file:  # of earlier saves, and of those that were killed
@@ -210,74 +247,124 @@ class Predictor:
         model: VisionLanguageModel | None = None,
         device: str = "cpu",
     ) -> Predictor:
-        """Take up a saved run where it stopped.
+        """Take up a saved predictor where it stopped; everything is checked before it is used.
 
         Args:
             folder: what :meth:`save` wrote.
-            model: None loads the one that the run names.
+            model: None loads the one that the folder names.
             device: for a model that is loaded here.
 
         Raises:
-            FileNotFoundError: no run there.
+            FileNotFoundError: no predictor there.
             ValueError: damaged, of another format, or of another model.
         """
-        from safetensors.torch import load
-
         root = Path(folder)
-        if not (root / _ABOUT).is_file():
-            raise FileNotFoundError(f"{root}: holds no run ({_ABOUT}); make one with build")
-        about = _read_about(root / _ABOUT)
-        if about.get("format") != _FORMAT:
-            raise ValueError(f"{root}: format {about.get('format')!r}, this version reads {_FORMAT}")
-        try:
-            content = (root / Path(about["state"]["file"]).name).read_bytes()
-            if hashlib.sha256(content).hexdigest() != about["state"]["sha256"]:
-                raise ValueError("its memory does not have its checksum")
-            state = load(content)
-        except Exception as error:  # safetensors raises kinds of its own
-            raise ValueError(f"{root}: damaged run, {error}") from error
+        about, state = _read(root)
         if model is None:
             from adaneg_openood.vlm import load_model
 
-            model = load_model(about["model"]["model"], device=device)
-        _check_same_model(about["model"], describe(model), str(root))
+            model = load_model(str(about.model["model"]), device=device)
+        _check_same_model(about.model, describe(model), str(root))
         try:
             labels = LabelFeatures(
-                features=_caller_order(state, about["n_id"]),
-                n_id=about["n_id"],
-                names=tuple(about["names"]),
-                logit_scale=float(about["logit_scale"]),
-                provenance=about["model"],
+                state.pop("labels"), about.n_id, about.names, about.logit_scale, about.provenance
             )
-            predictor = cls(model, labels, AdaNegConfig(**about["config"]))
-            predictor.detector.load_state_dict(state)
-            if about["threshold"] is not None:
-                predictor.detector.threshold = Threshold(**about["threshold"])
+            predictor = cls(model, labels, about.detector, about.settings)
+            own = {name.partition(".")[2]: value for name, value in state.items()}
+            text = predictor.detector.text_features
+            predictor.detector.load_state_dict({**own, "text_features": text})
+            if about.threshold is not None:
+                predictor.detector.threshold = Threshold(**about.threshold)
         except (RuntimeError, KeyError, TypeError, IndexError, ValueError) as error:
-            raise ValueError(f"{root}: damaged run, {error}") from error
+            raise ValueError(f"{root}: damaged predictor, {error}") from error
         return predictor
 
+    @classmethod
+    @contextmanager
+    def keeping(
+        cls,
+        folder: str | os.PathLike[str],
+        model: VisionLanguageModel | None = None,
+        device: str = "cpu",
+    ) -> Iterator[Predictor]:
+        """Load, and save what was learned at the end of the block; nobody else does so meanwhile.
 
-def _read_about(file: Path) -> dict[str, Any]:
-    try:
-        about = json.loads(file.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: damaged run, {error}") from error
-    if not isinstance(about, dict) or not isinstance(about.get("model", {}), dict):
-        raise ValueError(f"{file}: damaged run, it is no object with a model")
-    return about
+        A second process waits until the first has saved, and goes on from there.
+
+        Args:
+            folder, model, device: see :meth:`load`.
+        """
+        target = Path(folder) / PREDICTOR_FILE
+        if not target.is_file():  # else the lock would make the folder
+            raise FileNotFoundError(
+                f"{folder}: holds no predictor ({PREDICTOR_FILE}); make one with build"
+            )
+        with ExitStack() as held:
+            try:
+                held.enter_context(exclusive(target))
+            except BlockingIOError as error:
+                logger.warning("%s; waiting for it", str(error).partition(";")[0])
+                held.enter_context(exclusive(target, wait=True))
+            predictor = cls.load(folder, model, device)
+            yield predictor
+            predictor.save(folder)
 
 
-def _caller_order(state: dict[str, Tensor], n_id: int) -> Tensor:
-    """Text features as they were given: the detector holds negatives in group order."""
-    text, order = state["text_features"], state["negative_order"]
-    given = torch.empty_like(text)
-    given[:n_id] = text[:n_id]
-    given[order + n_id] = text[n_id:]
-    return given
+class _State(Section):
+    file: str
+    sha256: str
 
 
-def _check_same_model(known: dict[str, Any], model: dict[str, Any], what: str) -> None:
+class _Saved(Section):
+    """What ``predictor.json`` holds."""
+
+    format: Whole
+    version: str
+    state: _State
+    model: dict[str, Any]
+    names: tuple[str, ...]
+    n_id: Whole
+    logit_scale: Optional[Number] = None
+    provenance: dict[str, Any] = {}
+    detector: str
+    settings: dict[str, Any]
+    threshold: Optional[dict[str, Any]] = None
+    checksum: str
+
+
+def _read(root: Path) -> tuple[_Saved, dict[str, Tensor]]:
+    from safetensors.torch import load
+
+    file = root / PREDICTOR_FILE
+    if not file.is_file():
+        raise FileNotFoundError(f"{root}: holds no predictor ({PREDICTOR_FILE}); make one with build")
+    while True:
+        found = read_json_object(file)
+        if found.get("format") != _FORMAT:
+            raise ValueError(f"{file}: format {found.get('format')!r}, this version reads {_FORMAT}")
+        if found.get("checksum") != _checksum(found):
+            raise ValueError(f"{file}: damaged, it does not have its checksum")
+        about = checked(_Saved, found, f"{file}: damaged")
+        try:
+            content = (root / Path(about.state.file).name).read_bytes()
+        except FileNotFoundError as error:
+            if read_json_object(file) != found:
+                continue  # saved anew between the two readings
+            raise ValueError(f"{root}: damaged, {about.state.file} is missing") from error
+        if hashlib.sha256(content).hexdigest() != about.state.sha256:
+            raise ValueError(f"{root}: damaged, {about.state.file} does not have its checksum")
+        try:
+            return about, load(content)
+        except Exception as error:  # safetensors raises kinds of its own
+            raise ValueError(f"{root}: damaged, {about.state.file}: {error}") from error
+
+
+def _checksum(about: Mapping[str, Any]) -> str:
+    body = {key: value for key, value in about.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _check_same_model(known: Mapping[str, Any], model: Mapping[str, Any], what: str) -> None:
     for key in _IDENTITY:
         if key == "model" and known.get("weights") == model.get("weights") is not None:
             continue  # the same weights under another name

@@ -101,9 +101,9 @@ def tasks(most_images: int = 50_000) -> Iterator[Task]:
 
 
 def demo_tasks() -> Iterator[Task]:
-    from adaneg_openood.demo.run import demo_features
+    from adaneg_openood.benchmark.run import benchmark_features
 
-    data = demo_features(progress=False)
+    data = benchmark_features("demo")
     for name, images in {**data.near, **data.far}.items():
         yield Task(
             "demo",

@@ -17,7 +17,7 @@ YAML = """\
 name: small
 data: images
 classes: [house, chair, cup]
-backbone: demo
+model: demo
 negatives: negatives.txt
 id: {folder: id}
 near:

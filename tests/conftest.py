@@ -14,9 +14,17 @@ import torch
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
-@pytest.fixture(scope="session")
-def demo():
-    """Features of the demo world, encoded once."""
-    from adaneg_openood.demo.run import demo_features
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Nothing is read from the user's cache folder, or written into it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ADANEG_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
-    return demo_features(progress=False)
+
+@pytest.fixture(scope="session")
+def demo(own_cache):
+    """Features of the demo world, encoded once."""
+    from adaneg_openood.benchmark.run import benchmark_features
+
+    return benchmark_features("demo")

@@ -1,8 +1,10 @@
-"""A detector in use: thresholds, predictions on images and folders, saved and resumed runs."""
+"""A detector in use: predictions on images and folders, saved and resumed predictors."""
 
 from __future__ import annotations
 
 import json
+import multiprocessing
+import threading
 
 import numpy as np
 import pandas as pd
@@ -11,13 +13,14 @@ import torch
 from typer.testing import CliRunner
 
 from adaneg_openood import AdaNeg, AdaNegConfig, NegLabel
+from adaneg_openood.benchmark.labels import make_labels
+from adaneg_openood.benchmark.settings import LabelSettings
 from adaneg_openood.cli import app
 from adaneg_openood.data import ImageSet
-from adaneg_openood.demo import world
+from adaneg_openood.demo import benchmark, world
 from adaneg_openood.demo.model import load_demo_model
-from adaneg_openood.demo.run import demo_labels
-from adaneg_openood.detectors.threshold import find_threshold
-from adaneg_openood.predictor import OOD, Predictor
+from adaneg_openood.detectors import DETECTORS
+from adaneg_openood.predictor import ID, OOD, PREDICTOR_FILE, Predictor, _checksum
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +29,10 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def labels(model):
-    return demo_labels(model)
+def labels(model, tmp_path_factory):
+    settings = LabelSettings(corpus="demo", n_negatives=60)
+    cache = tmp_path_factory.mktemp("cache")
+    return make_labels(model, benchmark.class_names(), settings, cache=cache)
 
 
 @pytest.fixture(scope="module")
@@ -48,36 +53,10 @@ def predictor(model, labels, folders):
     return made
 
 
-def test_threshold_keeps_the_share_it_says():
-    conf = torch.arange(100.0)
-    for tpr, value in ((1.0, 0.0), (0.95, 5.0), (0.9, 10.0)):
-        threshold = find_threshold(conf, tpr)
-        assert threshold.value == value
-        assert (conf >= threshold.value).float().mean().item() == pytest.approx(tpr)
-    assert "95 % of 100 ID validation images" in str(find_threshold(conf))
-
-
-def test_a_streams_threshold_is_conservative():
-    """OOD images score lower, so with them the threshold lies lower, and more ID images are kept."""
-    of_id, of_ood = torch.linspace(0.4, 1.0, 200), torch.linspace(0.0, 0.8, 200)
-    mixed = find_threshold(torch.cat([of_id, of_ood]), 0.95, "stream")
-    assert mixed.value < find_threshold(of_id, 0.95).value
-    assert (of_id >= mixed.value).float().mean() >= 0.95
-    assert mixed.source == "stream" and "ID or not" in str(mixed)
-
-
-@pytest.mark.parametrize(
-    ("conf", "tpr", "source", "says"),
-    [
-        (torch.ones(5), 0.95, "id", "at least 20"),
-        (torch.ones(30), 0.0, "id", "tpr"),
-        (torch.ones(30), 0.9, "ood", "source"),
-        (torch.full((30,), torch.nan), 0.9, "id", "NaN"),
-    ],
-)
-def test_bad_calibration_says_what_is_wrong(conf, tpr, source, says):
-    with pytest.raises(ValueError, match=says):
-        find_threshold(conf, tpr, source)
+@pytest.fixture
+def saved(predictor, tmp_path):
+    predictor.save(tmp_path / "run")
+    return tmp_path / "run"
 
 
 def test_detectors_predict_after_calibration(labels):
@@ -101,15 +80,22 @@ def test_nearest_negatives_are_in_the_callers_order(labels):
     assert (cosines[:, 1] < 1).all()
 
 
-def test_predictions_separate_id_from_ood(predictor, folders):
+@pytest.mark.parametrize("detector", list(DETECTORS))
+def test_predictions_separate_id_from_ood(detector, model, labels, folders):
+    predictor = Predictor(model, labels, detector)
+    predictor.calibrate(ImageSet.of(folders / "id"), 0.9)
     of_id = list(predictor.predict(ImageSet.of(folders / "id")))
     of_ood = list(predictor.predict(ImageSet.of(folders / "ood")))
     assert [p.image for p in of_id] == [f"{i:03d}.png" for i in range(60)]
-    assert sum(p.label != OOD for p in of_id) >= 50
-    assert sum(p.label == OOD for p in of_ood) >= 45
-    right = [p.label == world.ID_NAMES[i % 20] for i, p in enumerate(of_id) if p.label != OOD]
+    assert sum(p.verdict == ID for p in of_id) >= 45
+    assert sum(p.verdict == OOD for p in of_ood) >= (15 if detector == "mcm" else 30)
+    right = [p.label == world.ID_NAMES[i % 20] for i, p in enumerate(of_id)]
     assert np.mean(right) > 0.5
-    assert all(len(p.negatives) == 3 and not set(p.negatives) & set(world.ID_NAMES) for p in of_ood)
+    for made in (*of_id, *of_ood):
+        assert (made.confidence >= made.threshold) == (made.verdict == ID)
+        low, high = (-1.0, 1.0) if detector == "oodd" else (0.0, 1.1)
+        assert low <= made.confidence <= high and low <= made.threshold <= high
+        assert len(made.negatives) == 3 and not set(made.negatives) & set(world.ID_NAMES)
 
 
 def test_a_broken_file_is_named_and_the_rest_predicted(predictor, folders, tmp_path):
@@ -118,66 +104,262 @@ def test_a_broken_file_is_named_and_the_rest_predicted(predictor, folders, tmp_p
     (tmp_path / "1.png").write_bytes(b"\x89PNG broken")
     made = list(predictor.predict(ImageSet.of(tmp_path), batch_size=2))
     assert [p.image for p in made] == ["0.png", "1.png", "2.png"]
-    assert made[1].label == "" and made[1].error
-    assert made[0].label and made[2].label and made[0].error is made[2].error is None
+    assert made[1].verdict == made[1].label == "" and made[1].error
+    assert made[0].label and made[2].label and made[0].error == made[2].error == ""
 
 
-def test_ten_thousand_images_in_bounded_memory(model, labels, folders):
-    """The bank holds at most memory_length - 1 images a row, however long the stream."""
+def test_ten_thousand_images_in_bounded_memory(model, labels):
+    """The bank holds at most memory_length - 1 images per row, however long the stream."""
     images = [world.draw(name, np.random.default_rng(5)).image for name in world.ID_NAMES]
-    source = ImageSet("many", [str(i) for i in range(10_000)], [-1] * 10_000, lambda i: images[i % 20])
-    predictor = Predictor(model, labels, AdaNegConfig(memory_length=4))
+    names, ood = [str(i) for i in range(10_000)], [-1] * 10_000
+    source = ImageSet("many", names, ood, lambda i: images[i % 20])
+    predictor = Predictor(model, labels, "adaneg", {"memory_length": 4})
     predictor.detector.calibrate(torch.linspace(0, 1, 100))
-    made = sum(1 for _ in predictor.predict(source, batch_size=250))
-    assert made == 10_000
+    assert sum(1 for _ in predictor.predict(source, batch_size=250)) == 10_000
     assert predictor.detector.bank.counts.max() <= 3
-    assert len(predictor.detector.bank.features) <= 3 * 80 * 1.2 + 64
 
 
-def test_a_saved_run_goes_on_as_if_never_stopped(predictor, model, folders, tmp_path):
+@pytest.mark.parametrize("detector", list(DETECTORS))
+def test_a_saved_run_goes_on_as_if_never_stopped(detector, model, labels, folders, tmp_path):
+    predictor = Predictor(model, labels, detector)
+    predictor.calibrate(ImageSet.of(folders / "id"), 0.9)
     source = ImageSet.of(folders / "ood")
     predictor.save(tmp_path / "run")
     resumed = Predictor.load(tmp_path / "run", model)
     assert resumed.threshold == predictor.threshold
-    expected, got = list(predictor.predict(source)), list(resumed.predict(source))
-    assert got == expected
-    assert Predictor.load(tmp_path / "run").model.name == model.name
+    assert list(resumed.predict(source)) == list(predictor.predict(source))
+    assert (tmp_path / "run" / PREDICTOR_FILE).is_file()
 
 
-def test_damaged_and_foreign_runs_are_refused(predictor, model, tmp_path):
-    with pytest.raises(FileNotFoundError, match="holds no run"):
+def test_the_saved_model_is_loaded_by_name(saved, model):
+    assert Predictor.load(saved).model.name == model.name
+
+
+def test_too_few_images_are_refused_before_the_first(model, labels, folders, tmp_path):
+    (tmp_path / "a.png").write_bytes((folders / "id" / "000.png").read_bytes())
+    with pytest.raises(ValueError, match=r"holds 1 image\(s\); a threshold needs at least 20"):
+        Predictor(model, labels).calibrate(ImageSet.of(tmp_path))
+
+
+def rewritten(folder, **changes):
+    """The about file with changes and a checksum that fits: what a hostile sender would hand over."""
+    file = folder / PREDICTOR_FILE
+    about = {**json.loads(file.read_text()), **changes}
+    about["checksum"] = _checksum(about)
+    file.write_text(json.dumps(about))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": 2}, "format 2, this version reads 3"),
+        ({"threshold": {"value": "high", "tpr": 0.9, "n": 60, "source": "id"}}, "threshold"),
+        ({"threshold": {"value": float("nan"), "tpr": 0.9, "n": 60, "source": "id"}}, "threshold"),
+        ({"model": ["demo"]}, "model must be a mapping"),
+        ({"n_id": "many"}, "n_id must be a whole number"),
+        ({"n_id": 10**9}, "n_id"),
+        ({"names": "abc"}, "names"),
+        ({"names": ["a"]}, "one name per row"),
+        ({"detector": "adanegg"}, "adanegg"),
+        ({"settings": {"gama": 1}}, "gama"),
+        ({"logit_scale": -1}, "logit_scale"),
+        ({"logit_scale": True}, "logit_scale"),
+        ({"extra": 1}, "unknown key 'extra'"),
+        ({"state": {"file": "../../etc/passwd", "sha256": "0"}}, "is missing"),
+    ],
+)
+def test_what_a_stranger_hands_over_is_checked(saved, model, changes, message):
+    rewritten(saved, **changes)
+    with pytest.raises(ValueError, match=message):
+        Predictor.load(saved, model)
+
+
+def test_a_state_that_does_not_fit_is_refused(saved, model):
+    import hashlib
+
+    from safetensors.torch import load, save
+
+    about = json.loads((saved / PREDICTOR_FILE).read_text())
+    state = load((saved / about["state"]["file"]).read_bytes())
+    for change in (
+        {"labels": state["labels"] * torch.nan},
+        {"labels": state["labels"] * 0},
+        {"labels": state["labels"][:, :32].contiguous()},
+        {"labels": state["labels"][:-1]},
+        {"detector.more": torch.ones(3)},
+    ):
+        content = save({**state, **change})
+        (saved / "other.safetensors").write_bytes(content)
+        digest = hashlib.sha256(content).hexdigest()
+        rewritten(saved, state={"file": "other.safetensors", "sha256": digest})
+        with pytest.raises(ValueError, match="damaged"):
+            Predictor.load(saved, model)
+
+
+def test_every_flipped_bit_is_noticed(saved, model):
+    file = saved / PREDICTOR_FILE
+    whole = file.read_bytes()
+    expected = json.loads(whole)
+    rng = np.random.default_rng(3)
+    for place in rng.integers(0, 8 * len(whole), 120).tolist():
+        damaged = bytearray(whole)
+        damaged[place // 8] ^= 1 << place % 8
+        file.write_bytes(damaged)
+        try:
+            if json.loads(damaged) == expected:
+                continue  # white space
+        except ValueError:
+            pass
+        with pytest.raises(ValueError, match=PREDICTOR_FILE):
+            Predictor.load(saved, model)
+
+
+def test_damaged_and_foreign_predictors_are_refused(saved, model, tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no predictor"):
         Predictor.load(tmp_path)
-    predictor.save(tmp_path)
-    about = json.loads((tmp_path / "run.json").read_text())
-    (tmp_path / "run.json").write_text(json.dumps({**about, "model": {**about["model"], "dim": 3}}))
+    about = json.loads((saved / PREDICTOR_FILE).read_text())
+    rewritten(saved, model={**about["model"], "dim": 3})
     with pytest.raises(ValueError, match="dim"):
-        Predictor.load(tmp_path, model)
-    (tmp_path / "run.json").write_text(json.dumps(about))
-    (state,) = tmp_path.glob("state-*.safetensors")
+        Predictor.load(saved, model)
+    rewritten(saved, model=about["model"])
+    (state,) = saved.glob("state-*.safetensors")
     state.write_bytes(state.read_bytes()[: state.stat().st_size // 2])
     with pytest.raises(ValueError, match="damaged"):
-        Predictor.load(tmp_path, model)
+        Predictor.load(saved, model)
 
 
-def test_commands_build_and_predict(folders, tmp_path):
+def test_loading_while_another_saves_never_says_damaged(predictor, saved, model):
+    stop = threading.Event()
+
+    def save_on() -> None:
+        while not stop.is_set():
+            predictor.detector.threshold = predictor.detector.calibrate(torch.rand(50))
+            predictor.save(saved)
+
+    thread = threading.Thread(target=save_on)
+    thread.start()
+    try:
+        for _ in range(60):
+            Predictor.load(saved, model)
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _learn(folder, images, started, release):
+    with Predictor.keeping(folder) as predictor:
+        started.set()
+        release.wait(60)
+        list(predictor.predict(ImageSet.of(images)))
+
+
+def test_two_that_keep_what_they_learn_lose_nothing(model, labels, folders, tmp_path):
+    predictor = Predictor(model, labels, "adaneg")
+    predictor.calibrate(ImageSet.of(folders / "id"), 0.9)
+    predictor.save(tmp_path)
+    for kind in ("ood", "id"):
+        list(predictor.predict(ImageSet.of(folders / kind)))
+    context = multiprocessing.get_context("spawn")
+    started, release, begun, at_once = (context.Event() for _ in range(4))
+    at_once.set()
+    first = context.Process(target=_learn, args=(tmp_path, folders / "ood", started, release))
+    first.start()
+    assert started.wait(120)
+    second = context.Process(target=_learn, args=(tmp_path, folders / "id", begun, at_once))
+    second.start()
+    release.set()
+    first.join(120)
+    second.join(120)
+    assert first.exitcode == second.exitcode == 0
+    both = Predictor.load(tmp_path, model).detector.state_dict()
+    for name, value in predictor.detector.state_dict().items():
+        torch.testing.assert_close(both[name], value, msg=name)
+
+
+def invoke(*arguments, code=0):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_commands_build_and_predict(folders, tmp_path, monkeypatch):
+    monkeypatch.setenv("ADANEG_CACHE", str(tmp_path / "cache"))
     words, names = tmp_path / "words.txt", tmp_path / "names.txt"
     names.write_text("\n".join(world.ID_NAMES))
     words.write_text("\n".join(name for name in world.NOUNS if name not in world.ID_NAMES))
     run = tmp_path / "run"
-    invoke = CliRunner().invoke
-    arguments = ["--id", str(names), "--negatives", str(words), "--model", "demo", "--workers", "0"]
-    built = invoke(app, ["build", *arguments, "--validation", str(folders / "id"), "--out", str(run)])
-    assert built.exit_code == 0, built.output
-    assert "20 ID names, 62 negatives" in built.output and "keeps 95 % of 60 ID" in built.output
-    one = invoke(app, ["predict", "--model", str(run), str(folders / "ood" / "000.png")])
-    assert one.exit_code == 0, one.output
-    assert "000.png: OOD (nearest ID name:" in one.output and "negatives: " in one.output
-    table = tmp_path / "out.csv"
-    many = invoke(
-        app, ["predict", "--model", str(run), str(folders / "id"), "--csv", str(table), "--workers", "2"]
+    built = invoke(
+        *("build", "--classes", names, "--negatives", words, "--model", "demo", "--workers", 0),
+        *("--validation", folders / "id", "--out", run, "--set", "window=500"),
     )
-    assert many.exit_code == 0, many.output
-    frame = pd.read_csv(table)
-    assert len(frame) == 60 and (frame["label"] != OOD).mean() > 0.8
-    missing = invoke(app, ["predict", "--model", str(tmp_path / "nothing"), str(folders / "id")])
-    assert missing.exit_code == 2 and "holds no run" in missing.output
+    assert "20 ID names, 62 negatives, method smoothed_neglabel" in built
+    assert "keeps 95 % of 60 ID" in built
+    assert json.loads((run / PREDICTOR_FILE).read_text())["settings"]["window"] == 500
+    one = invoke("predict", run, folders / "ood" / "000.png")
+    assert "000.png: OOD (nearest ID name:" in one and "negatives: " in one
+    assert one.splitlines()[-1] == "1 image(s): 1 OOD"
+    table, rows = tmp_path / "out.csv", tmp_path / "out.json"
+    many = invoke(
+        *("predict", run, folders / "id", folders / "ood", "--csv", table, "--json", rows),
+        *("--workers", 2, "--keep"),
+    )
+    frame, listed = pd.read_csv(table), json.loads(rows.read_text())
+    counts = frame["verdict"].value_counts()
+    assert many.splitlines()[-1] == f"120 image(s): {counts['ID']} ID, {counts['OOD']} OOD"
+    assert list(frame.columns) == [
+        *("path", "image", "verdict", "label", "confidence", "threshold", "negatives", "error")
+    ]
+    assert frame["confidence"].is_monotonic_increasing and frame["confidence"].between(0, 1).all()
+    assert set(frame["path"]) == {row["path"] for row in listed}
+    assert listed[0]["path"] == str(folders / "id" / "000.png") and len(listed[0]["negatives"]) == 3
+    assert "holds no predictor" in invoke("predict", tmp_path / "nothing", folders / "id", code=2)
+
+
+def test_predict_tells_broken_images_by_its_exit_status(saved, folders, tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a\x1b[2J.png").write_bytes(b"broken")
+    text = invoke("predict", saved, tmp_path / "images", code=2)
+    assert "no image could be read" in text and "\x1b" not in text
+    (tmp_path / "images" / "=b.png").write_bytes((folders / "id" / "000.png").read_bytes())
+    table = tmp_path / "out.csv"
+    text = invoke("predict", saved, tmp_path / "images", "--csv", table, code=1)
+    assert text.splitlines()[-1].endswith("1 unreadable")
+    assert set(pd.read_csv(table)["image"]) == {"'=b.png", "a\\x1b[2J.png"}
+    assert "/dev/null" in invoke("predict", saved, folders / "id", "--csv", "/dev/null/x", code=2)
+
+
+def test_predict_heeds_exif_unless_told_not_to(saved, folders, tmp_path):
+    from PIL import Image
+
+    upright = Image.open(folders / "id" / "003.png")
+    turned = upright.transpose(Image.Transpose.ROTATE_90)
+    exif = turned.getexif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to look at it
+    upright.save(tmp_path / "upright.png")
+    turned.save(tmp_path / "turned.png", exif=exif)
+
+    def confidences(*options):
+        rows = tmp_path / "rows.json"
+        invoke("predict", saved, tmp_path, "--json", rows, "--batch-size", 1, *options)
+        return {row["image"]: row["confidence"] for row in json.loads(rows.read_text())}
+
+    heeded, raw = confidences(), confidences("--no-exif")
+    assert heeded["turned.png"] == pytest.approx(heeded["upright.png"], abs=0.02)
+    assert raw["turned.png"] != pytest.approx(raw["upright.png"], abs=0.02)
+
+
+def test_build_says_how_many_images_it_needs_before_the_model(folders, tmp_path):
+    (tmp_path / "few").mkdir()
+    (tmp_path / "few" / "a.png").write_bytes((folders / "id" / "000.png").read_bytes())
+    text = invoke(
+        *("build", "--classes", "demo", "--corpus", "demo", "--model", "hf:/nowhere"),
+        *("--validation", tmp_path / "few", "--out", tmp_path / "run"),
+        code=2,
+    )
+    assert "nowhere" in text
+    text = invoke(
+        *("build", "--classes", "demo", "--corpus", "demo", "--model", "demo"),
+        *("--validation", tmp_path / "few", "--out", tmp_path / "run"),
+        code=2,
+    )
+    assert "holds 1 image(s); a threshold needs at least 20" in text

@@ -1,40 +1,223 @@
-"""Benchmark definitions: read from YAML, checked, with paths resolved."""
+"""Benchmark definitions: what a YAML file may say, read and checked; nothing is opened."""
 
 from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Optional
 
-from adaneg_openood.benchmark.methods import STANDARD, MethodSpec, read_method
-from adaneg_openood.benchmark.spec import KINDS, SPLITS, Benchmark, ImageSet
-from adaneg_openood.data.feature_set import RESERVED_NAMES
-from adaneg_openood.detectors.checks import check_choice
-from adaneg_openood.evaluation.streams import ORDERS
-from adaneg_openood.io.configuration import read_yaml
-from adaneg_openood.io.fields import Fields
-from adaneg_openood.text import Mining, MiningConfig
-from adaneg_openood.vlm import DEFAULT_MODEL
-from adaneg_openood.vlm.base import PRECISIONS
-from adaneg_openood.vlm.preprocessing import PREPROCESSINGS
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo, model_validator
 
-__all__ = [
-    "Benchmark",
-    "ImageSet",
-    "MethodSpec",
-    "Mining",
-    "load_benchmark",
-    "open_benchmark",
-    "shipped_benchmarks",
-]
-
-_MINING = (
-    *("recipe", "n_negatives", "share", "percentile", "near_copy", "adjective_share", "seed", "exclude"),
-    *("prompt", "adjective_prompt", "match", "exclude_related"),
+from adaneg_openood.benchmark.methods import STANDARD, MethodSpec, method_schema, read_method
+from adaneg_openood.benchmark.settings import (
+    FORMER_NAMES,
+    File,
+    LabelSettings,
+    ModelSettings,
+    StorageSettings,
+    StreamSettings,
+    read_seeds,
 )
+from adaneg_openood.data.feature_set import RESERVED_NAMES
+from adaneg_openood.io.configuration import Section, Whole, checked, given_values, read_yaml, shown
+
+SPLITS = ("csid", "near", "far")
+KINDS = ("imglist", "folder", "features", "torchvision", "huggingface", "demo")
+
+
+def _in_data(path: Any, info: ValidationInfo) -> Any:
+    """A path of images is relative to the benchmark's data folder."""
+    if not isinstance(path, (str, os.PathLike)):
+        return path
+    return Path((info.context or {}).get("data", "")) / Path(path).expanduser()
+
+
+def _saved_or_hub(name: Any, info: ValidationInfo) -> Any:
+    """A Hugging Face data set is a folder of save_to_disk, or a name on the hub."""
+    place = _in_data(name, info)
+    return str(place) if isinstance(place, Path) and place.is_dir() else name
+
+
+DataFile = Annotated[Path, BeforeValidator(_in_data)]
+
+
+class SetDefinition(Section):
+    """Where the images of one set, or their features, are."""
+
+    imglist: Optional[DataFile] = Field(None, description="List with lines 'path label', as OpenOOD's.")
+    folder: Optional[DataFile] = Field(None, description="Folder with one folder per class.")
+    features: Optional[DataFile] = Field(None, description="Feature file: what encode writes, or .npz.")
+    torchvision: Optional[str] = Field(None, description="Name of a torchvision data set.")
+    huggingface: Annotated[Optional[str], BeforeValidator(_saved_or_hub)] = Field(
+        None, description="Hugging Face data set, or a folder of save_to_disk."
+    )
+    demo: Optional[str] = Field(None, description="Name of a set that the embedded demo draws.")
+    root: Optional[DataFile] = Field(
+        None, description="What an imglist's paths are relative to, or where torchvision keeps files."
+    )
+    args: dict[str, Any] = Field({}, description="Arguments of a torchvision or Hugging Face data set.")
+    limit: Optional[Whole] = Field(None, ge=1, description="Take the first so many images.")
+    images: Optional[Whole] = Field(None, ge=1, description="How many images there should be.")
+    size: str = Field("", description="How large the download is, for people.")
+    source: str = Field("", description="Where to get the images, for people.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_kind(cls, values: Any) -> Any:
+        given = given_values(values)
+        kinds = [kind for kind in KINDS if kind in given]
+        if len(kinds) != 1:
+            found = f"{' and '.join(kinds)} are there" if kinds else f"there is {', '.join(given)}"
+            raise ValueError(f"give exactly one of {', '.join(KINDS)}; {found or 'nothing'}")
+        for key, users in (
+            ("root", ("imglist", "torchvision")),
+            ("args", ("torchvision", "huggingface")),
+        ):
+            if key in given and kinds[0] not in users:
+                raise ValueError(f"{key} belongs to {' and '.join(users)}, not to {kinds[0]}")
+        return given
+
+    @property
+    def kind(self) -> str:
+        """One of :data:`KINDS`."""
+        return next(kind for kind in KINDS if getattr(self, kind) is not None)
+
+    @property
+    def location(self) -> str:
+        """The list, folder or feature file; the data set's name of the other kinds."""
+        return str(getattr(self, self.kind))
+
+
+@dataclass(frozen=True)
+class BenchmarkSet:
+    """One set of a benchmark.
+
+    Attributes:
+        name: as tables show it.
+        split: ``"id"``, ``"csid"``, ``"near"`` or ``"far"``.
+        definition: where its images are.
+    """
+
+    name: str
+    split: str
+    definition: SetDefinition
+
+    @property
+    def labelled(self) -> bool:
+        """Whether its images have ID classes."""
+        return self.split in ("id", "csid")
+
+    @property
+    def title(self) -> str:
+        """``"id"``, ``"near/ssb_hard"`` and so on."""
+        return self.name if self.split == "id" else f"{self.split}/{self.name}"
+
+
+def _read_sets(value: Any) -> Any:
+    for name in given_values(value):
+        if not name.strip() or "/" in name or "\\" in name or name in RESERVED_NAMES:
+            raise ValueError(
+                f"set name {name!r} must be text without slashes, and none of "
+                f"{', '.join(RESERVED_NAMES)}, which tables use"
+            )
+    return value
+
+
+def _some(methods: Any) -> Any:
+    if not given_values(methods):
+        raise ValueError("is empty; leave it out for the standard methods")
+    return methods
+
+
+Sets = Annotated[dict[str, SetDefinition], BeforeValidator(_read_sets)]
+
+
+class Benchmark(ModelSettings, LabelSettings, StreamSettings, StorageSettings):
+    """Everything that an evaluation needs; ``template.yml`` shows every key."""
+
+    former_names: ClassVar[Mapping[str, str]] = {**FORMER_NAMES, "seed": "seeds"}
+    _origin: str = PrivateAttr("")
+
+    name: str = Field("", description="For tables and reports; the file's name if not given.")
+    description: str = Field("", description="One line for people.")
+    data: Optional[File] = Field(None, description="What the sets' paths are relative to.")
+    features: Optional[DataFile] = Field(
+        None, description="A feature file or folder that holds a whole benchmark, instead of sets."
+    )
+    id: Optional[SetDefinition] = Field(None, description="The ID test images, with labels.")
+    csid: Sets = Field({}, description="Covariate-shifted ID sets by name.")
+    near: Sets = Field({}, description="Near-OOD sets by name.")
+    far: Sets = Field({}, description="Far-OOD sets by name.")
+    full_spectrum: bool = Field(False, description="Images of csid sets count as ID.")
+    methods: Annotated[
+        dict[str, Annotated[MethodSpec, BeforeValidator(read_method)]], BeforeValidator(_some)
+    ] = Field(STANDARD, description="What is compared: title -> detector and its settings.")
+    seeds: Annotated[
+        tuple[int, ...], BeforeValidator(read_seeds, json_schema_input_type=int | list[int])
+    ] = Field((0, 1, 2), description="Seeds of the stream orders to average, or how many.")
+
+    def model_post_init(self, context: Any) -> None:
+        """Remember where it was read."""
+        self._origin = (context or {}).get("origin", self.name)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Benchmark:
+        if self.features is not None:
+            # a model and prompts would be silently useless
+            clash = self.model_fields_set & {"id", *SPLITS, *ModelSettings.model_fields}
+            clash |= self.model_fields_set & {*LabelSettings.model_fields} - {"logit_scale"}
+            if clash:
+                raise ValueError(
+                    f"features holds a whole benchmark, so {', '.join(sorted(clash))} must go"
+                )
+            return self
+        if self.id is None:
+            raise ValueError("no ID set; give id, or features with a whole benchmark")
+        if not self.near and not self.far:
+            raise ValueError("no OOD set; give at least one under near or far")
+        for name in self.near:
+            if name in self.far:
+                raise ValueError(f"far: set {name!r} is in near, too; names must differ")
+        return self
+
+    @property
+    def origin(self) -> str:
+        """The file it was read from, for messages."""
+        return self._origin
+
+    @property
+    def sets(self) -> tuple[BenchmarkSet, ...]:
+        """ID, csid, near and far sets; csid sets without ``full_spectrum`` are left out."""
+        found = [] if self.id is None else [BenchmarkSet("id", "id", self.id)]
+        for split in SPLITS:
+            if split != "csid" or self.full_spectrum:
+                found += [BenchmarkSet(name, split, own) for name, own in getattr(self, split).items()]
+        return tuple(found)
+
+    def adaneg(self, title: str) -> dict[str, Any]:
+        """The settings of an AdaNeg method, all of them.
+
+        Raises:
+            ValueError: no such method, or another detector.
+        """
+        able = [name for name, method in self.methods.items() if method.detector == "adaneg"]
+        if title not in able:
+            raise ValueError(
+                f"{self.origin}: {title!r} is no AdaNeg method here; there are "
+                f"{', '.join(map(repr, able)) or 'none'}"
+            )
+        settings = self.methods[title].to_dict()
+        del settings["detector"]
+        return settings
+
+    def changed(self, **settings: Any) -> Benchmark:
+        """A copy with some settings replaced; None leaves a setting as it is."""
+        given = {key: value for key, value in settings.items() if value is not None}
+        return self.model_copy(update=given)
 
 
 def shipped_benchmarks() -> dict[str, Path]:
@@ -48,99 +231,39 @@ def shipped_benchmarks() -> dict[str, Path]:
     return {}
 
 
-def open_benchmark(
-    source: str | os.PathLike[str],
-    *,
-    data: str | os.PathLike[str] | None = None,
-    full_spectrum: bool | None = None,
+def read_benchmark(
+    source: str | os.PathLike[str], *, data: str | os.PathLike[str] | None = None
 ) -> Benchmark:
-    """A benchmark from whatever people have: a definition, or a file or folder of features.
+    """Read and check a benchmark; no image, list or model is opened.
 
     Args:
-        source: a YAML file or the name of a shipped definition, see :func:`load_benchmark`; or what
-            ``load_features`` takes, to which the standard methods belong.
-        data, full_spectrum: of a definition.
-
-    Raises:
-        FileNotFoundError, ValueError: as :func:`load_benchmark`.
-    """
-    path = Path(source)
-    # a folder of data may be called as a benchmark is; one of features holds its text features
-    of_features = any(path.glob("text*")) or os.fspath(source) not in shipped_benchmarks()
-    if path.suffix == ".npz" or (path.is_dir() and of_features):
-        return Benchmark(name=path.stem, origin=str(path), features=path)
-    return load_benchmark(path, data=data, full_spectrum=full_spectrum)
-
-
-def load_benchmark(
-    source: str | os.PathLike[str],
-    *,
-    data: str | os.PathLike[str] | None = None,
-    full_spectrum: bool | None = None,
-) -> Benchmark:
-    """Read and check a benchmark definition; no image, list or model is opened.
-
-    Args:
-        source: a ``.yml`` file, or the name of a shipped definition.
-        data: root of the image sets' paths, instead of the file's own.
-        full_spectrum: overrides the file's.
+        source: a ``.yml`` file, the name of a shipped definition, or a file or folder of features, to
+            which the standard methods belong.
+        data: root of the sets' paths, instead of the file's own.
 
     Raises:
         FileNotFoundError: no such file or name.
         ValueError: a key that is unknown, missing or of the wrong kind; the message names the place.
     """
+    path = Path(source)
+    # a folder of data may be called as a benchmark is; one of features holds its text features
+    of_features = any(path.glob("text*")) or os.fspath(source) not in shipped_benchmarks()
+    if path.suffix == ".npz" or (path.is_dir() and of_features):
+        values: Any = {"features": str(path.absolute())}
+        return checked(Benchmark, {"name": path.stem, **values}, str(path), {"origin": str(path)})
     path, base = _find(source)
-    loaded = read_yaml(path)
-    if isinstance(loaded, dict):  # x-...: nothing of ours; a place for YAML anchors
-        loaded = {k: v for k, v in loaded.items() if not str(k).startswith("x-")}
-    top = Fields(loaded, str(path))
-    own = top.take("data", str, None)
-    # the user's own argument is relative to where they are, what a file says to the file
-    root = Path(data) if data is not None else base / os.path.expanduser(own or ".")
-    place = _Places(base, root)
-    whole = top.take("features", str, None)
-    sets = _read_sets(top, place)
-    _one_source(top, whole, sets)
-    precision = _choice(top, "precision", PRECISIONS, "auto")
-    spectrum = top.take("full_spectrum", bool, False)
-    names = _read_classes(top, place)
-    made = Benchmark(
-        name=top.take("name", str, path.stem),
-        origin=str(path),
-        description=top.take("description", str, "").strip(),
-        features=None if whole is None else root / os.path.expanduser(whole),
-        classes=names,
-        backbone=top.take("backbone", str, DEFAULT_MODEL),
-        preprocessing=_choice(top, "preprocessing", PREPROCESSINGS, "model"),
-        precision=precision,
-        prompt=top.take("prompt", str, None),
-        prompts=place.beside(top.take("prompts", str, None)),
-        text_features=place.beside(top.take("text_features", str, None)),
-        logit_scale=top.take("logit_scale", float, None),
-        negatives=_read_negatives(top, place),
-        sets=sets,
-        full_spectrum=spectrum if full_spectrum is None else full_spectrum,
-        methods=_read_methods(top),
-        seeds=_read_seeds(top),
-        batch_size=_positive(top, "batch_size", 256),
-        order=_choice(top, "order", tuple(ORDERS), "mixed"),
-    )
-    top.finish()
-    return made
-
-
-@dataclass(frozen=True)
-class _Places:
-    base: Path
-    data: Path
-
-    def beside(self, path: str | None) -> Path | None:
-        """A path relative to the YAML file."""
-        return None if path is None else self.base / os.path.expanduser(path)
-
-    def of_data(self, path: str) -> Path:
-        """A path relative to the data root."""
-        return self.data / os.path.expanduser(path)
+    values, root = read_yaml(path), base
+    if isinstance(values, Mapping):  # x-...: nothing of ours; a place for YAML anchors
+        values = {key: value for key, value in values.items() if not str(key).startswith("x-")}
+        own = values.get("data")
+        if own is not None and not isinstance(own, str):
+            raise ValueError(f"{path}: data must be a path, got {shown(own)}")
+        # the user's own argument is relative to where they are, what a file says to the file
+        root = Path(data) if data is not None else base / os.path.expanduser(own or ".")
+        root = root.absolute()
+        values.update(name=values.get("name") or path.stem, data=str(root))
+    context = {"base": base, "data": root, "origin": str(path)}
+    return checked(Benchmark, values, str(path), context)
 
 
 def _find(source: str | os.PathLike[str]) -> tuple[Path, Path]:
@@ -159,161 +282,12 @@ def _find(source: str | os.PathLike[str]) -> tuple[Path, Path]:
     )
 
 
-def _one_source(top: Fields, whole: str | None, sets: tuple[ImageSet, ...]) -> None:
-    if whole is not None:
-        # backbone and prompts would be silently useless
-        clash = [
-            key
-            for key in ("id", *SPLITS, "classes", "backbone", "negatives", "text_features", "prompts")
-            if key in top
-        ]
-        if clash:
-            raise ValueError(
-                f"{top.at('features')} holds a whole benchmark, so {', '.join(clash)} must go"
-            )
-        return
-    splits = {s.split for s in sets}
-    if "id" not in splits:
-        raise ValueError(f"{top.where}: no ID set; give id:, or features: with a whole benchmark")
-    if not splits & {"near", "far"}:
-        raise ValueError(f"{top.where}: no OOD set; give at least one under near: or far:")
-    if "text_features" not in top and "negatives" not in top and "prompts" not in top:
-        raise ValueError(
-            f"{top.where}: no negative labels; give negatives: (a list, or mine:), prompts: with "
-            "negative contexts, or text_features:"
-        )
-
-
-def _read_classes(top: Fields, place: _Places) -> str | tuple[str, ...] | None:
-    from adaneg_openood.text.classnames import BENCHMARKS
-
-    value = top.take("classes", None, None)
-    if value is None:
-        return None
-    if isinstance(value, list):
-        # YAML reads the class name "no" as false
-        odd = [name for name in value if not isinstance(name, str)]
-        if odd or not value:
-            raise ValueError(
-                f"{top.at('classes')} must be a list of names, got {odd[0] if odd else value!r}; "
-                "put names such as no, on and 7 in quotes"
-            )
-        return tuple(value)
-    if not isinstance(value, str):
-        raise ValueError(f"{top.at('classes')} must be a name, a file or a list, got {value!r}")
-    if value.lower() in (*BENCHMARKS, "demo"):
-        return value.lower()
-    return str(place.beside(value))
-
-
-def _read_negatives(top: Fields, place: _Places) -> Path | Mining | None:
-    value = top.take("negatives", None, None)
-    if value is None or isinstance(value, str):
-        return place.beside(value)
-    outer = Fields(value, top.at("negatives"))
-    mine = Fields(outer.take("mine", dict), outer.at("mine"))
-    outer.finish()
-    settings = {key: mine.take(key, None, None) for key in _MINING}
-    chosen = {key: value for key, value in settings.items() if value is not None}
-    chosen.setdefault("prompt", top.values.get("prompt"))
-    corpus = mine.take("corpus", str, "wordnet")
-    folder = place.beside(mine.take("wordnet", str, None))
-    try:
-        config = MiningConfig(**chosen)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{mine.where}: {error}") from error
-    made = Mining(
-        config,
-        corpus if corpus in ("wordnet", "demo") else str(place.beside(corpus)),
-        None if folder is None else str(folder),
-        mine.take("lemmas", str, "first"),
-        mine.take("download", bool, False),
-    )
-    mine.finish()
-    return made
-
-
-def _read_sets(top: Fields, place: _Places) -> tuple[ImageSet, ...]:
-    sets = []
-    alone = top.take("id", dict, None)
-    if alone is not None:
-        sets.append(_read_set(Fields(alone, top.at("id")), "id", "id", place))
-    for split in SPLITS:
-        group = Fields(top.take(split, dict, None) or {}, top.at(split))
-        for name in group.values:
-            if not name.strip() or "/" in name or "\\" in name or name in RESERVED_NAMES:
-                raise ValueError(
-                    f"{group.where}: set name {name!r} must be text without slashes, and none of "
-                    f"{', '.join(RESERVED_NAMES)}, which tables use"
-                )
-            if split == "far" and name in (top.values.get("near") or {}):
-                raise ValueError(f"{group.where}: set {name!r} is in near, too; names must differ")
-            sets.append(_read_set(Fields(group.take(name), group.at(name)), name, split, place))
-    return tuple(sets)
-
-
-def _read_set(own: Fields, name: str, split: str, place: _Places) -> ImageSet:
-    given = [kind for kind in KINDS if kind in own]
-    if len(given) != 1:
-        what = f"{' and '.join(given)} are there" if given else f"there is {', '.join(own.values)}"
-        raise ValueError(f"{own.where}: give exactly one of {', '.join(KINDS)}; {what}")
-    kind = given[0]
-    location = own.take(kind, str)
-    root = own.take("root", str, None) if kind in ("imglist", "torchvision") else None
-    options = own.take("args", dict, {}) if kind in ("torchvision", "huggingface") else {}
-    in_files = kind in ("imglist", "folder", "features")
-    if kind == "huggingface" and place.of_data(location).is_dir():
-        in_files = True  # saved with save_to_disk
-    limit = _positive(own, "limit", None)
-    made = ImageSet(
-        name=name,
-        split=split,
-        kind=kind,
-        location=str(place.of_data(location)) if in_files else location,
-        root=place.of_data(root or ".") if kind in ("imglist", "torchvision") else None,
-        options=options,
-        limit=limit,
-        images=_positive(own, "images", None),
-        size=str(own.take("size", None, "")),
-        source=own.take("source", str, ""),
-    )
-    for other in KINDS:
-        own.take(other, None, None)  # so that a wrong key is compared with all of them
-    own.finish()
-    return made
-
-
-def _read_methods(top: Fields) -> tuple[MethodSpec, ...]:
-    methods = top.take("methods", dict, None)
-    if methods is None:
-        return STANDARD
-    if not methods:
-        raise ValueError(f"{top.at('methods')} is empty; leave it out for the standard ones")
-    group = Fields(methods, top.at("methods"))
-    return tuple(read_method(name, Fields(group.take(name), group.at(name))) for name in group.values)
-
-
-def _read_seeds(top: Fields) -> tuple[int, ...]:
-    value = top.take("seeds", None, [0, 1, 2])
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        return tuple(range(value))
-    good = isinstance(value, list) and bool(value) and all(type(seed) is int for seed in value)
-    if not good or min(value) < 0 or len(set(value)) < len(value):
-        raise ValueError(
-            f"{top.at('seeds')} must be a list of distinct whole numbers from 0, or how many, "
-            f"got {value!r}"
-        )
-    return tuple(value)
-
-
-def _positive(fields: Fields, key: str, default: int | None) -> Any:
-    value = fields.take(key, int, default)
-    if value is not None and value < 1:
-        raise ValueError(f"{fields.at(key)} must be at least 1, got {value}")
-    return value
-
-
-def _choice(fields: Fields, key: str, allowed: tuple[str, ...], default: str) -> str:
-    value = fields.take(key, str, default)
-    check_choice(fields.at(key), value, allowed)
-    return str(value)
+def benchmark_schema() -> dict[str, Any]:
+    """The JSON schema of a benchmark's YAML, for editors that complete and check as you type."""
+    schema = Benchmark.model_json_schema()
+    schema["properties"]["methods"] = {
+        **schema["properties"]["methods"],
+        "additionalProperties": method_schema(),
+    }
+    schema["patternProperties"] = {"^x-": {}}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -1,20 +1,24 @@
-"""A method by name: which detector, with which settings."""
+"""A method by name: which detector, with which settings. Names are those of the detectors' records."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
+import inspect
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
+import pydantic
+from torch import Tensor
+
+from adaneg_openood.benchmark.detector_settings import read_settings, settings_model
 from adaneg_openood.data.feature_set import FeatureSet
-from adaneg_openood.detectors import MCM, AdaNeg, AdaNegConfig, NegLabel
-from adaneg_openood.detectors.checks import check_choice
-from adaneg_openood.evaluation.streams import Detector
-from adaneg_openood.io.fields import Fields
+from adaneg_openood.detectors import DETECTORS, TextDetector, default_settings, make_detector
+from adaneg_openood.io.configuration import given_values, not_allowed, told
 
-SETTINGS = tuple(f.name for f in dataclasses.fields(AdaNegConfig))
-_MODES = ("published", "released")
+if TYPE_CHECKING:
+    from adaneg_openood.text import LabelFeatures
+    from adaneg_openood.vlm import VisionLanguageModel
 
 
 @dataclass(frozen=True)
@@ -22,87 +26,104 @@ class MethodSpec:
     """A row of the comparison.
 
     Attributes:
-        name: as tables show it.
-        detector: ``"mcm"``, ``"neglabel"`` or ``"adaneg"``.
-        config: AdaNeg's settings; None for the others.
-        settings: arguments of the others.
+        detector: a name of ``detectors.DETECTORS``.
+        settings: what differs from the detector's defaults.
     """
 
-    name: str
     detector: str
-    config: AdaNegConfig | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Detector and settings, as JSON values."""
-        config = {} if self.config is None else dataclasses.asdict(self.config)
-        return {"detector": self.detector, **self.settings, **config}
+        """Detector and all of its settings, as JSON values."""
+        return {"detector": self.detector, **default_settings(self.detector), **self.settings}
 
-    def build(self, data: FeatureSet) -> Detector:
+    @property
+    def needs_negatives(self) -> bool:
+        """Whether its text rows must hold negative labels."""
+        return DETECTORS[self.detector].info.needs_negatives
+
+    def build(
+        self,
+        data: FeatureSet,
+        labels: LabelFeatures | None = None,
+        inputs: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> TextDetector:
         """The detector over a benchmark's labels.
+
+        Args:
+            data: the features; a method takes the text rows.
+            labels: the same rows with what is known of them: a recipe's number of groups is taken where
+                the settings name none.
+            inputs: what else methods may take, see :func:`further_inputs`.
 
         Raises:
             ValueError, TypeError: a setting that does not fit the data, such as too many groups.
         """
-        text, n_id, scale = data.text_features, data.n_id, data.logit_scale
-        if self.detector == "mcm":
-            return MCM(text, n_id, **self.settings)
-        if self.detector == "neglabel":
-            return NegLabel(text, n_id, logit_scale=scale, **self.settings)
-        return AdaNeg(text, n_id, scale, self.config)
+        settings = dict(self.settings)
+        if (
+            labels is not None
+            and labels.groups is not None
+            and "groups" in default_settings(self.detector)
+        ):
+            settings.setdefault("groups", labels.groups)
+        taken = inspect.signature(DETECTORS[self.detector]).parameters
+        own = {name: value for name, value in inputs.items() if name in taken}
+        return make_detector(
+            self.detector, data.text_features, data.n_id, data.logit_scale, settings, **own
+        )
 
 
-STANDARD = (
-    MethodSpec("MCM", "mcm"),
-    MethodSpec("NegLabel", "neglabel"),
-    MethodSpec("AdaNeg (task)", "adaneg", AdaNegConfig()),
-    MethodSpec("AdaNeg (sample)", "adaneg", AdaNegConfig(proxy="sample")),
-)
+STANDARD = {
+    "MCM": MethodSpec("mcm"),
+    "NegLabel": MethodSpec("neglabel"),
+    "AdaNeg (task)": MethodSpec("adaneg"),
+    "AdaNeg (sample)": MethodSpec("adaneg", {"proxy": "sample"}),
+}
 
 
-def adaneg_config(mode: str = "published", **changed: Any) -> AdaNegConfig:
-    """AdaNeg's settings: as published, or as the released code runs them.
-
-    Raises:
-        ValueError, TypeError: unknown mode, or a setting out of range.
-    """
-    check_choice("mode", mode, _MODES)
-    return AdaNegConfig.released(**changed) if mode == "released" else AdaNegConfig(**changed)
-
-
-def read_method(name: str, own: Fields) -> MethodSpec:
-    """A method from the mapping under its name.
-
-    Raises:
-        ValueError: unknown detector or setting, or a value out of range; the message names the place.
-    """
-    detector = own.take("detector", str)
-    check_choice(own.at("detector"), detector, ("mcm", "neglabel", "adaneg"))
-    try:
-        if detector == "adaneg":
-            mode = own.take("mode", str, "published")
-            taken = {key: own.take(key, None, None) for key in SETTINGS}
-            changed = {key: value for key, value in taken.items() if value is not None}
-            spec = MethodSpec(name, detector, adaneg_config(mode, **changed))
-        elif detector == "mcm":
-            spec = MethodSpec(name, detector, None, _given(own, {"tau": float}))
-        else:
-            spec = MethodSpec(name, detector, None, _given(own, {"groups": int, "permute": bool}))
-    except (TypeError, ValueError) as error:
-        text = str(error)
-        raise ValueError(text if own.where in text else f"{own.where}: {text}") from error
-    own.finish()
-    return spec
-
-
-def _given(own: Fields, kinds: Mapping[str, type]) -> dict[str, Any]:
-    taken = {key: own.take(key, kind, None) for key, kind in kinds.items()}
-    for key in ("tau", "groups"):
-        if taken.get(key) is not None and not taken[key] > 0:
-            raise ValueError(f"{key} must be above 0, got {taken[key]}")
-    return {key: value for key, value in taken.items() if value is not None}
-
-
-def standard_detectors(data: FeatureSet) -> dict[str, Detector]:
+def standard_detectors(data: FeatureSet) -> dict[str, TextDetector]:
     """MCM, NegLabel and AdaNeg with both proxies, each with its published settings."""
-    return {spec.name: spec.build(data) for spec in STANDARD}
+    return {title: method.build(data) for title, method in STANDARD.items()}
+
+
+def further_inputs(detectors: Iterable[str], model: VisionLanguageModel | None) -> dict[str, Tensor]:
+    """What detectors take beside text rows and the model makes: noise features, where one takes them.
+
+    Args:
+        detectors: names.
+        model: None makes nothing.
+    """
+    for name in detectors:
+        if model is not None and "noise_features" in inspect.signature(DETECTORS[name]).parameters:
+            from adaneg_openood.data.noise import noise_features
+
+            return {"noise_features": noise_features(model)}
+    return {}
+
+
+def read_method(given: Any) -> MethodSpec:
+    """A method from a mapping with ``detector`` and settings.
+
+    Raises:
+        ValueError: unknown detector or setting, or a value that is not allowed.
+    """
+    values = given_values(given)
+    detector = values.pop("detector", None)
+    if detector is None:
+        raise ValueError(f"detector is missing; it must be one of {', '.join(DETECTORS)}")
+    if detector not in DETECTORS:
+        raise ValueError(f"detector {not_allowed(detector, DETECTORS)}")
+    try:
+        return MethodSpec(detector, read_settings(detector, values))
+    except pydantic.ValidationError as error:
+        raise ValueError(told(error, "")) from None
+
+
+def method_schema() -> dict[str, Any]:
+    """The JSON schema of one method: one alternative per detector."""
+    found = []
+    for name in DETECTORS:
+        own = settings_model(name).model_json_schema()
+        own["properties"] = {"detector": {"const": name}, **own["properties"]}
+        found.append({**own, "required": ["detector"]})
+    return {"oneOf": found}

@@ -1,63 +1,48 @@
-"""From a benchmark's definition to features and results."""
+"""From an open benchmark to features, and on to a run."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import logging
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from adaneg_openood.benchmark.definition import Benchmark
-from adaneg_openood.benchmark.definition import ImageSet as SetDefinition
-from adaneg_openood.benchmark.sets import Stored, labels_of, open_set
-from adaneg_openood.data import FeatureStore, ImageSet, read_feature_header
-from adaneg_openood.data.feature_files import load_features
+from adaneg_openood.benchmark.definition import BenchmarkSet, read_benchmark
+from adaneg_openood.benchmark.labels import make_labels
+from adaneg_openood.benchmark.methods import MethodSpec, further_inputs
+from adaneg_openood.benchmark.opening import OpenBenchmark, open_benchmark
+from adaneg_openood.benchmark.sets import StoredFeatures
+from adaneg_openood.data import ImageSet, read_feature_header
 from adaneg_openood.data.feature_set import DEFAULT_LOGIT_SCALE, FeatureSet
-from adaneg_openood.data.store_entries import default_store
+from adaneg_openood.data.feature_store import FeatureCache
+from adaneg_openood.detectors import TextDetector
 from adaneg_openood.evaluation import Protocol, Run, replay
 from adaneg_openood.io.processes import ALONE, Group
-from adaneg_openood.text import (
-    ClassNames,
-    Corpus,
-    LabelFeatures,
-    Mining,
-    TextCache,
-    class_names,
-    label_features,
-)
+from adaneg_openood.text import LabelFeatures
 from adaneg_openood.vlm import VisionLanguageModel, describe, load_model
-
-logger = logging.getLogger(__name__)
 
 _COMPARED = ("weights", "preprocessing", "dim")
 
 
 @dataclass(frozen=True)
-class Settings:
+class EncodeOptions:
     """How a benchmark is encoded; changes no result beyond rounding.
 
     Attributes:
         device: of the model.
-        batch_size: images a forward pass.
-        workers: decoding processes; None takes as many as there are cores.
-        skip_broken: leave out images that cannot be read.
-        cache: folder of the feature cache; None is the user's.
-        text_cache: folder of text features; None is the user's.
+        batch_size: images per forward pass.
+        workers: decoding processes; None is one per core, at most 4.
         progress: show bars.
     """
 
     device: str = "cpu"
     batch_size: int = 256
     workers: int | None = None
-    skip_broken: bool = False
-    cache: Path | None = None
-    text_cache: Path | None = None
     progress: bool = False
 
 
@@ -67,232 +52,204 @@ class Encoding:
 
     Attributes:
         data: what detectors and sweeps take.
-        names: set title (``"id"``, ``"near/tin"``) -> image names, where images exist.
-        roots: set title -> folder of the image files, where they lie in files.
+        labels: the text rows; None where one file holds the whole benchmark.
+        images: set title (``"id"``, ``"near/tin"``) -> its images in the order of the features.
         provenance: model, labels and sets; JSON values.
-        encoded: titles of the sets that were encoded now, and not found in the cache.
+        inputs: what some methods take beside text rows, such as TANL's noise features.
+        encoded: titles of the sets that were encoded now, and not found in the store.
     """
 
     data: FeatureSet
-    names: dict[str, tuple[str, ...]]
-    roots: dict[str, Path]
+    labels: LabelFeatures | None
+    images: dict[str, ImageSet]
     provenance: dict[str, Any]
+    inputs: dict[str, Tensor] = field(default_factory=dict)
     encoded: tuple[str, ...] = ()
+
+    def detectors(self, methods: Mapping[str, MethodSpec]) -> dict[str, TextDetector]:
+        """The detectors of methods over these features, by title."""
+        return {
+            title: method.build(self.data, self.labels, self.inputs) for title, method in methods.items()
+        }
 
 
 def run_benchmark(
-    benchmark: Benchmark,
-    settings: Settings | None = None,
+    opened: OpenBenchmark,
+    options: EncodeOptions | None = None,
     group: Group = ALONE,
-    **protocol: Any,
+    **replayed: Any,
 ) -> tuple[Run, Encoding]:
-    """Encode what is not in the cache, and replay every method of the benchmark.
+    """Encode what is not in the store, and replay every method of the benchmark.
 
     Args:
-        benchmark: the definition.
-        settings: see :class:`Settings`.
-        group: ranks that share the encoding, and then the streams; all get the same results.
-        protocol: fields of :class:`~adaneg_openood.evaluation.Protocol`, over the benchmark's own.
+        opened: see :func:`~adaneg_openood.benchmark.opening.open_benchmark`.
+        options: see :class:`EncodeOptions`.
+        group: ranks that share the encoding, and then the streams; all get the same run.
+        replayed: further arguments of :func:`~adaneg_openood.evaluation.replay`.
 
     Raises:
-        ValueError, TypeError, OSError, ImportError: with a message for people; see
-            :func:`~adaneg_openood.benchmark.check.check` for all of them at once.
+        FileNotFoundError: the benchmark is not complete.
+        ValueError, TypeError, OSError, ImportError: with a message for people.
     """
-    settings = Settings() if settings is None else settings
-    made = encode_benchmark(benchmark, settings, group)
+    options = EncodeOptions() if options is None else options
+    made = encode_benchmark(opened, options, group)
+    benchmark = opened.definition
     run = replay(
         made.data,
-        {spec.name: spec.build(made.data) for spec in benchmark.methods},
-        Protocol(**{**benchmark.protocol, **protocol}),
-        device=settings.device,
-        progress=settings.progress,
+        made.detectors(benchmark.methods),
+        Protocol(benchmark.seeds, benchmark.batch_size, benchmark.order),
+        device=options.device,
+        progress=options.progress,
         group=group,
-        provenance={
-            **made.provenance,
-            "methods": {spec.name: spec.to_dict() for spec in benchmark.methods},
-        },
+        provenance=made.provenance,
+        **replayed,
     )
     return run, made
 
 
 def encode_benchmark(
-    benchmark: Benchmark, settings: Settings | None = None, group: Group = ALONE
+    opened: OpenBenchmark, options: EncodeOptions | None = None, group: Group = ALONE
 ) -> Encoding:
-    """The features of a benchmark, from the cache where they are in it.
+    """The features of a benchmark, from the store where they are in it.
 
     Args:
-        benchmark: the definition.
-        settings: see :class:`Settings`.
+        opened: see :func:`~adaneg_openood.benchmark.opening.open_benchmark`.
+        options: see :class:`EncodeOptions`.
         group: ranks that share the encoding; they must see one cache folder.
 
     Raises:
+        FileNotFoundError: the benchmark is not complete.
         ValueError, TypeError, OSError, ImportError: with a message for people.
     """
-    settings = Settings() if settings is None else settings
+    opened.refuse_missing()
+    options = EncodeOptions() if options is None else options
+    benchmark = opened.definition
     about: dict[str, Any] = {"benchmark": benchmark.name, "definition": benchmark.origin}
-    if benchmark.features is not None:
-        file = benchmark.features
-        data = group.local(lambda: load_features(file))
-        if benchmark.logit_scale is not None:
-            data = dataclasses.replace(data, logit_scale=benchmark.logit_scale)
-        return Encoding(data, {}, {}, {**about, "features": str(benchmark.features)})
-    folder = default_store() if settings.cache is None else settings.cache
-    store = FeatureStore(folder)
-    # lists first: a wrong path should not wait for a model to load
-    opened = group.local(lambda: open_sets(benchmark, folder))
-    classes = group.local(lambda: benchmark_classes(benchmark, opened["id"]))
-    wanted = needs_model(benchmark, opened)
-    model = group.local(lambda: _model(benchmark, settings) if wanted else None, first_alone=True)
+    if opened.whole is not None:
+        return Encoding(opened.whole, None, {}, {**about, "features": str(benchmark.features)})
+    model = group.local(lambda: _model(opened, options), first_alone=True)
     if model is not None:
         about["model"] = describe(model)
-    labels = group.local(lambda: benchmark_labels(benchmark, classes, model, settings), first_alone=True)
-    n_id = labels.n_id
-    features: dict[str, Tensor] = {}
-    id_labels: dict[str, Tensor] = {}
-    names: dict[str, tuple[str, ...]] = {}
-    roots: dict[str, Path] = {}
-    fresh = []
-    for item in benchmark.used_sets:
-        part = opened[item.title]
-        if item.labelled:
-            id_labels[item.title] = group.local(functools.partial(labels_of, item, part, n_id))
-        if isinstance(part, Stored):
-            group.local(functools.partial(_refuse_other_model, part.file, model))
-            features[item.title] = part.features
-            continue
-        assert model is not None
-        found = store.get(
-            part,
-            model,
-            batch_size=settings.batch_size,
-            workers=settings.workers,
-            skip_broken=settings.skip_broken,
-            progress=settings.progress,
-            group=group,
-        )
-        features[item.title], names[item.title] = found.features, found.names
-        if item.labelled and found.labels is not None:
-            id_labels[item.title] = found.labels  # without those of skipped images
-        if part.base is not None:
-            roots[item.title] = part.base
-        if found.fresh:
-            fresh.append(item.title)
+    labels = group.local(lambda: _labels(opened, model, options), first_alone=True)
+    used = [method.detector for method in benchmark.methods.values()]
+    parts = {}
+    store = FeatureCache(None if benchmark.cache is None else benchmark.cache / "features")
+    for part in benchmark.sets:
+        encode = functools.partial(_encoded, part, opened, labels.n_id, model, store, options, group)
+        parts[part.title] = encode()
     about["labels"] = labels.provenance
     about["sets"] = {
-        item.title: _about_set(item, len(features[item.title])) for item in benchmark.used_sets
+        part.title: {
+            "kind": part.definition.kind,
+            "location": part.definition.location,
+            "images": len(parts[part.title].features),
+        }
+        for part in benchmark.sets
     }
-    data = _joined(benchmark, labels, model, features, id_labels)
-    return Encoding(data, names, roots, about, tuple(fresh))
-
-
-def needs_model(benchmark: Benchmark, opened: Mapping[str, ImageSet | Stored]) -> bool:
-    """Whether texts or images are to be encoded; ``opened`` are the sets by title."""
-    return benchmark.text_features is None or any(isinstance(part, ImageSet) for part in opened.values())
-
-
-def _model(benchmark: Benchmark, settings: Settings) -> VisionLanguageModel:
-    return load_model(
-        benchmark.backbone,
-        device=settings.device,
-        precision=benchmark.precision,
-        preprocessing=benchmark.preprocessing,
+    return Encoding(
+        _joined(opened, labels, model, parts),
+        labels,
+        {title: part.images for title, part in parts.items() if part.images is not None},
+        about,
+        group.local(lambda: further_inputs(used, model), first_alone=True),
+        tuple(title for title, part in parts.items() if part.fresh),
     )
 
 
-def given_classes(benchmark: Benchmark) -> ClassNames | None:
-    """The ID classes that the definition tells; None where the ID set does."""
-    if isinstance(benchmark.classes, tuple):
-        return ClassNames(f"{benchmark.origin}: classes", benchmark.classes)
-    if benchmark.classes == "demo":
-        from adaneg_openood.demo.world import ID_NAMES
+def benchmark_features(source: str | os.PathLike[str], device: str = "cpu") -> FeatureSet:
+    """The features of a benchmark by its name or YAML file, with the options of its definition.
 
-        return ClassNames("demo", ID_NAMES)
-    if benchmark.classes is not None:
-        return class_names(benchmark.classes)
-    if benchmark.text_features is not None:
-        made = LabelFeatures.load(benchmark.text_features)
-        return ClassNames(str(benchmark.text_features), made.names[: made.n_id])
-    return None
-
-
-def benchmark_classes(benchmark: Benchmark, id_set: ImageSet | Stored | None) -> ClassNames:
-    """The ID classes, from the definition or from the ID set.
-
-    Raises:
-        ValueError: neither tells them.
+    Example:
+        >>> benchmark_features("demo").n_id  # doctest: +SKIP
+        20
     """
-    given = given_classes(benchmark)
-    if given is None and isinstance(id_set, ImageSet):
-        return id_set.class_names()
-    if given is None:
-        raise ValueError(
-            f"{benchmark.origin}: classes is missing, and the ID set does not tell them; give a "
-            "benchmark's name, a file or a list"
-        )
-    return given
+    return encode_benchmark(open_benchmark(read_benchmark(source)), EncodeOptions(device)).data
 
 
-def open_sets(benchmark: Benchmark, cache_folder: Path) -> dict[str, ImageSet | Stored]:
-    """The sets that are used, by title; those with ID classes are matched with the names of these."""
-    classes = given_classes(benchmark)
-    opened: dict[str, ImageSet | Stored] = {}
-    for item in benchmark.used_sets:  # the ID set is the first
-        opened[item.title] = open_set(item, cache_folder, classes)
-        if classes is None:
-            classes = benchmark_classes(benchmark, opened[item.title])
-    return opened
+@dataclass(frozen=True, eq=False)
+class _Part:
+    features: Tensor
+    labels: Tensor | None
+    images: ImageSet | None = None
+    fresh: bool = False
 
 
-def benchmark_labels(
-    benchmark: Benchmark,
-    classes: ClassNames,
-    model: VisionLanguageModel | None,
-    settings: Settings,
-) -> LabelFeatures:
-    """The text rows of a benchmark, see :func:`~adaneg_openood.text.label_features`."""
-    return label_features(
-        model,
-        classes,
-        benchmark_negatives(benchmark),
-        prompt=benchmark.prompt,
-        learned_prompts=benchmark.prompts,
-        text_features=benchmark.text_features,
-        cache=TextCache(settings.text_cache),
-        progress=settings.progress,
+def _model(opened: OpenBenchmark, options: EncodeOptions) -> VisionLanguageModel | None:
+    if not opened.needs_model:
+        return None
+    own = opened.definition
+    return load_model(
+        own.model, device=options.device, precision=own.precision, preprocessing=own.preprocessing
     )
 
 
-def benchmark_negatives(benchmark: Benchmark) -> Path | Mining | None:
-    """The negative labels, or how to mine them; the demo's words are put in."""
-    wanted = benchmark.negatives
-    if not isinstance(wanted, Mining) or wanted.corpus != "demo":
-        return wanted
-    from adaneg_openood.demo.world import ADJECTIVES, NOUNS
+def _labels(
+    opened: OpenBenchmark, model: VisionLanguageModel | None, options: EncodeOptions
+) -> LabelFeatures:
+    if opened.labels is not None:
+        return opened.labels
+    benchmark = opened.definition
+    return make_labels(
+        model,
+        opened.classes,
+        benchmark,
+        negatives=opened.negatives,
+        with_negatives=any(method.needs_negatives for method in benchmark.methods.values()),
+        cache=benchmark.cache,
+        progress=options.progress,
+    )
 
-    return dataclasses.replace(wanted, corpus=Corpus(NOUNS, ADJECTIVES, "demo"))
+
+def _encoded(
+    part: BenchmarkSet,
+    opened: OpenBenchmark,
+    n_id: int,
+    model: VisionLanguageModel | None,
+    store: FeatureCache,
+    options: EncodeOptions,
+    group: Group,
+) -> _Part:
+    found = opened.sets[part.title]
+    if isinstance(found, StoredFeatures):
+        group.local(functools.partial(_refuse_other_model, found.file, model))
+        return _Part(found.features, found.id_labels(n_id) if part.labelled else None)
+    assert model is not None
+    if part.labelled:
+        found.check_labels(n_id)
+    made = store.get(
+        model,
+        found,
+        batch_size=options.batch_size,
+        workers=min(4, os.cpu_count() or 1) if options.workers is None else options.workers,
+        on_error="skip" if opened.definition.skip_broken else "raise",
+        progress=options.progress,
+        group=group,
+    )
+    return _Part(made.features, made.labels, found, made.fresh)
 
 
 def _joined(
-    benchmark: Benchmark,
+    opened: OpenBenchmark,
     labels: LabelFeatures,
     model: VisionLanguageModel | None,
-    features: dict[str, Tensor],
-    id_labels: dict[str, Tensor],
+    parts: dict[str, _Part],
 ) -> FeatureSet:
+    benchmark = opened.definition
     scale = benchmark.logit_scale or labels.logit_scale
     if scale is None:
         scale = DEFAULT_LOGIT_SCALE if model is None else float(model.logit_scale)
-    ids = [item.title for item in benchmark.used_sets if item.labelled]
+    of_id = [parts[part.title] for part in benchmark.sets if part.labelled]
+    id_labels = [part.labels for part in of_id if part.labels is not None]
     sets = {
-        split: {item.name: features[item.title] for item in benchmark.used_sets if item.split == split}
+        split: {part.name: parts[part.title].features for part in benchmark.sets if part.split == split}
         for split in ("near", "far")
     }
     return FeatureSet(
         text_features=labels.features,
         n_id=labels.n_id,
         # one ID set stays memory-mapped
-        id_features=features[ids[0]] if len(ids) == 1 else torch.cat([features[t] for t in ids]),
-        id_labels=torch.cat([id_labels[title] for title in ids]),
+        id_features=of_id[0].features if len(of_id) == 1 else torch.cat([p.features for p in of_id]),
+        id_labels=torch.cat(id_labels),
         near=sets["near"],
         far=sets["far"],
         logit_scale=scale,
@@ -300,13 +257,9 @@ def _joined(
         origins={
             "id_features": f"{benchmark.origin}: id",
             "text_features": f"{benchmark.origin}: text",
-            **{item.title: f"{benchmark.origin}: {item.title}" for item in benchmark.used_sets},
+            **{part.title: f"{benchmark.origin}: {part.title}" for part in benchmark.sets},
         },
     )
-
-
-def _about_set(item: SetDefinition, n_rows: int) -> dict[str, Any]:
-    return {"kind": item.kind, "location": item.location, "images": n_rows}
 
 
 def _refuse_other_model(file: Path, model: VisionLanguageModel | None) -> None:
@@ -317,6 +270,6 @@ def _refuse_other_model(file: Path, model: VisionLanguageModel | None) -> None:
     for key in _COMPARED:
         if key in header and key in known and header[key] != known[key]:
             raise ValueError(
-                f"{file}: was made with {key} {header[key]!r}, but this benchmark's backbone "
-                f"{model.name} has {known[key]!r}; their features cannot be compared"
+                f"{file}: was made with {key} {header[key]!r}, but this benchmark's model {model.name} "
+                f"has {known[key]!r}; their features cannot be compared"
             )

@@ -2,191 +2,163 @@
 
 from __future__ import annotations
 
+import difflib
+import importlib.util
 import inspect
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
-import torch
 from torch import Tensor
 
-from adaneg_openood.benchmark.definition import ImageSet as SetDefinition
+from adaneg_openood.benchmark.definition import BenchmarkSet, SetDefinition
+from adaneg_openood.benchmark.labels import world
 from adaneg_openood.data import ImageSet
-from adaneg_openood.text.classnames import ClassNames
-
-_WORLD = "demo-world-1"  # the number goes up when the drawings change
+from adaneg_openood.data.feature_files import read_rows
+from adaneg_openood.text import ClassNames
 
 
 @dataclass(frozen=True, eq=False)
-class Stored:
-    """Features that exist already: (N, D) float, and (N,) int64 labels or None."""
+class StoredFeatures:
+    """Features that exist already.
+
+    Attributes:
+        features: (N, D) float.
+        labels: (N,) int64, or None.
+        file: where they were read.
+    """
 
     features: Tensor
     labels: Tensor | None
     file: Path
 
+    def __len__(self) -> int:
+        return len(self.features)
 
-def open_set(
-    item: SetDefinition, cache_folder: Path, classes: ClassNames | None = None
-) -> ImageSet | Stored:
+    def id_labels(self, n_id: int) -> Tensor:
+        """(N,) int64 labels of an ID set.
+
+        Raises:
+            ValueError: it has none, or some outside [0, n_id).
+        """
+        if self.labels is None:
+            raise ValueError(f"{self.file}: needs the key labels, because ID images have classes")
+        bad = ((self.labels < 0) | (self.labels >= n_id)).nonzero().squeeze(1).tolist()
+        if bad:
+            raise ValueError(
+                f"{self.file}: {len(bad)} label(s) outside [0, {n_id}), for {n_id} classes; the first "
+                f"is {int(self.labels[bad[0]])} of image {bad[0]}"
+            )
+        return self.labels
+
+
+Opened = Union[ImageSet, StoredFeatures]
+
+
+def open_set(part: BenchmarkSet, classes: ClassNames | None, cache: Path | None) -> Opened:
     """Open a set; images are listed, not decoded.
 
     Args:
-        item: the set.
-        cache_folder: where the drawn demo images are kept.
-        classes: names of the labels, which folders and datasets are matched with.
+        part: the set.
+        classes: names of the labels, which folders and data sets are matched with.
+        cache: folder of the caches, where the demo's images are drawn; None is the user's.
 
     Raises:
         FileNotFoundError: a list, folder or file is not there.
         ValueError, TypeError: it holds something else than it should.
-        ImportError: the dataset's library is missing.
+        ImportError: the data set's library is missing.
     """
-    if item.kind == "features":
-        return _stored(item)
-    root: Path | None = None
-    place: Any = Path(item.location)
-    if item.kind in ("torchvision", "huggingface"):
-        place = _torchvision(item) if item.kind == "torchvision" else _huggingface(item)
-    elif item.kind == "demo":
-        world = draw_world(cache_folder)
-        place = world / "benchmark_imglist" / "demo" / f"test_{item.location}.txt"
-        if not place.is_file():
-            known = ", ".join(sorted(path.stem[5:] for path in place.parent.glob("test_*.txt")))
-            raise ValueError(f"{item.title}: the demo draws no {item.location!r}; it draws {known}")
-        root = world / "images"
-    else:
-        root = item.root
-        exists = place.is_dir() if item.kind == "folder" else place.is_file()
-        if not exists:
-            what = "folder of images" if item.kind == "folder" else "imglist"
-            raise FileNotFoundError(f"{item.title}: no such {what}: {place}")
-    return ImageSet.of(
-        place,
-        root=root,
-        labelled=item.labelled,
-        limit=item.limit,
-        classes=classes if item.labelled else None,
-    )
+    own = part.definition
+    if own.features is not None:
+        features, labels = read_rows(own.features)
+        rows = slice(None, own.limit)
+        return StoredFeatures(
+            features[rows], None if labels is None else labels[rows].long(), own.features
+        )
+    options: dict[str, Any] = {"labelled": part.labelled, "limit": own.limit}
+    if part.labelled:
+        options["classes"] = classes
+    if own.demo is not None:
+        return world("demo").image_set(own.demo, cache, **options)
+    if own.torchvision is not None:
+        return ImageSet.of(_torchvision(own), **options)
+    if own.huggingface is not None:
+        return ImageSet.of(_huggingface(own), **options)
+    if own.folder is not None and not own.folder.is_dir():
+        raise FileNotFoundError(f"no such folder of images: {own.folder}")
+    if own.imglist is not None and not own.imglist.is_file():
+        raise FileNotFoundError(f"no such imglist: {own.imglist}")
+    return ImageSet.of(own.folder or own.imglist, root=own.root, **options)
 
 
-def draw_world(cache_folder: Path) -> Path:
-    """The demo's images, drawn once into the cache folder."""
-    world = cache_folder / _WORLD
-    if not (world / "benchmark_imglist").is_dir():
-        from adaneg_openood.demo.world import write_benchmark
-
-        cache_folder.mkdir(parents=True, exist_ok=True)
-        temporary = cache_folder / f".{_WORLD}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
-        try:
-            write_benchmark(temporary)
-            try:
-                os.replace(temporary, world)
-            except OSError:  # another process was faster
-                if not (world / "benchmark_imglist").is_dir():
-                    raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    return world
+def fetched_later(own: SetDefinition) -> str:
+    """Why looking at a set now would fetch it; empty if it would not."""
+    if own.torchvision is not None and own.args.get("download"):
+        return f"torchvision fetches {own.torchvision} unless it is in {own.root}"
+    if own.huggingface is not None and not Path(own.huggingface).is_dir() and is_installed("datasets"):
+        return f"{own.huggingface}, fetched from the Hugging Face hub unless it is cached"
+    return ""
 
 
-def _stored(item: SetDefinition) -> Stored:
-    from adaneg_openood.data.feature_files import _read, _tensor
-
-    file = Path(item.location)
-    if not file.is_file():
-        raise FileNotFoundError(f"{item.title}: no such feature file: {file}")
-    if file.suffix not in (".npz", ".npy", ".safetensors"):
-        raise ValueError(f"{file}: a feature file must be .npz, .npy or .safetensors")
-    values = _read(file)
-    features = values.get("features", values.get(""))
-    if features is None:
-        raise ValueError(f"{file}: needs the key features, found {', '.join(sorted(values))}")
-    labels = values.get("labels")
-    rows = slice(None, item.limit)
-    return Stored(
-        _tensor(f"{file} [features]", features)[rows],
-        None if labels is None else _tensor(f"{file} [labels]", labels)[rows],
-        file,
-    )
+def is_installed(module: str) -> bool:
+    """Whether a module can be imported; it is not."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that a submodule is in
+        return False
+    except ValueError:  # loaded without a spec, by hand
+        return True
 
 
-def _torchvision(item: SetDefinition) -> Any:
+def _torchvision(own: SetDefinition) -> Any:
     from torchvision import datasets
 
-    maker = getattr(datasets, item.location, None)
+    name = str(own.torchvision)
+    maker = getattr(datasets, name, None)
     if not inspect.isclass(maker):
-        import difflib
-
-        near = difflib.get_close_matches(item.location, datasets.__all__, n=1)
+        near = difflib.get_close_matches(name, datasets.__all__, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{item.title}: torchvision has no dataset {item.location!r}{hint}")
-    arguments = dict(item.options)
+        raise ValueError(f"torchvision has no dataset {name!r}{hint}")
+    arguments = dict(own.args)
     parameters = inspect.signature(maker).parameters
     if "root" in parameters:
-        arguments.setdefault("root", str(item.root))
+        arguments.setdefault("root", str(own.root))
     wrong = [key for key in arguments if key not in parameters and "kwargs" not in parameters]
     if wrong:
         raise ValueError(
-            f"{item.title}: torchvision's {item.location} takes no {', '.join(wrong)}; it takes "
-            f"{', '.join(parameters)}"
+            f"torchvision's {name} takes no {', '.join(wrong)}; it takes {', '.join(parameters)}"
         )
     try:
         return maker(**arguments)
     except RuntimeError as error:  # what torchvision says of files that are not there
-        raise FileNotFoundError(
-            f"{item.title}: torchvision's {item.location} in {item.root}: {error}"
-        ) from error
+        raise FileNotFoundError(f"torchvision's {name} in {own.root}: {error}") from error
 
 
-def _huggingface(item: SetDefinition) -> Any:
+def _huggingface(own: SetDefinition) -> Any:
+    name, arguments = str(own.huggingface), dict(own.args)
     try:
         import datasets
     except ImportError as error:
         raise ImportError(
-            f"{item.title}: a Hugging Face dataset needs the package datasets: pip install datasets"
+            "a Hugging Face data set needs the package datasets: pip install datasets"
         ) from error
-    arguments = dict(item.options)
     if arguments.get("trust_remote_code"):
         raise ValueError(
-            f"{item.title}: trust_remote_code would run code that comes with the data; load such a data "
-            "set yourself, save it with save_to_disk, and name that folder"
+            "trust_remote_code would run code that comes with the data; load such a data set yourself, "
+            "save it with save_to_disk, and name that folder"
         )
     renamed = {arguments.pop(key, key): key for key in ("image", "label") if key in arguments}
-    if Path(item.location).is_dir():
+    if Path(name).is_dir():
         split = arguments.pop("split", None)
-        loaded = datasets.load_from_disk(item.location, **arguments)
+        loaded = datasets.load_from_disk(name, **arguments)
         loaded = loaded if split is None else loaded[split]
     else:
-        loaded = datasets.load_dataset(item.location, **arguments)
+        loaded = datasets.load_dataset(name, **arguments)
     if isinstance(loaded, dict):
         raise ValueError(
-            f"{item.title}: {item.location} has several splits ({', '.join(loaded)}); name one "
-            "in args: {split: ...}"
+            f"{name} has several splits ({', '.join(loaded)}); name one in args: {{split: ...}}"
         )
-    for column, name in renamed.items():
-        if column != name:
-            loaded = loaded.rename_column(column, name)
+    for column, key in renamed.items():
+        if column != key:
+            loaded = loaded.rename_column(column, key)
     return loaded
-
-
-def labels_of(item: SetDefinition, opened: ImageSet | Stored, n_id: int) -> Tensor:
-    """(N,) int64 ID labels of an ID or csid set.
-
-    Raises:
-        ValueError: it has none, or some outside [0, n_id).
-    """
-    if isinstance(opened, ImageSet):
-        opened.check_labels(n_id)
-        return torch.tensor(opened.labels, dtype=torch.int64)
-    if opened.labels is None:
-        raise ValueError(f"{opened.file}: needs the key labels, because ID images have classes")
-    labels = opened.labels.long()
-    bad = ((labels < 0) | (labels >= n_id)).nonzero().squeeze(1).tolist()
-    if bad:
-        raise ValueError(
-            f"{item.title}: {len(bad)} label(s) outside [0, {n_id}), for {n_id} classes; "
-            f"the first is {int(labels[bad[0]])} of image {bad[0]}"
-        )
-    return labels

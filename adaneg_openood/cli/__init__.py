@@ -1,4 +1,4 @@
-"""The command line: arguments to functions, nothing else. One module a group of commands."""
+"""The command line: arguments to functions, nothing else. One module per group of commands."""
 
 from __future__ import annotations
 
@@ -6,23 +6,51 @@ import logging
 
 import typer
 
-from adaneg_openood.cli import benchmarks, evaluate, labels, openood, predict, reports, sweeps
+from adaneg_openood.cli import benchmarks, labels, openood, predict, reports, sweeps
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="AdaNeg for OpenOOD: out-of-distribution detection with vision-language models.",
-)
+_HELP = """AdaNeg for OpenOOD: out-of-distribution detection with vision-language models.
 
+Start with: adaneg-openood demo. Every command that loads a model takes --model demo, the embedded one,
+which needs no download.
 
-@app.callback()
-def main() -> None:
-    """AdaNeg for OpenOOD: out-of-distribution detection with vision-language models."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+Exit status: 0 done; 1 done, but something was found missing, damaged or unreadable; 2 not done, for the
+reason that the last line gives.
+"""
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=_HELP)
 
 
-app.command()(evaluate.demo)
+class _Printable(logging.Formatter):
+    """Log lines hold file names, which may hold anything."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        from adaneg_openood.io.names import harmless
+
+        lines = super().format(record).split("\n")
+        return "\n".join(map(harmless, lines)) if record.exc_info else harmless("\n".join(lines))
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from adaneg_openood import __version__
+
+        typer.echo(f"adaneg-openood {__version__}")
+        raise typer.Exit
+
+
+@app.callback(help=_HELP)
+def main(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version."
+    ),
+) -> None:
+    """Set up messages."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Printable("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+
+
+app.command()(benchmarks.demo)
 app.command("eval")(benchmarks.evaluate_benchmark)
 app.command()(benchmarks.benchmarks)
 app.command()(sweeps.sweep)

@@ -1,62 +1,98 @@
-"""What commands share: options, errors for people, tables."""
+"""What commands share: errors for people, checks before the work, and what is printed."""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from adaneg_openood.benchmark.definition import Benchmark
     from adaneg_openood.evaluation import Run
     from adaneg_openood.evaluation.intervals import Bootstrap
     from adaneg_openood.io.processes import Group
 
-SEED = typer.Option(0, min=0, help="First seed of the stream orders.")
-ORDERS = typer.Option(3, min=1, help="Stream orders to average.")
-DEVICE = typer.Option("cpu", help="cpu, cuda, cuda:1, mps ...")
-WORKERS = typer.Option(None, min=0, help="Decoding processes; as many as there are cores if not given.")
-SKIP_BROKEN = typer.Option(False, help="Leave out images that cannot be read.")
-PREPROCESSING = typer.Option("model", help="model, or paper (resize 256, crop 224).")
-JSON = typer.Option(None, "--json", help="Write all results here.")
-CSV = typer.Option(None, "--csv", help="Write one row a run here.")
-
-
-def show_results(
-    results: Run, json_file: Path | None, csv_file: Path | None, bootstrap: Bootstrap | None = None
-) -> None:
-    """Print every table, and write the files that were asked for."""
-    for method in results.methods:
-        typer.echo(f"\n{results.format_table(method)}")
-    summary = results.summary().round(2).rename_axis(None)
-    typer.echo(f"\nMeans over sets and orders, in percent:\n{summary.T.to_string()}")
-    occupancy = results.format_occupancy()
-    if occupancy:
-        typer.echo(f"\n{occupancy}")
-    warnings = results.format_warnings()
-    if warnings:
-        typer.echo(f"\n{warnings}")
-    if bootstrap is not None:
-        typer.echo(f"\n{bootstrap.format()}")
-    if json_file is not None:
-        results.to_json(json_file, bootstrap)
-    if csv_file is not None:
-        results.to_csv(csv_file)
-
 
 @contextmanager
 def readable_errors() -> Iterator[None]:
-    """Errors made for people end as one line; all others keep their traceback."""
+    """Errors made for people end as one line and exit status 2; all others keep their traceback."""
     try:
         yield
     except (ValueError, TypeError, OSError, ImportError) as error:
         # of torchrun's processes the first speaks for all: an error on one is raised on every one
         if os.environ.get("RANK", "0") == "0":
-            typer.echo(f"error: {error}", err=True)
+            from adaneg_openood.io.names import harmless
+
+            typer.echo("error: " + "\n".join(map(harmless, str(error).split("\n"))), err=True)
         raise typer.Exit(2) from None
+
+
+def check_outputs(*files: Path | None) -> None:
+    """Refuse files that cannot be written, before the work for them begins.
+
+    Raises:
+        OSError: naming the first.
+    """
+    from adaneg_openood.io.files import check_writable
+
+    for file in files:
+        if file is not None:
+            check_writable(file)
+
+
+def write_json(file: Path | None, content: Any) -> None:
+    """Write JSON where a file was asked for."""
+    if file is not None:
+        from adaneg_openood.io.files import atomic_path
+
+        with atomic_path(file) as temporary:
+            temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def read_source(source: str, data: Path | None, **changed: Any) -> Benchmark:
+    """The benchmark that a command was given, with what its options say."""
+    from adaneg_openood.benchmark.definition import read_benchmark
+    from adaneg_openood.benchmark.settings import shifted
+
+    seed, seeds = changed.pop("seed", None), changed.pop("seeds", None)
+    benchmark = read_benchmark(source, data=data)
+    return benchmark.changed(seeds=shifted(seeds or benchmark.seeds, seed), **changed)
+
+
+def show_run(
+    run: Run, json_file: Path | None, csv_file: Path | None, bootstrap: Bootstrap | None = None
+) -> None:
+    """Print every table and the settings, and write the files that were asked for."""
+    for method in run.methods:
+        typer.echo(f"\n{run.format_table(method)}")
+    summary = run.summary().round(2).rename_axis(None)
+    typer.echo(f"\nMeans over sets and orders, in percent:\n{summary.T.to_string()}")
+    for text in (run.format_occupancy(), run.format_warnings(), bootstrap and bootstrap.format()):
+        if text:
+            typer.echo(f"\n{text}")
+    typer.echo(f"\n{settings_text(run.provenance()['methods'])}")
+    if json_file is not None:
+        run.to_json(json_file, bootstrap)
+    if csv_file is not None:
+        run.to_csv(csv_file)
+
+
+def settings_text(methods: Mapping[str, Mapping[str, Any]]) -> str:
+    """One line per method with all of its settings."""
+    lines = []
+    for title, settings in methods.items():
+        told = ", ".join(f"{key} {_plain(value)}" for key, value in settings.items())
+        lines.append(f"{title}: {told}")
+    return "Settings\n" + "\n".join(lines)
+
+
+def _plain(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, (bool, type(None))) else str(value)
 
 
 def named_values(option: str, shape: str, given: Sequence[str] | None) -> Iterator[tuple[str, str]]:

@@ -3,98 +3,82 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import typer
 
-from adaneg_openood.cli.common import (
-    DEVICE,
-    PREPROCESSING,
-    SKIP_BROKEN,
-    WORKERS,
-    readable_errors,
-    say,
-)
+from adaneg_openood.cli import options
+from adaneg_openood.cli.common import check_outputs, readable_errors, say
 
-MODEL = typer.Option("open_clip:ViT-B-16/openai", help="Backbone, such as open_clip:ARCH/TAG or /FILE.")
-PRECISION = typer.Option("auto", help="auto (fp16 on CUDA), fp32, fp16 or bf16.")
-ID = typer.Option(
-    ..., "--id", help="imagenet, imagenet200, cifar10, cifar100, bimcv, or a file of names."
-)
-
-
-RECIPE = typer.Option("openood-vlm", "--method", help="Recipe: openood-vlm (AdaNeg's), neglabel or csp.")
-NUMBER = typer.Option(None, "--number", "-n", help="Negative labels to keep, or all.")
-SHARE = typer.Option(None, help="Share of each kind to keep, instead of a number.")
-NEAR_COPY = typer.Option(None, help="Words with a cosine above it go last (csp: 0.95).")
-EXCLUDE = typer.Option(None, help="Word file to leave out, such as noun.person; or none. Repeatable.")
+if TYPE_CHECKING:
+    from adaneg_openood.benchmark.settings import LabelSettings
+    from adaneg_openood.vlm import VisionLanguageModel
 
 
 def mine(
-    id_source: str = ID,
+    classes: str = options.CLASSES,
     out: Path = typer.Option(..., help="Where the readable list goes."),
-    model: str = MODEL,
-    recipe: str = RECIPE,
-    corpus: str = typer.Option("wordnet", help="wordnet, or a word list, one per line."),
-    wordnet: Optional[Path] = typer.Option(None, help="Folder or zip that holds WordNet."),
-    lemmas: str = typer.Option("first", help="first lemma of a synset, or all."),
-    download: bool = typer.Option(False, help="Let nltk fetch WordNet."),
-    number: Optional[str] = NUMBER,
-    share: Optional[float] = SHARE,
-    percentile: float = typer.Option(0.95, help="Of a word's cosines to the ID names."),
-    near_copy: Optional[float] = NEAR_COPY,
-    adjective_share: Optional[float] = typer.Option(
-        None, help="In [0, 1]; as in the corpus if not given."
-    ),
-    seed: int = typer.Option(0, min=0, help="Of the nouns that csp draws for its adjectives."),
-    exclude: Optional[list[str]] = EXCLUDE,
-    prompt: Optional[str] = typer.Option(
-        None, help="nice, simple, or a template with {}; the recipe's own if not given."
-    ),
-    match: Optional[str] = typer.Option(None, help="How ID names go: exact, caseless or plural."),
-    exclude_related: bool = typer.Option(
-        False, help="Drop what WordNet places under or above an ID class."
-    ),
-    device: str = DEVICE,
-    precision: str = PRECISION,
+    model: str = options.MODEL,
+    corpus: str = options.CORPUS,
+    mining: str = options.MINING_METHOD,
+    n_negatives: Optional[str] = options.N_NEGATIVES,
+    share: Optional[float] = options.SHARE,
+    percentile: float = options.PERCENTILE,
+    near_copy: Optional[float] = options.NEAR_COPY,
+    adjective_share: Optional[float] = options.ADJECTIVE_SHARE,
+    prompt: Optional[str] = options.PROMPT,
+    adjective_prompt: Optional[str] = options.ADJECTIVE_PROMPT,
+    match: Optional[str] = options.MATCH,
+    exclude: Optional[list[str]] = options.EXCLUDE,
+    exclude_related: bool = options.EXCLUDE_RELATED,
+    seed: int = options.MINING_SEED,
+    wordnet: Optional[Path] = options.WORDNET,
+    lemmas: str = options.LEMMAS,
+    download: bool = options.DOWNLOAD,
+    cache: Optional[Path] = options.CACHE,
+    device: str = options.DEVICE,
+    precision: str = options.PRECISION,
 ) -> None:
     """Mine negative labels: the words farthest from every ID name."""
     with readable_errors():
-        from adaneg_openood.text import Mining, MiningConfig, TextCache, class_names
-        from adaneg_openood.text import mine as mine_words
-        from adaneg_openood.vlm import load_model
+        from dataclasses import replace
 
-        config = MiningConfig(
-            recipe=recipe,
-            n_negatives=_number(number),
+        from adaneg_openood.benchmark.labels import mining_of, named_classes
+        from adaneg_openood.text import TextCache
+        from adaneg_openood.vlm import load_model
+        from adaneg_openood.vlm.registry import check_model
+
+        settings = label_settings(
+            classes=classes,
+            corpus=corpus,
+            mining=mining,
+            n_negatives=n_negatives,
             share=share,
             percentile=percentile,
             near_copy=near_copy,
             adjective_share=adjective_share,
-            seed=seed,
-            exclude=[] if exclude == ["none"] else exclude or None,
             prompt=prompt,
+            adjective_prompt=adjective_prompt,
             match=match,
+            exclude=exclude,
             exclude_related=exclude_related,
+            mining_seed=seed,
+            wordnet=wordnet,
+            lemmas=lemmas,
+            download=download,
         )
-        # names and words first: a typing error should not wait for a model to load
-        classes = class_names(id_source)
-        words, database = Mining(config, corpus, wordnet, lemmas, download).load()
+        # names, words and the output first: a typing error should not wait for a model to load
+        check_model(model)
+        check_outputs(out)
+        names = named_classes(settings, "--classes")
+        found = mining_of(settings)
+        found = replace(found, corpus=found.load()[0])
         towers = load_model(model, device=device, precision=precision)
-        mined = mine_words(
-            towers, classes, words, config, wordnet=database, cache=TextCache(), progress=True
-        )
+        kept = TextCache(None if cache is None else cache / "text")
+        mined = found.run(towers, names, cache=kept, progress=True)
         mined.save(out)
         groups = f", published with {mined.groups} groups" if mined.groups else ""
-        typer.echo(f"{out}: {len(mined)} negative labels{groups}")
-
-
-def _number(text: str | None) -> int | str | None:
-    if text is None or text == "all":
-        return text
-    if not text.isdecimal():
-        raise ValueError(f"--number must be a whole number or all, got {text!r}")
-    return int(text) or "all"
+        typer.echo(f"{out}: {len(mined)} negative labels mined by {mining} from {corpus}{groups}")
 
 
 def encode(
@@ -102,36 +86,35 @@ def encode(
     out: Optional[Path] = typer.Option(
         None, help="Feature file, such as bench/id.safetensors or bench/far/NAME.safetensors."
     ),
-    model: str = MODEL,
+    model: str = options.MODEL,
     root: Optional[Path] = typer.Option(None, help="What an imglist's paths are relative to."),
     labelled: Optional[bool] = typer.Option(
         None, "--labelled/--ood", help="Folders are classes, or every image is OOD."
     ),
     limit: Optional[int] = typer.Option(None, min=1, help="Only the first so many images."),
-    preprocessing: str = PREPROCESSING,
-    batch_size: int = typer.Option(256, min=1),
-    workers: Optional[int] = WORKERS,
-    skip_broken: bool = SKIP_BROKEN,
-    decode: str = typer.Option(
-        "cpu",
-        help="cpu, or gpu: decode and resize JPEGs on the CUDA device, a little differently.",
-    ),
+    preprocessing: str = options.PREPROCESSING,
+    batch_size: int = options.ENCODE_BATCH,
+    workers: Optional[int] = options.WORKERS,
+    skip_broken: bool = options.SKIP,
     overwrite: bool = typer.Option(False, help="Replace a finished file."),
     part_size: int = typer.Option(4096, min=1, help="Images kept and shared out at a time."),
-    id_source: Optional[str] = typer.Option(
-        None, "--id", help="ID names: writes the folder's text features."
+    classes: Optional[str] = options.setting("classes", note="Writes the folder's text features."),
+    negatives: Optional[Path] = options.NEGATIVES,
+    corpus: str = options.CORPUS,
+    mining: str = options.MINING,
+    n_negatives: Optional[str] = options.N_NEGATIVES,
+    prompt: Optional[str] = options.PROMPT,
+    adjective_prompt: Optional[str] = options.ADJECTIVE_PROMPT,
+    learned_prompts: Optional[Path] = options.LEARNED_PROMPTS,
+    text_features: Optional[Path] = options.TEXT_FEATURES,
+    folder: Optional[Path] = typer.Option(
+        None, help="Benchmark folder that gets the text features, with --classes."
     ),
-    negatives: Optional[Path] = typer.Option(None, help="Mined list, with --id."),
-    prompt: Optional[str] = typer.Option(None, help="Template of ID names and nouns, with --id."),
-    prompts: Optional[Path] = typer.Option(
-        None, help="Learned prompts (CoOp, NegPrompt, LAPT), with --id."
-    ),
-    text_features: Optional[Path] = typer.Option(None, help="Text features of your own, with --id."),
-    folder: Optional[Path] = typer.Option(None, help="Benchmark folder that gets the text, with --id."),
-    device: str = DEVICE,
-    precision: str = PRECISION,
+    cache: Optional[Path] = options.CACHE,
+    device: str = options.DEVICE,
+    precision: str = options.PRECISION,
 ) -> None:
-    """Encode images into a feature file; with --id and --folder, the labels of a benchmark folder.
+    """Encode images into a feature file; with --classes and --folder, the labels of a benchmark folder.
 
     Under torchrun the images are shared by its processes: torchrun --nproc-per-node 4 -m adaneg_openood
     encode ... gives the same bytes as one process.
@@ -139,26 +122,30 @@ def encode(
     with readable_errors():
         from adaneg_openood.data import encode_to_file
         from adaneg_openood.io.processes import local_device, process_group
+        from adaneg_openood.vlm.registry import check_model
 
-        if (images is None) != (out is None) or (id_source is None) != (folder is None):
-            raise ValueError("give IMAGES with --out, or --id with --folder, or all four")
-        if images is None and id_source is None:
-            raise ValueError("nothing to encode: give IMAGES with --out, or --id with --folder")
+        if (images is None) != (out is None) or (classes is None) != (folder is None):
+            raise ValueError("give IMAGES with --out, or --classes with --folder, or all four")
+        if images is None and classes is None:
+            raise ValueError("nothing to encode: give IMAGES with --out, or --classes with --folder")
+        check_model(model)
+        check_outputs(out, None if folder is None else folder / "text.npz")
         with process_group(device) as group:
             own_device = local_device(device)
-            if id_source is not None and folder is not None:
+            if classes is not None and folder is not None:
+                settings = label_settings(
+                    classes=classes,
+                    negatives=negatives,
+                    corpus=corpus,
+                    mining=mining,
+                    n_negatives=n_negatives,
+                    prompt=prompt,
+                    adjective_prompt=adjective_prompt,
+                    learned_prompts=learned_prompts,
+                    text_features=text_features,
+                )
                 n_labels = group.first(
-                    lambda: _write_labels(
-                        folder,
-                        id_source,
-                        negatives,
-                        model,
-                        text_features,
-                        device=own_device,
-                        precision=precision,
-                        prompt=prompt,
-                        learned_prompts=prompts,
-                    )
+                    lambda: _write_labels(folder, settings, model, own_device, precision, cache)
                 )
                 say(group, f"{folder}: text features of {n_labels} labels")
             if images is not None and out is not None:
@@ -173,50 +160,40 @@ def encode(
                     device=own_device,
                     precision=precision,
                     batch_size=batch_size,
-                    workers=workers,
-                    skip_broken=skip_broken,
-                    decode=decode,
+                    workers=options.worker_count(workers),
+                    on_error="skip" if skip_broken else "raise",
                     overwrite=overwrite,
                     part_size=part_size,
-                    progress=True,
                     group=group,
                 )
                 say(group, f"{out}: written")
 
 
+def label_settings(**given: Any) -> LabelSettings:
+    """Options of the command line as settings, checked; a default counts as not given."""
+    from adaneg_openood.benchmark.settings import LabelSettings
+    from adaneg_openood.io.configuration import checked
+
+    fields = LabelSettings.model_fields
+    own = {name: value for name, value in given.items() if value != fields[name].default}
+    return checked(LabelSettings, own, "command line")
+
+
 def _write_labels(
-    folder: Path,
-    id_source: str,
-    negatives: Path | None,
-    model: str,
-    text_features: Path | None,
-    *,
-    device: str,
-    precision: str,
-    prompt: str | None,
-    learned_prompts: Path | None,
+    folder: Path, settings: LabelSettings, model: str, device: str, precision: str, cache: Path | None
 ) -> int:
     """Write a benchmark folder's text features; the number of labels."""
+    from adaneg_openood.benchmark.labels import make_labels, named_classes
     from adaneg_openood.data import refuse_mixing
-    from adaneg_openood.text import TextCache, class_names, label_features
     from adaneg_openood.vlm import describe, load_model
 
-    classes = class_names(id_source)  # a typing error should not wait for a model to load
-    towers = None
-    if text_features is None:
+    names = named_classes(settings, "--classes")
+    towers: VisionLanguageModel | None = None
+    if settings.text_features is None:
         towers = load_model(model, device=device, precision=precision)
         about = describe(towers)
         about.pop("preprocessing", None)
         refuse_mixing(folder / "text.npz", about)
-    made = label_features(
-        towers,
-        classes,
-        negatives,
-        prompt=prompt,
-        learned_prompts=learned_prompts,
-        text_features=text_features,
-        cache=TextCache(),
-        progress=True,
-    )
+    made = make_labels(towers, names, settings, cache=cache, progress=True)
     made.save(folder)
     return len(made.names)

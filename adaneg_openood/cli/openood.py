@@ -12,15 +12,9 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import typer
 
-from adaneg_openood.cli.common import (
-    DEVICE,
-    JSON,
-    ORDERS,
-    PREPROCESSING,
-    readable_errors,
-    show_results,
-)
-from adaneg_openood.cli.labels import PRECISION
+from adaneg_openood.cli import options
+from adaneg_openood.cli.common import readable_errors, show_run
+from adaneg_openood.cli.options import DEVICE, JSON, PRECISION, PREPROCESSING
 
 if TYPE_CHECKING:
     from adaneg_openood.openood import CLIPNetwork
@@ -40,7 +34,7 @@ NETWORK = typer.Option(
 SETTINGS = typer.Option(
     None, "--set", help="A setting of a method of this package, such as adaneg.negatives=list.txt."
 )
-CLASSES = typer.Option(None, "--id", help="Class names, if not the benchmark's own: a name or a file.")
+CLASSES = options.setting("classes", note="The benchmark's own if not given.")
 
 
 def compare(
@@ -102,10 +96,8 @@ def leaderboard(
     model: Optional[str] = NETWORK,
     classes: Optional[str] = CLASSES,
     settings: Optional[list[str]] = SETTINGS,
-    seed: Optional[int] = typer.Option(
-        None, min=0, help="First seed; the configuration's if not given."
-    ),
-    orders: int = ORDERS,
+    seed: Optional[int] = options.SEED,
+    seeds: Optional[Any] = options.SEEDS,
     batch_size: int = typer.Option(200, min=1, help="For encoding."),
     workers: int = typer.Option(4, min=0),
     preprocessing: str = PREPROCESSING,
@@ -116,6 +108,7 @@ def leaderboard(
     """Evaluate one method and write the row and file that OpenOOD's leaderboard takes."""
     with readable_errors():
         from adaneg_openood.benchmark.postprocessor import check_postprocessor_name
+        from adaneg_openood.benchmark.settings import shifted
         from adaneg_openood.openood import Evaluator
         from adaneg_openood.openood.benchmark_files import refuse_missing
         from adaneg_openood.openood.leaderboard import write_files
@@ -136,9 +129,11 @@ def leaderboard(
                 batch_size=batch_size,
                 num_workers=workers,
             )
-            run = evaluator.eval_streams(range(first, first + orders), save_dir=out / "streams")
+            run = evaluator.eval_streams(
+                shifted(seeds or (0, 1, 2), first), save_dir=out / "streams"
+            )
             accuracy = evaluator.eval_acc()
-        show_results(run, json_file, None)
+        show_run(run, json_file, None)
         for path in write_files(run, out, benchmark, arch=arch, method=method, id_accuracy=accuracy):
             typer.echo(f"{path}: written")
 

@@ -3,98 +3,196 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import typer
 
-from adaneg_openood.cli.common import DEVICE, WORKERS, readable_errors
-from adaneg_openood.cli.labels import ID, MODEL, PRECISION
+from adaneg_openood.cli import options
+from adaneg_openood.cli.common import check_outputs, named_values, readable_errors, write_json
+from adaneg_openood.cli.labels import label_settings
 
-BATCH = typer.Option(64, min=1, help="Images scored at a time.")
+if TYPE_CHECKING:
+    from adaneg_openood.data import ImageSet
+    from adaneg_openood.predictor import Prediction, Predictor
+
+BATCH = options.setting("batch_size", default=64)
+EXIF = typer.Option(
+    True, "--exif/--no-exif", help="Turn images as their EXIF orientation says; benchmarks never do."
+)
+CSV = typer.Option(None, "--csv", help="Write one row per image here, the most likely OOD first.")
+METHOD = options.method("smoothed_neglabel", "The detector.")
+SET = typer.Option(None, "--set", help="A setting of the detector, such as groups=5. Repeatable.")
 
 
 def build(
-    id_source: str = ID,
-    negatives: Optional[Path] = typer.Option(None, help="Mined list, or any word list."),
+    classes: str = options.CLASSES,
     validation: Path = typer.Option(..., help="ID images for the threshold: a folder or an imglist."),
-    out: Path = typer.Option(..., help="Folder of the run."),
-    tpr: float = typer.Option(0.95, help="Share of ID images to keep."),
+    out: Path = typer.Option(..., help="Folder of the predictor."),
+    method: str = METHOD,
+    settings: Optional[list[str]] = SET,
+    negatives: Optional[Path] = options.NEGATIVES,
+    corpus: str = options.CORPUS,
+    mining: str = options.MINING,
+    n_negatives: Optional[str] = options.N_NEGATIVES,
+    prompt: Optional[str] = options.PROMPT,
+    adjective_prompt: Optional[str] = options.ADJECTIVE_PROMPT,
+    learned_prompts: Optional[Path] = options.LEARNED_PROMPTS,
+    text_features: Optional[Path] = options.TEXT_FEATURES,
+    tpr: float = typer.Option(0.95, help="Share of ID images to keep, in (0, 1]."),
     stream: bool = typer.Option(False, help="The validation images may be OOD too: a lower threshold."),
-    text_features: Optional[Path] = typer.Option(None, help="Text features of your own."),
-    model: str = MODEL,
-    prompt: Optional[str] = typer.Option(None, help="nice, simple, or a template with {}."),
+    exif: bool = EXIF,
+    model: str = options.MODEL,
     batch_size: int = BATCH,
-    workers: Optional[int] = WORKERS,
-    device: str = DEVICE,
-    precision: str = PRECISION,
+    workers: Optional[int] = options.WORKERS,
+    cache: Optional[Path] = options.CACHE,
+    device: str = options.DEVICE,
+    precision: str = options.PRECISION,
 ) -> None:
-    """Make a run folder: labels, a calibrated detector, its threshold and its memory."""
+    """Make a predictor: labels, a calibrated detector, its threshold and its memory."""
     with readable_errors():
+        from adaneg_openood.benchmark.labels import make_labels, named_classes
+        from adaneg_openood.benchmark.methods import read_method
         from adaneg_openood.data import ImageSet
-        from adaneg_openood.predictor import Predictor
-        from adaneg_openood.text import TextCache, class_names, label_features
+        from adaneg_openood.detectors.threshold import LEAST_SCORES
+        from adaneg_openood.predictor import PREDICTOR_FILE, Predictor
         from adaneg_openood.vlm import load_model
+        from adaneg_openood.vlm.registry import check_model
 
-        source = ImageSet.of(validation, labelled=False, exif=True)
-        classes = class_names(id_source)
-        towers = load_model(model, device=device, precision=precision)
-        labels = label_features(
-            towers,
-            classes,
-            negatives,
+        given = dict(named_values("--set", "NAME=VALUE", settings))
+        spec = read_method({"detector": method, **given})
+        asked = label_settings(
+            classes=classes,
+            negatives=negatives,
+            corpus=corpus,
+            mining=mining,
+            n_negatives=n_negatives,
             prompt=prompt,
+            adjective_prompt=adjective_prompt,
+            learned_prompts=learned_prompts,
             text_features=text_features,
-            cache=TextCache(),
+        )
+        check_model(model)
+        check_outputs(out / PREDICTOR_FILE)
+        names = named_classes(asked, "--classes")
+        images = ImageSet.of(validation, labelled=False, exif=exif)
+        if len(images) < LEAST_SCORES:  # calibrate says so too, after the labels are encoded
+            raise ValueError(
+                f"{validation}: holds {len(images)} image(s); a threshold needs at least {LEAST_SCORES}"
+            )
+        towers = load_model(model, device=device, precision=precision)
+        labels = make_labels(towers, names, asked, cache=cache, progress=True)
+        predictor = Predictor(towers, labels, spec.detector, spec.settings)
+        threshold = predictor.calibrate(
+            images,
+            tpr,
+            of_id=not stream,
+            batch_size=batch_size,
+            workers=options.worker_count(workers),
             progress=True,
         )
-        predictor = Predictor(towers, labels)
-        threshold = predictor.calibrate(
-            source, tpr, of_id=not stream, batch_size=batch_size, workers=workers, progress=True
-        )
         predictor.save(out)
-        typer.echo(f"{out}: {labels.n_id} ID names, {len(labels.names) - labels.n_id} negatives")
+        typer.echo(f"{out}: {labels.n_id} ID names, {labels.n_negatives} negatives, method {method}")
         typer.echo(f"threshold {threshold}")
 
 
 def predict(
-    images: Path = typer.Argument(..., help="An image, a folder of images, or an imglist."),
-    run: Path = typer.Option(..., "--model", help="Run folder, see build."),
-    csv_file: Optional[Path] = typer.Option(None, "--csv", help="Write a row an image here."),
-    keep: bool = typer.Option(False, help="Save what the detector learns from these images."),
+    run: Path = typer.Argument(..., help="Folder of a predictor, see build."),
+    images: list[Path] = typer.Argument(..., help="Images, folders of images, or imglists."),
+    csv_file: Optional[Path] = CSV,
+    json_file: Optional[Path] = options.JSON,
+    keep: bool = typer.Option(
+        False, help="Save what the detector learns from these images; another process waits meanwhile."
+    ),
+    exif: bool = EXIF,
     batch_size: int = BATCH,
-    workers: Optional[int] = WORKERS,
-    device: str = DEVICE,
+    workers: Optional[int] = options.WORKERS,
+    device: str = options.DEVICE,
 ) -> None:
-    """Label, confidence and verdict of images, with the negative labels that lie nearest."""
+    """Verdict, label and confidence of images, with the negative labels that lie nearest.
+
+    An image is OOD where its confidence is below the threshold. Both lie in [0, 1]; with AdaNeg they
+    reach 1 + lambda, and with OODD they lie in [-1, 1]. The label is the nearest ID name, whatever the
+    verdict.
+
+    Exit status: 0 if every image was judged, 1 if some could not be read, 2 if nothing was done.
+    """
     with readable_errors():
         from adaneg_openood.data import ImageSet
-        from adaneg_openood.io.files import atomic_path
-        from adaneg_openood.predictor import OOD, Predictor
+        from adaneg_openood.predictor import Predictor
 
-        source = ImageSet.of(images, labelled=False, exif=True)
-        predictor = Predictor.load(run, device=device)
-        rows, broken = [], 0
-        typer.echo(f"threshold {predictor.threshold}")
-        for made in predictor.predict(source, batch_size=batch_size, workers=workers):
-            rows.append(made)
-            if made.error is not None:
-                broken += 1
-                typer.echo(f"{made.image}: cannot be read ({made.error})")
-                continue
-            verdict = f"{OOD} (nearest ID name: {made.nearest})" if made.label == OOD else made.label
-            near = ", ".join(made.negatives)
-            typer.echo(f"{made.image}: {verdict}, confidence {made.confidence:.4f}; negatives: {near}")
-        if csv_file is not None:
-            import pandas as pd
-
-            frame = pd.DataFrame([dataclasses.asdict(row) for row in rows])
-            frame["negatives"] = frame["negatives"].map("; ".join)
-            with atomic_path(csv_file) as temporary:
-                frame.to_csv(temporary, index=False)
+        check_outputs(csv_file, json_file)
+        sources = [ImageSet.of(path, labelled=False, exif=exif) for path in images]
+        chosen: dict[str, Any] = {
+            "batch_size": batch_size,
+            "workers": options.worker_count(workers),
+        }
+        rows: list[dict[str, Any]] = []
         if keep:
-            predictor.save(run)
-        if broken:
-            typer.echo(f"{broken} of {len(rows)} image(s) could not be read", err=True)
-        if broken == len(rows):
-            raise ValueError(f"{images}: no image could be read")
+            with Predictor.keeping(run, device=device) as predictor:
+                rows += _judged(predictor, sources, chosen)
+        else:
+            rows += _judged(Predictor.load(run, device=device), sources, chosen)
+        if csv_file is not None:
+            _write_csv(csv_file, rows)
+        write_json(json_file, [_plain(row) for row in rows])
+        counts = Counter(row["verdict"] or "unreadable" for row in rows)
+        told = ", ".join(
+            f"{counts[kind]} {kind}" for kind in ("ID", "OOD", "unreadable") if counts[kind]
+        )
+        typer.echo(f"{len(rows)} image(s): {told}")
+        if counts["unreadable"] == len(rows):
+            raise ValueError("no image could be read")
+        if counts["unreadable"]:
+            raise typer.Exit(1)
+
+
+def _judged(
+    predictor: Predictor, sources: list[ImageSet], chosen: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """A row per image; each is printed as soon as it is there."""
+    about = predictor.detector.info.title
+    typer.echo(f"{about}, threshold {predictor.threshold}")
+    for source in sources:
+        for made in predictor.predict(source, **chosen):
+            typer.echo(_line(made))
+            path = os.path.abspath(os.path.join(source.base or "", made.image))
+            yield {"path": path, **dataclasses.asdict(made)}
+
+
+def _line(made: Prediction) -> str:
+    from adaneg_openood.io.names import harmless
+
+    image = harmless(made.image)
+    if made.error:
+        return f"{image}: cannot be read ({harmless(made.error)})"
+    near = harmless(", ".join(made.negatives))
+    label = harmless(made.label)
+    said = f"ID, {label}" if made.verdict == "ID" else f"OOD (nearest ID name: {label})"
+    sign = ">=" if made.verdict == "ID" else "<"
+    return (
+        f"{image}: {said}, confidence {made.confidence:.4f} {sign} {made.threshold:.4f}; "
+        f"negatives: {near}"
+    )
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """Without NaN, which JSON has not."""
+    return {key: None if value != value else value for key, value in row.items()}
+
+
+def _write_csv(file: Path, rows: list[dict[str, Any]]) -> None:
+    import pandas as pd
+
+    from adaneg_openood.io.files import atomic_path
+    from adaneg_openood.io.names import harmless
+
+    frame = pd.DataFrame(rows).sort_values("confidence", kind="stable")
+    frame["negatives"] = frame["negatives"].map("; ".join)
+    for column in ("path", "image", "label", "negatives", "error"):
+        frame[column] = frame[column].map(lambda text: harmless(text, "csv"))
+    with atomic_path(file) as temporary:
+        frame.to_csv(temporary, index=False)

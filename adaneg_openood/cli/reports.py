@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import typer
 
-from adaneg_openood.cli.common import CSV, DEVICE, JSON, ORDERS, SEED, named_values, readable_errors
+from adaneg_openood.cli import options
+from adaneg_openood.cli.common import named_values, readable_errors
+from adaneg_openood.cli.options import CSV, DEVICE, JSON
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,8 +26,8 @@ def reproduce(
         None,
         help="npz file, folder or YAML, or NAME=PATH (repeat for several); else the demo world.",
     ),
-    seed: int = SEED,
-    orders: int = ORDERS,
+    seed: Optional[int] = options.SEED,
+    seeds: Optional[Any] = options.SEEDS,
     batch_size: Optional[int] = typer.Option(
         None, min=1, help="Images a batch; as published if not given."
     ),
@@ -49,6 +51,7 @@ def reproduce(
 ) -> None:
     """A table or figure of the paper, our numbers beside the published ones."""
     with readable_errors():
+        from adaneg_openood.benchmark.settings import shifted
         from adaneg_openood.reproduce import TARGETS
         from adaneg_openood.reproduce import reproduce as run
 
@@ -66,7 +69,7 @@ def reproduce(
         result = run(
             target,
             _features(features, device),
-            seeds=tuple(range(seed, seed + orders)),
+            seeds=shifted(seeds or (0, 1, 2), seed),
             batch_size=batch_size if batch_size or features else _DEMO_BATCH,
             settings=_settings(settings),
             streams=_streams(stream),
@@ -89,9 +92,7 @@ def reproduce(
 def _features(given: list[str] | None, device: str) -> FeatureSet | dict[str, FeatureSet]:
     """``PATH`` or ``NAME=PATH`` arguments; the demo world without any."""
     if not given:
-        from adaneg_openood.demo.run import demo_features
-
-        return demo_features(device)
+        return _read("demo", device)
     found: dict[str, FeatureSet] = {}
     for text in given:
         name, equals, path = text.partition("=")
@@ -107,15 +108,11 @@ def _read(path: str, device: str) -> FeatureSet:
     """Saved features, or those of a benchmark definition."""
     from adaneg_openood.evaluation import load_features
 
-    if Path(path).suffix not in (".yml", ".yaml"):
+    if Path(path).suffix not in (".yml", ".yaml") and path != "demo":
         return load_features(path)
-    from adaneg_openood.benchmark.check import refuse_missing
-    from adaneg_openood.benchmark.definition import load_benchmark
-    from adaneg_openood.benchmark.run import Settings, encode_benchmark
+    from adaneg_openood.benchmark.run import benchmark_features
 
-    benchmark = load_benchmark(path)
-    refuse_missing(benchmark, None)
-    return encode_benchmark(benchmark, Settings(device=device)).data
+    return benchmark_features(path, device)
 
 
 def _settings(given: list[str] | None) -> dict[str, Any]:
@@ -170,15 +167,16 @@ def report(
     batch_size: Optional[int] = typer.Option(
         None, min=1, help="Images scored at a time; the benchmark's, or 256 (demo: 64), if not given."
     ),
-    seed: Optional[int] = typer.Option(None, min=0, help="First seed of the stream orders."),
-    orders: Optional[int] = typer.Option(None, min=1, help="Stream orders to average; 3 unless said."),
-    order: Optional[str] = typer.Option(None, help="mixed (the paper's protocol) or id_first."),
+    seed: Optional[int] = options.SEED,
+    seeds: Optional[Any] = options.SEEDS,
+    order: Optional[str] = options.ORDER,
     device: str = DEVICE,
     json_file: Optional[Path] = JSON,
     csv_file: Optional[Path] = CSV,
 ) -> None:
     """One self-contained page of a run, with its tables and pictures as files beside it."""
     with readable_errors():
+        from adaneg_openood.benchmark.settings import shifted
         from adaneg_openood.openood import compat
         from adaneg_openood.report import load_record, save_record, write_report
         from adaneg_openood.report.drawing import require_matplotlib
@@ -195,8 +193,8 @@ def report(
         else:
             chosen = {"batch_size": batch_size, "order": order, "example_method": example_method}
             settings: dict[str, Any] = {key: value for key, value in chosen.items() if value is not None}
-            if seed is not None or orders is not None:
-                settings["seeds"] = tuple(range(seed or 0, (seed or 0) + (orders or 3)))
+            if seed is not None or seeds is not None:
+                settings["seeds"] = shifted(seeds or (0, 1, 2), seed)
             places = {"data": data, "cache": cache, "images_root": images_root}
             record = _collected(run, images or [], device, places, settings)
         if save is not None:
@@ -222,12 +220,11 @@ def report(
 def _collected(
     run: str, images: list[str], device: str, places: dict[str, Path | None], settings: dict[str, Any]
 ) -> RunRecord:
-    from adaneg_openood.report.sources import DEMO, benchmark_record, demo_record, given_images
+    from adaneg_openood.report.sources import DEMO, benchmark_record, given_images
 
     given = dict(named_values("--images", "PART=FOLDER or PART=IMGLIST", images))
     if run == DEMO and not Path(run).exists():
         if given:
             raise ValueError("--images: the demo world brings its own images")
-        return demo_record(device, **settings)
     sources = given_images(given, places["images_root"])
     return benchmark_record(run, device=device, images=sources, **places, **settings)

@@ -7,46 +7,49 @@ from typing import Any, Optional
 
 import typer
 
-from adaneg_openood.cli.benchmarks import (
-    CACHE,
-    DATA,
-    ENCODE_BATCH,
-    FSOOD,
-    SOURCE,
-    encode_settings,
-    opened,
-    seeds_of,
+from adaneg_openood.cli import options
+from adaneg_openood.cli.benchmarks import encode_options
+from adaneg_openood.cli.common import (
+    check_outputs,
+    named_values,
+    read_source,
+    readable_errors,
+    write_json,
 )
-from adaneg_openood.cli.common import DEVICE, JSON, SKIP_BROKEN, WORKERS, readable_errors
 
 _SHOWN = 12  # best configurations that are printed
+_AXES = ("batch_size", "order", "ratio", "n_images")  # of the protocol
 
 
 def sweep(
-    source: str = SOURCE,
+    source: str = options.SOURCE,
     out: Path = typer.Option(..., help="Folder of the sweep; taken up there if it was interrupted."),
     grid: Optional[list[str]] = typer.Option(
-        None, "--grid", help="A setting of AdaNegConfig and its values: gamma=0.3,0.5. Repeat it."
+        None,
+        "--grid",
+        help="A setting of AdaNeg and its values, such as gamma=0.3,0.5; or one of the protocol: "
+        "batch_size=64,256, order=mixed,id_first, ratio=1:10,1:1 (ID:OOD), n_images=1000,5000. "
+        "Repeatable.",
     ),
     method: Optional[str] = typer.Option(
-        None, help="Start from this AdaNeg method of the benchmark, not from the published settings."
+        None, help="Start from this method of the benchmark, not from the published AdaNeg."
     ),
-    mode: str = typer.Option("published", help="Without --method: published or released."),
-    ratio: Optional[str] = typer.Option(None, help="ID:OOD ratios, such as 1:10,1:1,10:1."),
-    images: Optional[str] = typer.Option(None, help="Numbers of test images, such as 1000,5000."),
-    batch_size: Optional[str] = typer.Option(None, help="Batch sizes, such as 64,256."),
-    order: Optional[str] = typer.Option(None, help="Stream orders: mixed, id_first or both."),
-    seed: Optional[int] = typer.Option(None, min=0, help="First seed."),
-    orders: Optional[int] = typer.Option(None, min=1, help="Number of seeds."),
-    plots: bool = typer.Option(True, "--plots/--no-plots", help="A picture an axis, with error bars."),
-    data: Optional[Path] = DATA,
-    fsood: Optional[bool] = FSOOD,
-    workers: Optional[int] = WORKERS,
-    encode_batch: int = ENCODE_BATCH,
-    skip_broken: bool = SKIP_BROKEN,
-    cache: Optional[Path] = CACHE,
-    device: str = DEVICE,
-    json_file: Optional[Path] = JSON,
+    released: bool = typer.Option(False, "--released", help="Run each as the released code does."),
+    batch_size: Optional[int] = options.BATCH_SIZE,
+    order: Optional[str] = options.ORDER,
+    seed: Optional[int] = options.SEED,
+    seeds: Optional[Any] = options.SEEDS,
+    plots: bool = typer.Option(
+        True, "--plots/--no-plots", help="One picture per axis, with error bars."
+    ),
+    data: Optional[Path] = options.DATA,
+    full_spectrum: Optional[bool] = options.FULL_SPECTRUM,
+    workers: Optional[int] = options.WORKERS,
+    encode_batch: int = options.ENCODE_BATCH,
+    skip_broken: Optional[bool] = options.SKIP_BROKEN,
+    cache: Optional[Path] = options.CACHE,
+    device: str = options.DEVICE,
+    json_file: Optional[Path] = options.JSON,
 ) -> None:
     """AdaNeg over a grid of settings, ratios, numbers of images, batch sizes, orders and seeds.
 
@@ -54,43 +57,45 @@ def sweep(
     adaneg_openood sweep ... writes the same results as one process.
     """
     with readable_errors():
-        from adaneg_openood.benchmark.check import refuse_missing
-        from adaneg_openood.benchmark.methods import adaneg_config
+        from adaneg_openood.benchmark.opening import open_benchmark
         from adaneg_openood.benchmark.run import encode_benchmark
-        from adaneg_openood.evaluation.streams import ORDERS
-        from adaneg_openood.evaluation.subsets import parse_ratio
+        from adaneg_openood.detectors import AdaNegConfig
         from adaneg_openood.evaluation.sweep import grid_configs
         from adaneg_openood.evaluation.sweep import sweep as run
         from adaneg_openood.io.processes import process_group
 
-        benchmark = opened(source, data, fsood)
-        base = adaneg_config(mode) if method is None else benchmark.config_of(method)
+        benchmark = read_source(
+            source,
+            data,
+            full_spectrum=full_spectrum,
+            batch_size=batch_size,
+            order=order,
+            seed=seed,
+            seeds=seeds,
+            skip_broken=skip_broken,
+            cache=cache,
+        )
+        base = AdaNegConfig() if method is None else AdaNegConfig(**benchmark.adaneg(method))
         values = _grid(grid or [])
-        released = mode == "released" and method is None
+        axes = {name: values.pop(name) for name in _AXES if name in values}
         n_configs = len(grid_configs(values, base, released))  # a typing error comes before encoding
-        ratios: list[Any] = [parse_ratio(part) for part in _parts(ratio)] or [None]
-        named = _parts(order) or [benchmark.order]
-        unknown = [name for name in named if name not in ORDERS]
-        if unknown:
-            raise ValueError(f"--order must be of {', '.join(ORDERS)}, got {unknown[0]!r}")
-        numbers = _numbers("--images", images) or [None]
-        sizes = _numbers("--batch-size", batch_size) or [benchmark.batch_size]
+        check_outputs(json_file, out / "results.csv")
         with process_group(device) as group:
-            group.first(lambda: refuse_missing(benchmark, cache))
-            settings = encode_settings(device, encode_batch, workers, skip_broken, cache, group)
-            features = encode_benchmark(benchmark, settings, group).data
+            opened = group.local(lambda: open_benchmark(benchmark), first_alone=True)
+            chosen = encode_options(device, encode_batch, workers, group)
+            features = encode_benchmark(opened, chosen, group).data
             result = run(
                 features,
                 values,
                 base=base,
                 released=released,
-                seeds=seeds_of(benchmark, seed, orders),
-                batch_sizes=sizes,
-                orders=named,
-                ratios=ratios,
-                n_images=numbers,
+                seeds=benchmark.seeds,
+                batch_sizes=axes.get("batch_size", [benchmark.batch_size]),
+                orders=axes.get("order", [benchmark.order]),
+                ratios=axes.get("ratio", [None]),
+                n_images=axes.get("n_images", [None]),
                 folder=out,
-                device=settings.device,
+                device=chosen.device,
                 progress=True,
                 group=group,
             )
@@ -111,41 +116,32 @@ def sweep(
 
             start = {**dataclasses.asdict(base), "batch_size": benchmark.batch_size, "ratio": "1:1"}
             written += [file.name for file in plot_sweep(result, out, start)]
-        if json_file is not None:
-            _write_json(json_file, result)
+        write_json(
+            json_file,
+            result.records.astype(object).where(result.records.notna(), None).to_dict("records"),
+        )
         typer.echo(f"\n{out}: {', '.join(written)}")
 
 
-def _write_json(file: Path, result: Any) -> None:
-    from adaneg_openood.io.files import atomic_path
-
-    with atomic_path(file) as temporary:
-        result.records.to_json(temporary, orient="records", indent=1)
-
-
-def _parts(text: str | None) -> list[str]:
-    return [part.strip() for part in (text or "").split(",") if part.strip()]
-
-
-def _numbers(option: str, text: str | None) -> list[Any]:
-    parts = _parts(text)
-    wrong = [part for part in parts if not part.isdigit()]
-    if wrong:
-        raise ValueError(f"{option} takes whole numbers with commas, got {wrong[0]!r}")
-    return [int(part) for part in parts]
-
-
-def _grid(options: list[str]) -> dict[str, list[Any]]:
-    """``["gamma=0.3,0.5"]`` -> ``{"gamma": [0.3, 0.5]}``; values are read as YAML."""
+def _grid(given: list[str]) -> dict[str, list[Any]]:
+    """``["gamma=0.3,0.5"]`` -> ``{"gamma": [0.3, 0.5]}``; values are read as YAML, ratios as such."""
     import yaml
 
+    from adaneg_openood.evaluation.streams import ORDERS
+    from adaneg_openood.evaluation.subsets import parse_ratio
+    from adaneg_openood.io.configuration import not_allowed
+
     found: dict[str, list[Any]] = {}
-    for text in options:
-        key, equals, values = text.partition("=")
-        parts = _parts(values)
-        if not equals or not parts:
-            raise ValueError(f"--grid takes SETTING=VALUE,VALUE, got {text!r}")
+    for key, text in named_values("--grid", "SETTING=VALUE,VALUE", given):
+        parts = [part.strip() for part in text.split(",") if part.strip()]
+        if not parts:
+            raise ValueError(f"--grid takes SETTING=VALUE,VALUE, got {key}={text!r}")
         if key in found:
             raise ValueError(f"--grid: {key} is there twice; give all its values at once")
-        found[key] = [yaml.safe_load(part) for part in parts]
+        found[key] = [parse_ratio(part) if key == "ratio" else yaml.safe_load(part) for part in parts]
+        for value in found[key]:
+            if key in ("batch_size", "n_images") and (type(value) is not int or value < 1):
+                raise ValueError(f"--grid: {key} takes whole numbers from 1, got {value!r}")
+            if key == "order" and value not in ORDERS:
+                raise ValueError(f"--grid: order {not_allowed(value, ORDERS)}")
     return found

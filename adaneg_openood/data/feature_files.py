@@ -251,3 +251,33 @@ def _scalar(origin: str, name: str, value: Any) -> Any:
 def _to_numpy(tensor: Tensor) -> np.ndarray:
     tensor = tensor.detach().cpu()
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def read_rows(path: str | os.PathLike[str]) -> tuple[Tensor, Tensor | None]:
+    """Features of one image set from a file of their own.
+
+    Args:
+        path: ``.npy``; or ``.npz`` or ``.safetensors`` with the key ``features`` and, for ID images,
+            ``labels``.
+
+    Returns:
+        (N, D) features and (N,) labels, or None where there are none.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it holds something else.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"no such feature file: {file}")
+    if file.suffix not in _SUFFIXES:
+        raise ValueError(f"{file}: a feature file must be {', '.join(_SUFFIXES)}")
+    values = _read(file)
+    features = values.get("features", values.get(""))
+    if features is None:
+        raise ValueError(f"{file}: needs the key features, found {', '.join(sorted(values))}")
+    labels = values.get("labels")
+    return (
+        _tensor(f"{file} [features]", features),
+        None if labels is None else _tensor(f"{file} [labels]", labels),
+    )

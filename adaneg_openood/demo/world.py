@@ -1,4 +1,4 @@
-"""A small labelled image world, drawn with Pillow: the embedded benchmark, in OpenOOD's layout.
+"""A small world of labelled images, drawn with Pillow.
 
 It stands to the tiny model as ImageNet stands to CLIP: things in every colour, size and place before
 every background, known classes and OOD classes that the model half knows. Nothing here looks at scores.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import colorsys
 import math
-from pathlib import Path
 from typing import Callable, NamedTuple
 
 import numpy as np
@@ -302,48 +301,3 @@ FAR = {"textures": tuple(TEXTURES), "scenes": tuple(SCENES)}
 # never drawn in training, and no words of the model: half of every OOD set is new to it
 UNSEEN = tuple(name for names in (*NEAR.values(), *FAR.values()) for name in names[len(names) // 2 :])
 NOUNS = tuple(name for name in (*THINGS, *TEXTURES, *SCENES) if name not in UNSEEN)
-
-_TEST_SEED = 7  # training draws from other seeds, see train.py
-
-
-def write_benchmark(root: Path, per_class: int = 15, n_per_set: int = 150) -> None:
-    """Draw the benchmark into ``root`` in OpenOOD's layout.
-
-    ``root/images/<set>/*.png``, and ``root/benchmark_imglist/demo/test_<set>.txt`` with lines
-    ``<set>/<file> <label>``, the label of OOD images being -1. The ID set is ``demo``; the OOD sets
-    are those of :data:`NEAR` and :data:`FAR` and ``digits``, scikit-learn's handwritten ones.
-    """
-    rng = np.random.default_rng([_TEST_SEED, 0])
-    drawn = [
-        (draw(name, rng).image, label) for label, name in enumerate(ID_NAMES) for _ in range(per_class)
-    ]
-    _write_set(root, "demo", drawn)
-    for number, (set_name, names) in enumerate({**NEAR, **FAR}.items(), start=1):
-        rng = np.random.default_rng([_TEST_SEED, number])
-        images = [(draw(names[i % len(names)], rng).image, -1) for i in range(n_per_set)]
-        _write_set(root, set_name, images)
-    _write_set(root, "digits", [(image, -1) for image in _digits(n_per_set)])
-
-
-def _digits(n: int) -> list[Image.Image]:
-    from sklearn.datasets import load_digits
-
-    pixels = load_digits().images[:n]
-    return [
-        Image.fromarray((255 - image * 255 / 16).astype(np.uint8))
-        .resize((SIZE, SIZE), Image.Resampling.BICUBIC)
-        .convert("RGB")
-        for image in pixels
-    ]
-
-
-def _write_set(root: Path, name: str, images: list[tuple[Image.Image, int]]) -> None:
-    folder, lists = root / "images" / name, root / "benchmark_imglist" / "demo"
-    folder.mkdir(parents=True, exist_ok=True)
-    lists.mkdir(parents=True, exist_ok=True)
-    lines = []
-    for number, (image, label) in enumerate(images):
-        file = f"{number:04d}.png"
-        image.save(folder / file)
-        lines.append(f"{name}/{file} {label}\n")
-    (lists / f"test_{name}.txt").write_text("".join(lines), encoding="utf-8")

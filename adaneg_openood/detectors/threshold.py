@@ -10,7 +10,7 @@ from torch import Tensor
 
 from adaneg_openood.detectors.checks import check_choice, check_int, check_number
 
-_LEAST = 20  # scores below which a tail quantile says little
+LEAST_SCORES = 20  # scores below which a tail quantile says little
 _SOURCES = ("id", "stream")
 
 
@@ -62,8 +62,8 @@ def find_threshold(conf: Tensor, tpr: float = 0.95, source: str = "id") -> Thres
     _check_tpr(tpr)
     check_choice("source", source, _SOURCES)
     conf = torch.as_tensor(conf).detach().cpu().double().reshape(-1)
-    if len(conf) < _LEAST:
-        raise ValueError(f"a threshold needs at least {_LEAST} scores, got {len(conf)}")
+    if len(conf) < LEAST_SCORES:
+        raise ValueError(f"a threshold needs at least {LEAST_SCORES} scores, got {len(conf)}")
     if not bool(torch.isfinite(conf).all()):
         raise ValueError("conf holds values that are NaN or infinite")
     below = int((1.0 - tpr) * len(conf) + 1e-9)  # how many may fall below

@@ -19,7 +19,7 @@ from adaneg_openood.data.feature_set import FeatureSet, named_tensors
 from adaneg_openood.detectors import DETECTORS, AdaNegConfig, default_settings
 from adaneg_openood.evaluation.streams import Protocol, Stream, streams_of
 from adaneg_openood.evaluation.subsets import Ratio
-from adaneg_openood.evaluation.sweep_result import BANK_COLUMNS, STREAM_AXES, SweepResult
+from adaneg_openood.evaluation.sweep_result import BANK_COLUMNS, SETTINGS, STREAM_AXES, SweepResult
 from adaneg_openood.evaluation.sweep_runs import (
     Detectors,
     distinct_streams,
@@ -27,8 +27,8 @@ from adaneg_openood.evaluation.sweep_runs import (
     measured,
     run_key,
 )
+from adaneg_openood.io.configuration import unknown_key
 from adaneg_openood.io.digests import tensor_bytes
-from adaneg_openood.io.fields import unknown_key
 from adaneg_openood.io.files import atomic_path, read_json_object
 from adaneg_openood.io.journal import Journal, first_different
 from adaneg_openood.io.locks import first_holds

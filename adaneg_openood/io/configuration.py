@@ -77,6 +77,8 @@ def given_values(values: Any) -> dict[str, Any]:
     for key in values:
         if not isinstance(key, str):
             raise ValueError(f"key {shown(key)} must be text; put it in quotes")
+        if isinstance(values[key], bytes):  # pydantic would read them as text
+            raise ValueError(f"{key} must be text, got {shown(values[key])}")
     return {key: value for key, value in values.items() if value is not None and value != ""}
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adaneg_openood.demo import world
+from adaneg_openood.demo.benchmark import write_benchmark
 from adaneg_openood.detectors import DETECTORS
 from adaneg_openood.io.files import atomic_path
 from adaneg_openood.openood.packaged import NETWORK, packaged_config
@@ -102,7 +103,7 @@ def write_trial(folder: str | os.PathLike[str]) -> list[Path]:
         The YAMLs of the classic pipeline, in the order of its ``--config``.
     """
     root = Path(folder)
-    world.write_benchmark(root)
+    write_benchmark(root)
     rng = np.random.default_rng(_SEED)
     for split, count in (("train", _TRAIN_PER_CLASS), ("val", _VAL_PER_CLASS)):
         names = [(name, label) for label, name in enumerate(world.ID_NAMES) for _ in range(count)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,38 +12,11 @@ from adaneg_openood.report.collect import collect
 from adaneg_openood.report.record import RunRecord
 
 if TYPE_CHECKING:
-    import torch
-
     from adaneg_openood.data import ImageSet
 
 logger = logging.getLogger(__name__)
 
 DEMO = "demo"
-
-
-def demo_record(device: torch.device | str = "cpu", **settings: Any) -> RunRecord:
-    """A run of the standard methods on the demo world, with example images; nothing is downloaded.
-
-    Args:
-        device: where it runs.
-        settings: of :func:`~adaneg_openood.report.collect`.
-    """
-    from adaneg_openood.data import ImageSet
-    from adaneg_openood.demo.run import BATCH_SIZE, demo_features
-    from adaneg_openood.demo.world import write_benchmark
-
-    data = demo_features(device)
-    with tempfile.TemporaryDirectory(prefix="adaneg-demo-") as folder:
-        root = Path(folder)
-        write_benchmark(root)
-        lists = root / "benchmark_imglist" / "demo"
-        names = {"id": "demo", **{name: name for name in (*data.near, *data.far)}}
-        images = {
-            part: ImageSet.of(lists / f"test_{name}.txt", root=root / "images")
-            for part, name in names.items()
-        }
-        settings = {"batch_size": BATCH_SIZE, **settings}
-        return collect(data, device=device, images=images, **settings)
 
 
 def benchmark_record(
@@ -71,29 +43,27 @@ def benchmark_record(
     Raises:
         ValueError, OSError, ImportError: with a message for people.
     """
-    from adaneg_openood.benchmark.check import refuse_missing
-    from adaneg_openood.benchmark.definition import open_benchmark
-    from adaneg_openood.benchmark.run import Settings, encode_benchmark
+    from adaneg_openood.benchmark.definition import read_benchmark
+    from adaneg_openood.benchmark.opening import open_benchmark
+    from adaneg_openood.benchmark.run import EncodeOptions, encode_benchmark
 
-    benchmark = open_benchmark(source, data=data)
-    refuse_missing(benchmark, cache)
-    encoding = encode_benchmark(benchmark, Settings(device=device, cache=cache))
+    benchmark = read_benchmark(source, data=data).changed(cache=cache)
+    made = encode_benchmark(open_benchmark(benchmark), EncodeOptions(device))
     found = {} if benchmark.features is None else remembered_images(benchmark.features, images_root)
-    sizes = {"id": len(encoding.data.id_features)}
-    for title, names in encoding.names.items():
-        part, root = title.rpartition("/")[2], encoding.roots.get(title)
+    for title, own in made.images.items():
+        part = title.rpartition("/")[2]
         # with covariate-shifted images in it, the ID part is more than its own image set
-        whole = sizes.get(part, len(names)) == len(names)
-        if root is not None and whole and (root / names[0]).is_file():
-            found[part] = _named_files(root, list(names))
+        if part != "id" or len(own) == len(made.data.id_features):
+            found[part] = own
+    protocol = {"seeds": benchmark.seeds, "batch_size": benchmark.batch_size, "order": benchmark.order}
     return collect(
-        encoding.data,
-        {spec.name: spec.build(encoding.data) for spec in benchmark.methods},
+        made.data,
+        made.detectors(benchmark.methods),
         device=device,
         features=benchmark.features,
         images={**found, **(images or {})},
-        about=encoding.provenance,
-        **{**benchmark.protocol, **settings},
+        about=made.provenance,
+        **{**protocol, **settings},
     )
 
 

@@ -101,7 +101,7 @@ class OpenClip(TwoTowerModel):
         from adaneg_openood.vlm.preprocessing import build_preprocess
 
         weights = None if pretrained is None else os.fspath(pretrained)
-        _check_names(architecture, weights)
+        check_names(architecture, weights)
         is_file = weights is not None and os.path.isfile(weights)
         if is_file:
             assert weights is not None
@@ -200,7 +200,8 @@ def _width(model: nn.Module) -> int:
     return int(output)
 
 
-def _check_names(architecture: str, weights: str | None) -> None:
+def check_names(architecture: str, weights: str | None) -> None:
+    """Refuse an architecture or a tag that open_clip does not know, and weights that are not there."""
     import open_clip
 
     if ":" in architecture:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from typing import Any, Callable
 
@@ -11,6 +12,11 @@ DEFAULT_MODEL = "open_clip:ViT-B-16/openai"  # of the published numbers
 
 Loader = Callable[..., VisionLanguageModel]
 _LOADERS: dict[str, Loader] = {}
+_LIBRARIES = {  # module that a kind of model needs, and the command that installs it
+    "open_clip": ("open_clip", "pip install open_clip_torch"),
+    "clip": ("clip.clip", 'pip install "adaneg_openood[clip]"'),
+    "hf": ("transformers", 'pip install "adaneg_openood[hf]"'),
+}
 
 
 def register(prefix: str) -> Callable[[Loader], Loader]:
@@ -47,6 +53,47 @@ def load_model(name: str, **options: Any) -> VisionLanguageModel:
         ...
         ValueError: unknown kind of model 'resnet' in 'resnet:50'; known are clip, demo, hf, open_clip
     """
+    prefix, rest = _split(name)
+    return _LOADERS[prefix](rest, **options)
+
+
+def check_model(name: str) -> str:
+    """Whether a model can be loaded, as far as can be told without its weights.
+
+    Args:
+        name: as for :func:`load_model`.
+
+    Returns:
+        One line about it.
+
+    Raises:
+        ValueError: an unknown prefix, architecture or tag.
+        FileNotFoundError: weights or a folder that are not there.
+        ImportError: the model's library is not installed.
+    """
+    prefix, rest = _split(name)
+    if prefix == "demo":
+        return "demo, which comes with this package"
+    module, command = _LIBRARIES[prefix]
+    if not _is_installed(module):
+        raise ImportError(f"{name} needs the package {module.partition('.')[0]}: {command}")
+    if prefix == "open_clip":
+        from adaneg_openood.vlm.open_clip import check_names
+
+        architecture, slash, weights = rest.partition("/")
+        if rest.startswith(("local-dir:", "hf-hub:")):
+            architecture, slash, weights = rest, "", ""
+        check_names(architecture, os.path.expanduser(weights) if slash else None)
+    place = (weights if prefix == "open_clip" else rest).removeprefix("local-dir:")
+    if place.startswith(("/", "~", ".")):
+        if not os.path.exists(os.path.expanduser(place)):
+            raise FileNotFoundError(f"no such weights: {place}")
+        return f"{name}; its files are here"
+    return f"{name}; its weights are fetched at first use unless they are cached"
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Prefix, and what follows it."""
     prefix, colon, rest = name.partition(":")
     if name == "demo":
         rest = name
@@ -58,7 +105,16 @@ def load_model(name: str, **options: Any) -> VisionLanguageModel:
         )
     if not rest:
         raise ValueError(f"{name!r} names no model after the colon")
-    return _LOADERS[prefix](rest, **options)
+    return prefix, rest
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that a submodule is in
+        return False
+    except ValueError:  # loaded without a spec, by hand
+        return True
 
 
 @register("open_clip")

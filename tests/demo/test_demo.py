@@ -14,14 +14,9 @@ from typer.testing import CliRunner
 from adaneg_openood.benchmark.methods import standard_detectors
 from adaneg_openood.cli import app
 from adaneg_openood.demo import world
+from adaneg_openood.demo.benchmark import image_set, write_benchmark
 from adaneg_openood.demo.model import WordTokenizer, load_demo_model
-from adaneg_openood.demo.run import demo_features, demo_labels
 from adaneg_openood.evaluation import Protocol, replay
-
-
-@pytest.fixture(scope="module")
-def data():
-    return demo_features(progress=False)
 
 
 def test_a_seed_draws_the_same_image():
@@ -42,7 +37,7 @@ def test_every_name_can_be_drawn():
 
 
 def test_benchmark_is_in_openoods_layout(tmp_path):
-    world.write_benchmark(tmp_path, per_class=2, n_per_set=3)
+    write_benchmark(tmp_path, per_class=2, n_per_set=3)
     lists = sorted(path.name for path in (tmp_path / "benchmark_imglist" / "demo").iterdir())
     assert lists == sorted(
         f"test_{name}.txt" for name in ("demo", "creatures", "tools", "textures", "scenes", "digits")
@@ -70,18 +65,17 @@ def test_tokens_end_with_the_largest_id():
     assert (tokens == tokenizer.vocab_size - 1).sum(dim=1).tolist() == [1, 1, 1]
 
 
-def test_negatives_are_no_id_names_and_no_unknown_words():
-    made = demo_labels(load_demo_model())
-    names, text = made.names, made.features
+def test_negatives_are_no_id_names_and_no_unknown_words(demo):
+    names, text = demo.names, demo.text_features
     assert names[:20] == world.ID_NAMES
     assert len(names) == len(set(names)) == len(text) == 80
     assert not set(names[20:]) & set(world.UNSEEN)
     torch.testing.assert_close(text.norm(dim=1), torch.ones(80))
 
 
-def test_the_model_is_a_miniature_and_not_a_show(data):
+def test_the_model_is_a_miniature_and_not_a_show(demo):
     """Good zero-shot accuracy, far from perfect, and room above NegLabel and below it."""
-    results = replay(data, standard_detectors(data), Protocol(seeds=(0,), batch_size=64), progress=False)
+    results = replay(demo, standard_detectors(demo), Protocol(seeds=(0,), batch_size=64), progress=False)
     table = results.table("NegLabel")
     assert 60 < table["ACC"].iloc[0] < 95
     for group in ("nearood", "farood"):
@@ -89,19 +83,28 @@ def test_the_model_is_a_miniature_and_not_a_show(data):
     assert results.table("MCM").loc["farood", "AUROC"] < table.loc["farood", "AUROC"]
 
 
-def test_features_do_not_depend_on_global_random_state(data):
+def test_features_do_not_depend_on_global_random_state(demo):
     torch.manual_seed(5)
     np.random.seed(5)
     before = torch.random.get_rng_state()
-    again = demo_features(progress=False)
-    assert torch.equal(again.id_features, data.id_features)
-    assert torch.equal(again.far["scenes"], data.far["scenes"])
+    model, scenes = load_demo_model(), image_set("scenes", labelled=False)
+    pixels = torch.stack([model.preprocess(scenes.open(index)) for index in range(8)])
+    torch.testing.assert_close(model.encode_image(pixels), demo.far["scenes"][:8], atol=1e-5, rtol=0)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_sets_are_drawn_once(tmp_path):
+    first = image_set("digits", tmp_path, labelled=False)
+    begun = first.stats.copy()
+    again = image_set("digits", tmp_path, labelled=False)
+    assert len(again) == 150 and np.array_equal(again.stats, begun)
+    with pytest.raises(ValueError, match="the demo draws no 'lamps'; it draws demo, creatures"):
+        image_set("lamps", tmp_path)
 
 
 def test_command_prints_four_tables_and_writes_files(tmp_path):
     out, csv = tmp_path / "out.json", tmp_path / "out.csv"
-    run = CliRunner().invoke(app, ["demo", "--orders", "2", "--json", str(out), "--csv", str(csv)])
+    run = CliRunner().invoke(app, ["demo", "--seeds", "2", "--json", str(out), "--csv", str(csv)])
     assert run.exit_code == 0, run.output
     for method in ("MCM", "NegLabel", "AdaNeg (task)", "AdaNeg (sample)"):
         assert f"\n{method}: order mixed" in run.output

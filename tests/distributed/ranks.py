@@ -129,7 +129,7 @@ def commands(group, images, out):
     options = [str(images / "small.yml"), "--workers", "0", "--cache", str(out / "cache")]
     results, sweep = ["--json", str(out / "eval.json")], ["--out", str(out / "sweep"), "--no-plots"]
     app(["eval", *options, *results], standalone_mode=False)
-    grid = ["--grid", "gamma=0.3,0.5", "--grid", "proxy=task,sample", "--orders", "2"]
+    grid = ["--grid", "gamma=0.3,0.5", "--grid", "proxy=task,sample", "--seeds", "2"]
     app(["sweep", *options, *sweep, *grid], standalone_mode=False)
 
 

@@ -11,7 +11,8 @@ import torch
 from torch.nn.functional import normalize
 
 from adaneg_openood import AdaNegConfig
-from adaneg_openood.benchmark.definition import load_benchmark
+from adaneg_openood.benchmark.definition import read_benchmark
+from adaneg_openood.benchmark.opening import open_benchmark
 from adaneg_openood.benchmark.run import run_benchmark
 from adaneg_openood.evaluation import FeatureSet, save_features
 from adaneg_openood.evaluation.sweep import sweep
@@ -30,10 +31,10 @@ features: bench.npz
 methods:
   mcm_tau1: {detector: mcm, tau: 1.0}
   neglabel: {detector: neglabel}
-  task: {detector: adaneg, mode: released}
-  task_g0: {detector: adaneg, mode: released, gap: 0.0}
-  sample: {detector: adaneg, mode: released, proxy: sample}
-  adagap: {detector: adaneg, mode: released, adagap: true}
+  task: {detector: adaneg, released: true}
+  task_g0: {detector: adaneg, released: true, gap: 0.0}
+  sample: {detector: adaneg, released: true, proxy: sample}
+  adagap: {detector: adaneg, released: true, adagap: true}
 seeds: [0]
 batch_size: 64
 """
@@ -81,7 +82,7 @@ def test_definition(task: str, real: dict, tmp_path: Path, monkeypatch: pytest.M
     save_features(tmp_path / "bench.npz", features_of(real, task))
     (tmp_path / "real.yml").write_text(YAML)
     follow_the_recorded_order(monkeypatch, real, task)
-    results, _ = run_benchmark(load_benchmark(tmp_path / "real.yml"))
+    results, _ = run_benchmark(open_benchmark(read_benchmark(tmp_path / "real.yml")))
     compared = 0
     for run in real["runs"]:
         if run["task"] == task and run["run"] in results.methods and run.get("batch_size", 64) == 64:

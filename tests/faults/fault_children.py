@@ -20,8 +20,7 @@ from fault_tools import TinyModel, detection, labels
 
 import adaneg_openood.evaluation
 import adaneg_openood.predictor
-from adaneg_openood import AdaNegConfig
-from adaneg_openood.data import ImageSet, encode_to_file
+from adaneg_openood.data import ImageSet, encode_images
 from adaneg_openood.io.locks import exclusive
 
 _context = multiprocessing.get_context("forkserver")
@@ -79,13 +78,11 @@ def _run(work, arguments, path):
 
 def encode(root, name="out/a.safetensors", pause=0.0, **options):
     options = {"batch_size": 2, "part_size": 2, "workers": 0, **options}
-    return encode_to_file(
-        ImageSet.of(root / "images"), root / name, model=TinyModel(pause=pause), **options
-    )
+    return encode_images(TinyModel(pause=pause), ImageSet.of(root / "images"), root / name, **options)
 
 
 def saved_predictor(seed):
-    predictor = adaneg_openood.predictor.Predictor(TinyModel(), labels(seed), AdaNegConfig(groups=2))
+    predictor = adaneg_openood.predictor.Predictor(TinyModel(), labels(seed), "adaneg", {"groups": 2})
     predictor.detector.score(labels(seed + 5).features)
     return predictor
 
@@ -129,5 +126,5 @@ def command(root, arguments):
 
 
 def hold(root):
-    with exclusive(root / "run.json"):
+    with exclusive(root / "predictor.json"):
         time.sleep(60)

@@ -8,8 +8,7 @@ import subprocess
 import pytest
 from fault_tools import TinyModel, detection, file_limit, full_disk, labels, snapshot, write_images
 
-from adaneg_openood import AdaNegConfig
-from adaneg_openood.data import ImageSet, encode_to_file
+from adaneg_openood.data import ImageSet, encode_images
 from adaneg_openood.evaluation import Protocol, replay, save_features
 from adaneg_openood.predictor import Predictor
 from adaneg_openood.text import NegativeLabels
@@ -28,13 +27,13 @@ def writers(source):
     """Everything that is written, by name: (folder, whether it is the second version) -> None."""
     detectors, data = detection()
     results = replay(data, detectors, Protocol(seeds=(0, 1, 2, 3), batch_size=64), progress=False)
-    predictor = Predictor(TinyModel(), labels(), AdaNegConfig(groups=2))
+    predictor = Predictor(TinyModel(), labels(), "adaneg", {"groups": 2})
     words = NegativeLabels(tuple(f"word {n}" for n in range(900)), ("noun",) * 900)
     cache_names = [f"name {n}" for n in range(40)]
 
     def encode(folder, **options):
         options = {"batch_size": 8, "workers": 0, "overwrite": True, **options}
-        encode_to_file(source, folder / "id.safetensors", model=TinyModel(), **options)
+        encode_images(TinyModel(), source, folder / "id.safetensors", **options)
 
     return {
         "encode": encode,
@@ -78,7 +77,9 @@ def test_system_refuses_the_bytes(writers, tmp_path, name):
     writers[name](tmp_path)  # room again
     before = snapshot(tmp_path)
     assert before
-    if name != "predictor":  # a second save of the same state has nothing new to write but run.json
+    if (
+        name != "predictor"
+    ):  # a second save of the same state writes predictor.json alone
         with file_limit(1000):
             refused(writers[name], tmp_path, before)
 

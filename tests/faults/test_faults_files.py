@@ -21,8 +21,9 @@ from safetensors.torch import save_file
 
 import adaneg_openood
 from adaneg_openood import AdaNegConfig
-from adaneg_openood.benchmark.definition import load_benchmark
-from adaneg_openood.data import ImageSet, encode_to_file, read_feature_header
+from adaneg_openood.benchmark.definition import read_benchmark
+from adaneg_openood.data import ImageSet, encode_images, read_feature_header
+from adaneg_openood.data.feature_store import FeatureCache
 from adaneg_openood.evaluation import load_features, save_features
 from adaneg_openood.evaluation.sweep import sweep
 from adaneg_openood.predictor import Predictor
@@ -49,9 +50,7 @@ def nothing_runs():
 
 def encode(root, **options):
     options = {"batch_size": 4, "part_size": 4, "workers": 0, **options}
-    return encode_to_file(
-        ImageSet.of(root / "images"), root / "id.safetensors", model=TinyModel(), **options
-    )
+    return encode_images(TinyModel(), ImageSet.of(root / "images"), root / "id.safetensors", **options)
 
 
 # -- feature files ------------------------------------------------------------------------------------
@@ -140,17 +139,13 @@ def test_damaged_parts_are_encoded_again(tmp_path, caplog):
     def interrupt():
         source = ImageSet.of(tmp_path / "images")
         with pytest.raises(KeyboardInterrupt):
-            encode_to_file(
-                source,
-                tmp_path / "id.safetensors",
-                model=Interrupted(),
-                batch_size=4,
-                part_size=4,
-                workers=0,
+            encode_images(
+                Interrupted(), source, tmp_path / "id.safetensors", batch_size=4, part_size=4, workers=0
             )
         return tmp_path / "id.safetensors.parts"
 
-    first, second = sorted(interrupt().glob("*.safetensors"))
+    parts = interrupt()
+    first, second = (parts / f"{start:09d}.safetensors" for start in (0, 4))
     flipped = bytearray(first.read_bytes())
     flipped[-30] ^= 16
     first.write_bytes(flipped)
@@ -158,14 +153,15 @@ def test_damaged_parts_are_encoded_again(tmp_path, caplog):
     encode(tmp_path)
     assert (tmp_path / "id.safetensors").read_bytes() == whole
     assert caplog.text.count("it is encoded again") == 2
-    # a part in another's place
+    # a part in another's place, and a plan that is no plan
     (tmp_path / "id.safetensors").unlink()
     caplog.clear()
-    first, second = sorted(interrupt().glob("*.safetensors"))
-    second.write_bytes(first.read_bytes())
+    parts = interrupt()
+    (parts / "000000004.safetensors").write_bytes((parts / "000000000.safetensors").read_bytes())
+    (parts / "plan.json").write_text("[" * 50_000)
     encode(tmp_path)
     assert (tmp_path / "id.safetensors").read_bytes() == whole
-    assert "it is of other images than its name says" in caplog.text
+    assert "begins again" in caplog.text
 
 
 def npz_with(tmp_path, **arrays):
@@ -264,7 +260,7 @@ def test_hostile_yaml(tmp_path, monkeypatch, name):
     content = YAML[name]
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=r"bench\.yml"):
-        load_benchmark(file)
+        read_benchmark(file)
     assert not (tmp_path / "hacked").exists()
 
 
@@ -274,7 +270,7 @@ def test_a_billion_laughs_cost_nothing(tmp_path):
     (tmp_path / "bench.yml").write_text("\n".join([*lines, GOOD + "name: *a39\n"]))
     begun = time.monotonic()
     with pytest.raises(ValueError, match=r"bench\.yml: name must be text"):
-        load_benchmark(tmp_path / "bench.yml")
+        read_benchmark(tmp_path / "bench.yml")
     assert time.monotonic() - begun < 60  # 9^39 steps otherwise
 
 
@@ -305,8 +301,8 @@ def test_a_text_file_in_the_place_of_an_image_is_a_broken_image(tmp_path):
     (tmp_path / "list.txt").write_text("passwd 0\n\0.png 0\n")
     (tmp_path / "passwd").write_text("root:x:0:0")
     with pytest.raises(ValueError, match="2 broken image") as caught:
-        encode_to_file(
-            ImageSet.of(tmp_path / "list.txt"), tmp_path / "a.safetensors", model=TinyModel(), workers=0
+        encode_images(
+            TinyModel(), ImageSet.of(tmp_path / "list.txt"), tmp_path / "a.safetensors", workers=0
         )
     assert "root:x" not in str(caught.value)
     assert not (tmp_path / "a.safetensors").exists()
@@ -364,7 +360,7 @@ def test_damaged_lists_of_negatives(tmp_path):
 
 
 def test_every_damage_to_a_run_is_noticed(tmp_path):
-    predictor = Predictor(TinyModel(), labels(), AdaNegConfig(groups=2))
+    predictor = Predictor(TinyModel(), labels(), "adaneg", {"groups": 2})
     predictor.detector.score(labels(4).features)
     predictor.save(tmp_path)
     whole = snapshot(tmp_path)
@@ -373,22 +369,22 @@ def test_every_damage_to_a_run_is_noticed(tmp_path):
         flipped = bytearray(whole[state.name])
         flipped[place] ^= 4
         state.write_bytes(flipped)
-        with pytest.raises(ValueError, match="damaged run"):
+        with pytest.raises(ValueError, match="damaged"):
             Predictor.load(tmp_path, TinyModel())
     state.write_bytes(whole[state.name])
-    about = json.loads(whole["run.json"])
-    changes = [{key: None} for key in about if key != "threshold"]
-    changes += [{"n_id": 10**9}, {"names": "x"}, {"config": {"gama": 1}}, {"threshold": 7}]
-    changes += [{"state": {"file": "../../../etc/passwd", "sha256": ""}}, {"config": {"groups": "2"}}]
+    about = json.loads(whole["predictor.json"])
+    changes = [{key: None} for key in about]
+    changes += [{"n_id": 10**9}, {"names": "x"}, {"settings": {"gama": 1}}, {"threshold": 7}]
+    changes += [{"state": {"file": "../../../etc/passwd", "sha256": ""}}, {"version": "x"}]
     for change in changes:
-        if change == {"version": None}:
-            continue
-        (tmp_path / "run.json").write_text(json.dumps({**about, **change}))
+        if change == {"threshold": None}:
+            continue  # as it is
+        (tmp_path / "predictor.json").write_text(json.dumps({**about, **change}))
         with pytest.raises(ValueError, match=str(tmp_path.name)):
             Predictor.load(tmp_path, TinyModel())
     for text in ("[" * 100_000, "7", "", "\0"):
-        (tmp_path / "run.json").write_text(text)
-        with pytest.raises(ValueError, match="damaged run"):
+        (tmp_path / "predictor.json").write_text(text)
+        with pytest.raises(ValueError, match="damaged"):
             Predictor.load(tmp_path, TinyModel())
 
 
@@ -419,7 +415,23 @@ def test_nothing_in_the_package_unpickles():
     assert found == []
 
 
-def test_damaged_sweep_folders(tmp_path):
+def test_damaged_cache_entries_and_sweep_folders(tmp_path, caplog):
+    root = write_images(tmp_path / "images", 4)
+    images = ImageSet.of(root)
+    cache = FeatureCache(tmp_path / "cache")
+    whole = cache.get(TinyModel(), images, workers=0).features.clone()
+    (entry,) = cache.entries()
+    for name, content in (
+        ("entry.json", b"[" * 100_000), ("entry.json", b"[]"), ("entry.json", b'{"about": 7}'),
+        ("entry.json", b"\xff"), ("features.safetensors", b""),
+        ("features.safetensors", HEADERS["nested"]),
+    ):  # fmt: skip
+        (entry.folder / name).write_bytes(content)
+        assert cache.entries()[0].problem or cache.verify()[0].problem
+        caplog.clear()
+        again = cache.get(TinyModel(), images, workers=0)
+        assert again.fresh and "encoded again" in caplog.text and torch.equal(again.features, whole)
+        assert not cache.get(TinyModel(), images, workers=0).fresh
     _, data = detection()
     for content in (b"[" * 100_000, b"7", b"\xff", b""):
         (tmp_path / "sweep").mkdir(exist_ok=True)

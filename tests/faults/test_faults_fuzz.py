@@ -18,7 +18,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from adaneg_openood.benchmark.definition import load_benchmark
+from adaneg_openood.benchmark.definition import read_benchmark
 from adaneg_openood.benchmark.postprocessor import postprocessor_settings, read_postprocessor
 from adaneg_openood.data import ImageSet
 from adaneg_openood.data.image_lists import read_imglist
@@ -144,7 +144,7 @@ GOOD = {
 def test_benchmarks(folder, value, complete):
     file = folder / "bench.yml"
     file.write_text(yaml.safe_dump({**GOOD, **value} if complete else value), "utf-8")
-    clean_or_named(load_benchmark, file)
+    clean_or_named(read_benchmark, file)
 
 
 @FUZZ
@@ -152,7 +152,7 @@ def test_benchmarks(folder, value, complete):
 def test_benchmarks_that_are_hardly_yaml(folder, text):
     file = folder / "bench.yml"
     file.write_bytes(text.encode("utf-8", "replace"))
-    clean_or_named(load_benchmark, file)
+    clean_or_named(read_benchmark, file)
 
 
 @FUZZ

@@ -110,7 +110,7 @@ def test_two_processes_on_one_output(tmp_path):
 def test_two_processes_saving_one_run(tmp_path):
     predictor = fault_children.saved_predictor(0)
     child = start(fault_children.hold, tmp_path)
-    wait_for(tmp_path / ".run.json.lock")
+    wait_for(tmp_path / ".predictor.json.lock")
     time.sleep(0.05)
     with pytest.raises(BlockingIOError, match=f"process {child.pid}"):
         predictor.save(tmp_path)

@@ -55,7 +55,7 @@ def test_dying_worker_is_named_and_the_work_goes_on(tmp_path):
 def test_worker_dying_under_the_predictor(tmp_path):
     source = ImageSet.of(write_images(tmp_path / "images", 24))
     model = TinyModel()
-    predictor = Predictor(model, labels(), AdaNegConfig(groups=2))
+    predictor = Predictor(model, labels(), "adaneg", {"groups": 2})
     predictor.calibrate(source)
     before = predictor.detector.bank.counts.sum()
     model.transform = DyingTransform(at=3)
@@ -147,7 +147,7 @@ def everything(folder):
     results = replay(data, detectors, Protocol(seeds=(0,), batch_size=64), progress=False)
     results.to_json(folder / "out" / "results.json")
     results.to_csv(folder / "out" / "results.csv")
-    Predictor(TinyModel(), labels(), AdaNegConfig(groups=2)).save(folder / "out" / "run")
+    Predictor(TinyModel(), labels(), "adaneg", {"groups": 2}).save(folder / "out" / "run")
     words = NegativeLabels(("İstanbul", "naïve", "ışık"), ("noun",) * 3)
     words.save(folder / "out" / "words.txt")
     assert NegativeLabels.load(folder / "out" / "words.txt").words == words.words
@@ -172,7 +172,7 @@ def test_a_clock_that_runs_backwards(tmp_path, monkeypatch, expected):
     assert sorted(made) == sorted(expected)
     assert made["results.json"] == expected["results.json"]
     assert made["words.txt"] == expected["words.txt"]
-    assert made["run/run.json"] == expected["run/run.json"]
+    assert made["run/predictor.json"] == expected["run/predictor.json"]
 
 
 LOCALES = (
@@ -185,7 +185,7 @@ def main(folder):
     from pathlib import Path
 
     made = everything(Path(folder))
-    texts = {name: made[name].decode() for name in ("results.json", "words.txt", "run/run.json")}
+    texts = {name: made[name].decode() for name in ("results.json", "words.txt", "run/predictor.json")}
     sys.stdout.write(json.dumps(texts))  # ASCII
 
 

@@ -34,7 +34,7 @@ from adaneg_openood.evaluation import (
 from adaneg_openood.report import RunRecord, collect, load_record, save_record, write_report
 from adaneg_openood.report.certainty import surely_best
 from adaneg_openood.report.curves import fpr_over_stream, histogram, roc, threshold_fpr95
-from adaneg_openood.report.sources import demo_record, remembered_images
+from adaneg_openood.report.sources import benchmark_record, remembered_images
 from adaneg_openood.report.tables import filled_negatives, ranks, run_tables, to_latex, to_markdown
 
 
@@ -374,7 +374,7 @@ def test_the_command_reports_features_and_kept_runs(small: FeatureSet, tmp_path:
         Image.new("RGB", (9, 9), (index, 80, 0)).save(folder / f"{index:02d}.png")
     runner = CliRunner()
     out, kept = tmp_path / "out.html", tmp_path / "run"
-    options = ["--out", str(out), "--orders", "1", "--json", str(tmp_path / "r.json")]
+    options = ["--out", str(out), "--seeds", "1", "--json", str(tmp_path / "r.json")]
     images = ["--images", f"textures={tmp_path / 'pictures'}", "--save", str(kept)]
     done = runner.invoke(app, ["report", str(tmp_path / "bench.npz"), *options, *images])
     assert done.exit_code == 0, done.output
@@ -394,7 +394,7 @@ def test_the_command_reports_features_and_kept_runs(small: FeatureSet, tmp_path:
 
 
 def test_the_demo_world_brings_its_images() -> None:
-    record = demo_record(seeds=(0,))
+    record = benchmark_record("demo", seeds=(0,))
     assert record.example_method == "AdaNeg (task)"
     assert {example.dataset for example in record.examples} == set(record.sets)
     with Image.open(io.BytesIO(record.examples[0].picture)) as image:
@@ -406,7 +406,7 @@ def test_every_kind_of_target_is_drawn(target: str, small: FeatureSet, tmp_path:
     """Bars, lines, lines over a logarithmic axis, measures, and a plane."""
     save_features(tmp_path / "bench.npz", small)
     picture = tmp_path / "picture.png"
-    options = ["--features", str(tmp_path / "bench.npz"), "--orders", "1", "--plot", str(picture)]
+    options = ["--features", str(tmp_path / "bench.npz"), "--seeds", "1", "--plot", str(picture)]
     done = CliRunner().invoke(app, ["reproduce", target, *options])
     assert done.exit_code == 0, done.output
     with Image.open(picture) as image:
@@ -437,7 +437,7 @@ def test_images_of_encoded_folders_are_found_again(tmp_path: Path) -> None:
 DEFINITION = """\
 name: mine
 classes: [house, chair, cup]
-backbone: demo
+model: demo
 negatives: negatives.txt
 id: {folder: id}
 near:

@@ -283,7 +283,7 @@ def test_the_command_writes_what_it_prints(small: FeatureSet, tmp_path: Path) ->
     runner = CliRunner()
     listed = runner.invoke(app, ["reproduce", "list"])
     assert listed.exit_code == 0 and all(name in listed.output for name in TARGETS)
-    arguments = ["reproduce", "gap", "--features", str(tmp_path / "b16.npz"), "--orders", "1"]
+    arguments = ["reproduce", "gap", "--features", str(tmp_path / "b16.npz"), "--seeds", "1"]
     files = ["--json", str(tmp_path / "gap.json"), "--csv", str(tmp_path / "gap.csv")]
     done = runner.invoke(app, [*arguments, *files, "--set", "groups=3", "--batch-size", "16"])
     assert done.exit_code == 0, done.output

@@ -9,14 +9,14 @@ import torch
 from adaneg_openood.benchmark.methods import standard_detectors
 from adaneg_openood.data import encode_to_file
 from adaneg_openood.demo import world
-from adaneg_openood.demo.run import _SETS, BATCH_SIZE, N_NEGATIVES, demo_features
+from adaneg_openood.demo.benchmark import write_benchmark
 from adaneg_openood.evaluation import Protocol, load_features, replay
 from adaneg_openood.text import Mining, MiningConfig, class_names, label_features
 from adaneg_openood.vlm import load_model
 
 
-def test_chained_commands_give_the_demos_table(tmp_path):
-    world.write_benchmark(tmp_path)
+def test_chained_commands_give_the_demos_table(demo, tmp_path):
+    write_benchmark(tmp_path)
     words = tmp_path / "words"
     words.mkdir()
     (words / "adj.all.txt").write_text("\n".join(world.ADJECTIVES))
@@ -26,27 +26,27 @@ def test_chained_commands_give_the_demos_table(tmp_path):
     negatives, folder = tmp_path / "negatives.txt", tmp_path / "features"
 
     model, classes = load_model("demo"), class_names(names)
-    config = MiningConfig(n_negatives=N_NEGATIVES)
+    config = MiningConfig(n_negatives=60)
     Mining(config, words).run(model, classes).save(negatives)
     label_features(model, classes, negatives).save(folder)
     lists = tmp_path / "benchmark_imglist" / "demo"
     outputs = {"demo": folder / "id.safetensors"}
-    for split, sets in _SETS.items():
-        outputs.update({name: folder / split / f"{name}.safetensors" for name in sets})
+    for split in ("near", "far"):
+        outputs.update({name: folder / split / f"{name}.safetensors" for name in getattr(demo, split)})
     for name, output in outputs.items():
         encode_to_file(
             lists / f"test_{name}.txt", output, model="demo", root=tmp_path / "images",
             batch_size=64, workers=0, progress=False,
         )  # fmt: skip
 
-    got, expected = load_features(folder), demo_features(progress=False)
+    got, expected = load_features(folder), demo
     assert got.names == expected.names and got.n_id == expected.n_id
     assert got.logit_scale == pytest.approx(expected.logit_scale, rel=1e-12)
     torch.testing.assert_close(got.text_features, expected.text_features, atol=1e-6, rtol=0)
     torch.testing.assert_close(got.id_features, expected.id_features, atol=1e-6, rtol=0)
     assert torch.equal(got.id_labels, expected.id_labels)
     tables = [
-        replay(data, standard_detectors(data), Protocol(seeds=(0,), batch_size=BATCH_SIZE)).records
+        replay(data, standard_detectors(data), Protocol(seeds=(0,), batch_size=64)).records
         for data in (got, expected)
     ]
     # a folder's sets come in alphabetical order, the demo's in its own

@@ -50,12 +50,12 @@ def test_eval_of_a_definition(root: Path) -> None:
     assert about["methods"]["AdaNeg"]["memory_length"] == 4
     assert len(pd.read_csv(root / "out.csv")) == 2 * 2 * 2
     assert len(load_features(root / "saved.npz").far["scenes"]) == 12
-    text = run("eval", root / "small.yml", "--workers", 0, "--seed", 1, "--orders", 1, "--batch-size", 4)
+    text = run("eval", root / "small.yml", "--workers", 0, "--seed", 1, "--seeds", 1, "--batch-size", 4)
     assert "order mixed, batch size 4, seeds 1;" in text and "Bootstrap" not in text
 
 
 def test_eval_of_features(root: Path) -> None:
-    text = run("eval", root / "bench.npz", "--orders", 1, "--order", "id_first")
+    text = run("eval", root / "bench.npz", "--seeds", 1, "--order", "id_first")
     for method in ("MCM", "NegLabel", "AdaNeg (task)", "AdaNeg (sample)"):
         assert f"\n{method}: order id_first, batch size 256, seeds 0;" in text
 
@@ -84,7 +84,8 @@ def test_benchmarks_lists_and_prints() -> None:
     assert "imagenet-four-ood" in text and "the embedded demo" in text
     printed = run("benchmarks", "template")
     assert printed.startswith("# A benchmark of your own") and "full_spectrum" in printed
-    assert "no benchmark 'x'" in run("benchmarks", "x", code=2)
+    assert "did you mean 'demo'" in run("benchmarks", "demoo", code=2)
+    assert json.loads(run("benchmarks", "schema"))["additionalProperties"] is False
 
 
 def test_the_printed_template_runs_from_anywhere(tmp_path: Path) -> None:
@@ -93,7 +94,7 @@ def test_the_printed_template_runs_from_anywhere(tmp_path: Path) -> None:
 
 
 def test_cache_commands(root: Path) -> None:
-    run("eval", root / "small.yml", "--workers", 0, "--orders", 1)
+    run("eval", root / "small.yml", "--workers", 0, "--seeds", 1)
     text = run("cache", "ls", "--json", root / "ls.json")
     assert "24 images of" in text and "3 entries" in text
     assert "all entries are whole" in run("cache", "verify")
@@ -115,15 +116,16 @@ def test_sweep(root: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="plots need matplotlib")
     arguments = (
         *("sweep", root / "small.yml", "--out", tmp_path, "--workers", 0, "--method", "AdaNeg"),
-        *("--grid", "gap=0,0.5", "--grid", "proxy=task,sample", "--ratio", "1:1,2:1"),
-        *("--images", "12,15", "--order", "mixed,id_first", "--batch-size", "4,8", "--orders", 2),
+        *("--grid", "gap=0,0.5", "--grid", "proxy=task,sample", "--grid", "ratio=1:1,2:1"),
+        *("--grid", "n_images=12,15", "--grid", "order=mixed,id_first", "--grid", "batch_size=4,8"),
+        *("--seeds", 2),
     )
     text = run(*arguments)
     n = 4 * 2 * 2 * 2 * 2 * 2 * 2
     assert f"4 configurations, {n} runs, {n} now" in text and "Best AUROC on farood" in text
     frame = pd.read_csv(tmp_path / "results.csv")
     assert len(frame) == n and set(frame["ratio"]) == {"1:1", "2:1"}
-    assert set(frame["groups"]) == {2} and set(frame["seed"]) == {3, 4}
+    assert set(frame["groups"]) == {2} and set(frame["seed"]) == {0, 1}
     assert (tmp_path / "plot_gap.png").is_file() and (tmp_path / "plot_ratio.png").is_file()
     assert f"{n} runs, 0 now" in run(*arguments, "--no-plots")
 
@@ -133,14 +135,16 @@ def test_sweep(root: Path, tmp_path: Path) -> None:
     [
         (("--grid", "gama=1"), "did you mean 'gamma'"),
         (("--grid", "gamma"), "takes SETTING=VALUE"),
+        (("--grid", "gamma="), "takes SETTING=VALUE"),
         (("--grid", "gap=0", "--grid", "gap=1"), "there twice"),
         (("--grid", "memory_length=1.5"), "must be an integer"),
-        (("--images", "many"), "takes whole numbers"),
-        (("--ratio", "3"), "a ratio is ID:OOD"),
-        (("--order", "none"), "must be of mixed, id_first"),
+        (("--grid", "n_images=many"), "takes whole numbers"),
+        (("--grid", "ratio=3"), "a ratio is ID:OOD"),
+        (("--grid", "order=none"), "order must be one of 'mixed', 'id_first'"),
+        (("--order", "none"), "must be one of 'mixed', 'id_first'"),
+        (("--seeds", "1,1"), "distinct whole"),
         (("--method", "NegLabel"), "no AdaNeg method here"),
-        (("--images", "9999"), "9999 images"),
-        (("--mode", "best"), "mode must be one of"),
+        (("--grid", "n_images=9999"), "9999 images"),
     ],
 )
 def test_sweep_mistakes(root: Path, tmp_path: Path, options: tuple, message: str) -> None:

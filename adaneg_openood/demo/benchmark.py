@@ -1,0 +1,108 @@
+"""The embedded benchmark: class names, words and image sets, drawn in OpenOOD's layout."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from adaneg_openood.data import ImageSet
+from adaneg_openood.demo.world import ADJECTIVES, FAR, ID_NAMES, NEAR, NOUNS, SIZE, draw
+from adaneg_openood.io.files import cache_folder
+from adaneg_openood.text import ClassNames, Corpus
+
+_FOLDER = "demo-world-1"  # the number goes up when the drawings change
+_LISTS = "benchmark_imglist/demo"
+_TEST_SEED = 7  # training draws from other seeds, see train.py
+
+
+def class_names() -> ClassNames:
+    """The 20 ID classes."""
+    return ClassNames("demo", ID_NAMES)
+
+
+def corpus() -> Corpus:
+    """The words that negatives are mined from: all that the model knows."""
+    return Corpus(NOUNS, ADJECTIVES, "demo")
+
+
+def image_set(name: str, cache: Path | None = None, **options: Any) -> ImageSet:
+    """A drawn set.
+
+    Args:
+        name: ``"demo"`` (the ID set), a key of ``NEAR`` or ``FAR``, or ``"digits"``.
+        cache: folder in which the images are drawn once; None is the user's cache folder.
+        options: of :meth:`~adaneg_openood.data.ImageSet.of`.
+
+    Raises:
+        ValueError: there is no such set.
+    """
+    known = ("demo", *NEAR, *FAR, "digits")
+    if name not in known:
+        raise ValueError(f"the demo draws no {name!r}; it draws {', '.join(known)}")
+    root = _drawn(cache_folder("demo") if cache is None else cache / "demo")
+    return ImageSet.of(root / _LISTS / f"test_{name}.txt", root=root / "images", **options)
+
+
+def _drawn(folder: Path) -> Path:
+    root = folder / _FOLDER
+    if not (root / _LISTS).is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f".{_FOLDER}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
+        try:
+            write_benchmark(temporary)
+            try:
+                os.replace(temporary, root)
+            except OSError:  # another process was faster
+                if not (root / _LISTS).is_dir():
+                    raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return root
+
+
+def write_benchmark(root: Path, per_class: int = 15, n_per_set: int = 150) -> None:
+    """Draw the benchmark into ``root`` in OpenOOD's layout.
+
+    ``root/images/<set>/*.png``, and ``root/benchmark_imglist/demo/test_<set>.txt`` with lines
+    ``<set>/<file> <label>``, the label of OOD images being -1. The ID set is ``demo``; the OOD sets
+    are those of :data:`NEAR` and :data:`FAR` and ``digits``, scikit-learn's handwritten ones.
+    """
+    rng = np.random.default_rng([_TEST_SEED, 0])
+    drawn = [
+        (draw(name, rng).image, label) for label, name in enumerate(ID_NAMES) for _ in range(per_class)
+    ]
+    _write_set(root, "demo", drawn)
+    for number, (set_name, names) in enumerate({**NEAR, **FAR}.items(), start=1):
+        rng = np.random.default_rng([_TEST_SEED, number])
+        images = [(draw(names[i % len(names)], rng).image, -1) for i in range(n_per_set)]
+        _write_set(root, set_name, images)
+    _write_set(root, "digits", [(image, -1) for image in _digits(n_per_set)])
+
+
+def _digits(n: int) -> list[Image.Image]:
+    from sklearn.datasets import load_digits
+
+    pixels = load_digits().images[:n]
+    return [
+        Image.fromarray((255 - image * 255 / 16).astype(np.uint8))
+        .resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+        .convert("RGB")
+        for image in pixels
+    ]
+
+
+def _write_set(root: Path, name: str, images: list[tuple[Image.Image, int]]) -> None:
+    folder, lists = root / "images" / name, root / _LISTS
+    folder.mkdir(parents=True, exist_ok=True)
+    lists.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for number, (image, label) in enumerate(images):
+        file = f"{number:04d}.png"
+        image.save(folder / file)
+        lines.append(f"{name}/{file} {label}\n")
+    (lists / f"test_{name}.txt").write_text("".join(lines), encoding="utf-8")
