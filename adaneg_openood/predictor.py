@@ -19,7 +19,7 @@ from torch import Tensor
 from adaneg_openood._version import __version__
 from adaneg_openood.benchmark.methods import further_inputs
 from adaneg_openood.data import ImageSet, decoded_batches
-from adaneg_openood.data.batches import worker_deaths_named
+from adaneg_openood.data.batches import progress_bar, worker_deaths_named
 from adaneg_openood.detectors import make_detector
 from adaneg_openood.detectors.threshold import LEAST_SCORES, Threshold
 from adaneg_openood.io.configuration import Number, Section, Whole, checked
@@ -177,15 +177,12 @@ class Predictor:
         return [tuple(self.labels.names[row] for row in near) for near in rows.tolist()]
 
     def _scored(
-        self, images: ImageSet, batch_size: int, workers: int, progress: bool
+        self, images: ImageSet, batch_size: int, workers: int | None, progress: bool
     ) -> Iterator[tuple[list[int], list[tuple[int, str]], Tensor | None, Tensor, Tensor]]:
-        batches = decoded_batches(self.model, images, range(len(images)), batch_size, workers)
-        if progress:
-            from tqdm.auto import tqdm
-
-            batches = tqdm(batches, desc=images.name, unit="batch", total=-(-len(images) // batch_size))
-        with worker_deaths_named(images.name):
+        batches = decoded_batches(self.model, images, batch_size, workers)
+        with worker_deaths_named(images.name), progress_bar(progress, images.name, len(images)) as bar:
             for indices, pixels, bad in batches:
+                bar.update(len(indices) + len(bad))
                 for index, error in bad:
                     logger.warning("%s cannot be read (%s)", images.names[index], error)
                 if pixels is None:

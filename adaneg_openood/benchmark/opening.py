@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar, Union
 
+from adaneg_openood.benchmark.check import Item, missing, readable_bytes
 from adaneg_openood.benchmark.definition import Benchmark, BenchmarkSet
 from adaneg_openood.benchmark.detector_settings import check_fit
 from adaneg_openood.benchmark.labels import named_classes, negatives_of
@@ -26,23 +27,6 @@ from adaneg_openood.vlm.registry import check_model
 _NAMED = 3  # missing files an item lists
 _EXPECTED = (ValueError, TypeError, OSError, ImportError)
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class Item:
-    """One thing that a benchmark needs.
-
-    Attributes:
-        what: such as ``"near/tin"`` or ``"negatives"``.
-        ok: whether it is there and right; None for a warning.
-        found: what was found or is wrong.
-        mend: where to get it, and how large it is.
-    """
-
-    what: str
-    ok: bool | None
-    found: str
-    mend: str = ""
 
 
 @dataclass
@@ -77,7 +61,7 @@ class OpenBenchmark:
 
     def missing(self) -> list[Item]:
         """The items that keep the benchmark from running."""
-        return [item for item in self.items if item.ok is False]
+        return missing(self.items)
 
     def refuse_missing(self) -> None:
         """Raise one error that lists everything that is missing or wrong.
@@ -93,21 +77,6 @@ class OpenBenchmark:
             )
             raise FileNotFoundError(f"{self.definition.origin}: the benchmark is not complete:{listed}")
 
-    def to_text(self) -> str:
-        """The items, for a screen."""
-        marks = {True: "ok", False: "--", None: "  "}
-        width = max((len(item.what) for item in self.items), default=0)
-        lines = []
-        for item in self.items:
-            lines.append(f"{marks[item.ok]} {item.what:<{width}}  {item.found}")
-            if item.mend and item.ok is not True:
-                lines.append(f"   {'':<{width}}  to mend: {item.mend}")
-        n_missing = len(self.missing())
-        lines.append(
-            f"\n{n_missing} part(s) missing or wrong." if n_missing else "\nNothing is missing."
-        )
-        return "\n".join(lines)
-
 
 def open_benchmark(benchmark: Benchmark, *, fetch: bool = True) -> OpenBenchmark:
     """Look at every list, image file, label and setting; nothing is encoded and no model is loaded.
@@ -121,19 +90,6 @@ def open_benchmark(benchmark: Benchmark, *, fetch: bool = True) -> OpenBenchmark
         see :meth:`OpenBenchmark.refuse_missing`.
     """
     return _Opener(benchmark, fetch).opened()
-
-
-def readable_bytes(n: float) -> str:
-    """Such as ``"1.5 GB"``.
-
-    Example:
-        >>> readable_bytes(1_500_000_000)
-        '1.5 GB'
-    """
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if n >= size:
-            return f"{n / size:.1f} {unit}"
-    return f"{n:.0f} B"
 
 
 class _Opener:

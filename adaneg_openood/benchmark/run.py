@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +16,9 @@ from adaneg_openood.benchmark.labels import make_labels
 from adaneg_openood.benchmark.methods import MethodSpec, further_inputs
 from adaneg_openood.benchmark.opening import OpenBenchmark, open_benchmark
 from adaneg_openood.benchmark.sets import StoredFeatures
-from adaneg_openood.data import ImageSet, read_feature_header
+from adaneg_openood.data import FeatureStore, ImageSet, read_feature_header
 from adaneg_openood.data.feature_set import DEFAULT_LOGIT_SCALE, FeatureSet
-from adaneg_openood.data.feature_store import FeatureCache
+from adaneg_openood.data.store_entries import default_store
 from adaneg_openood.detectors import TextDetector
 from adaneg_openood.evaluation import Protocol, Run, replay
 from adaneg_openood.io.processes import ALONE, Group
@@ -36,7 +35,7 @@ class EncodeOptions:
     Attributes:
         device: of the model.
         batch_size: images per forward pass.
-        workers: decoding processes; None is one per core, at most 4.
+        workers: decoding processes; None takes as many as there are cores.
         progress: show bars.
     """
 
@@ -133,7 +132,7 @@ def encode_benchmark(
     labels = group.local(lambda: _labels(opened, model, options), first_alone=True)
     used = [method.detector for method in benchmark.methods.values()]
     parts = {}
-    store = FeatureCache(None if benchmark.cache is None else benchmark.cache / "features")
+    store = FeatureStore(default_store() if benchmark.cache is None else benchmark.cache / "features")
     for part in benchmark.sets:
         encode = functools.partial(_encoded, part, opened, labels.n_id, model, store, options, group)
         parts[part.title] = encode()
@@ -205,7 +204,7 @@ def _encoded(
     opened: OpenBenchmark,
     n_id: int,
     model: VisionLanguageModel | None,
-    store: FeatureCache,
+    store: FeatureStore,
     options: EncodeOptions,
     group: Group,
 ) -> _Part:
@@ -217,11 +216,11 @@ def _encoded(
     if part.labelled:
         found.check_labels(n_id)
     made = store.get(
-        model,
         found,
+        model,
         batch_size=options.batch_size,
-        workers=min(4, os.cpu_count() or 1) if options.workers is None else options.workers,
-        on_error="skip" if opened.definition.skip_broken else "raise",
+        workers=options.workers,
+        skip_broken=opened.definition.skip_broken,
         progress=options.progress,
         group=group,
     )

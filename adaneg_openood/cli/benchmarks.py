@@ -16,7 +16,7 @@ from adaneg_openood.cli.common import check_outputs, read_source, readable_error
 if TYPE_CHECKING:
     from adaneg_openood.benchmark.definition import Benchmark
     from adaneg_openood.benchmark.run import EncodeOptions
-    from adaneg_openood.data.feature_store import Entry
+    from adaneg_openood.data.store_entries import Entry
     from adaneg_openood.io.processes import Group
 
 
@@ -80,10 +80,11 @@ def evaluate_benchmark(
             cache=cache,
         )
         if check:
+            from adaneg_openood.benchmark.check import to_text
             from adaneg_openood.benchmark.opening import open_benchmark
 
             opened = open_benchmark(benchmark, fetch=False)
-            typer.echo(opened.to_text())
+            typer.echo(to_text(opened.items))
             if opened.missing():
                 raise typer.Exit(1)
             return
@@ -163,7 +164,9 @@ cache_app = typer.Typer(no_args_is_help=True, help="Encoded images on disk: list
 def cache_ls(cache: Optional[Path] = options.CACHE, json_file: Optional[Path] = options.JSON) -> None:
     """Every entry: model, images, size, and when it was last used."""
     with readable_errors():
-        _show_entries(_store(cache).entries(), json_file)
+        from adaneg_openood.data.store_entries import entries
+
+        _show_entries(entries(_store(cache)), json_file)
 
 
 @cache_app.command("verify")
@@ -172,10 +175,12 @@ def cache_verify(
 ) -> None:
     """Check every byte; the exit status is 1 if an entry is damaged."""
     with readable_errors():
-        entries = _store(cache).verify()
-        _show_entries(entries, json_file)
-        bad = sum(bool(entry.problem) for entry in entries)
-        typer.echo(f"{bad} of {len(entries)} entries cannot be used" if bad else "all entries are whole")
+        from adaneg_openood.data.store_entries import verified
+
+        found = verified(_store(cache))
+        _show_entries(found, json_file)
+        bad = sum(bool(entry.problem) for entry in found)
+        typer.echo(f"{bad} of {len(found)} entries cannot be used" if bad else "all entries are whole")
         if bad:
             raise typer.Exit(1)
 
@@ -194,7 +199,10 @@ def cache_prune(
     with readable_errors():
         if older_than is None and max_size is None and not damaged and not everything:
             raise ValueError("say what goes: --older-than, --max-size, --damaged or --all")
-        gone = _store(cache).prune(
+        from adaneg_openood.data.store_entries import prune
+
+        gone = prune(
+            _store(cache),
             older_than_days=older_than,
             max_bytes=None if max_size is None else int(max_size * 1e9),
             damaged=damaged,
@@ -213,14 +221,14 @@ def encode_options(device: str, batch_size: int, workers: int | None, group: Gro
     return EncodeOptions(local_device(device), batch_size, workers, progress=group.is_first)
 
 
-def _store(cache: Path | None) -> Any:
-    from adaneg_openood.data.feature_store import FeatureCache
+def _store(cache: Path | None) -> Path:
+    from adaneg_openood.data.store_entries import default_store
 
-    return FeatureCache(None if cache is None else cache / "features")
+    return default_store() if cache is None else cache / "features"
 
 
 def _show_entries(entries: list[Entry], json_file: Path | None) -> None:
-    from adaneg_openood.benchmark.opening import readable_bytes
+    from adaneg_openood.benchmark.check import readable_bytes
 
     for entry in entries:
         about = entry.about

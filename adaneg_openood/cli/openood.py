@@ -119,7 +119,9 @@ def leaderboard(
         with _folders(benchmark, data, configs) as (data_root, config_root):
             refuse_missing(data_root, benchmark)
             postprocessor = configured(method, benchmark, config_root, **own)
-            first = getattr(postprocessor.settings, "seed", 0) if seed is None else seed
+            first = seed
+            if first is None and not seeds:
+                first = getattr(postprocessor.settings, "seed", 0)
             evaluator = Evaluator(
                 _network(model, classes or benchmark, device, precision, preprocessing),
                 benchmark,
@@ -129,9 +131,7 @@ def leaderboard(
                 batch_size=batch_size,
                 num_workers=workers,
             )
-            run = evaluator.eval_streams(
-                shifted(seeds or (0, 1, 2), first), save_dir=out / "streams"
-            )
+            run = evaluator.eval_streams(shifted(seeds or (0, 1, 2), first), save_dir=out / "streams")
             accuracy = evaluator.eval_acc()
         show_run(run, json_file, None)
         for path in write_files(run, out, benchmark, arch=arch, method=method, id_accuracy=accuracy):

@@ -117,7 +117,7 @@ SEEDS = typer.Option(
 
 # where and how it is encoded
 DEVICE = typer.Option("cpu", help="cpu, cuda, cuda:1, mps ...")
-WORKERS = typer.Option(None, min=0, help="Decoding processes.", show_default="one per core, at most 4")
+WORKERS = typer.Option(None, min=0, help="Decoding processes.", show_default="one per core")
 ENCODE_BATCH = typer.Option(256, min=1, help="Images encoded at a time; changes no result.")
 SKIP_BROKEN = setting("skip_broken", default=None)
 SKIP = setting("skip_broken")
@@ -131,8 +131,3 @@ CSV: Any = typer.Option(None, "--csv", help="Write the rows here.")
 def method(default: str | None, help: str) -> Any:
     """An option for one of the detectors, by name."""
     return typer.Option(default, help=help, **one_of(DETECTORS))
-
-
-def worker_count(asked: int | None) -> int:
-    """Decoding processes that a command was asked for; one per core, at most 4, if it was not."""
-    return min(4, os.cpu_count() or 1) if asked is None else asked

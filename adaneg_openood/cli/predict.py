@@ -91,7 +91,7 @@ def build(
             tpr,
             of_id=not stream,
             batch_size=batch_size,
-            workers=options.worker_count(workers),
+            workers=workers,
             progress=True,
         )
         predictor.save(out)
@@ -128,7 +128,7 @@ def predict(
         sources = [ImageSet.of(path, labelled=False, exif=exif) for path in images]
         chosen: dict[str, Any] = {
             "batch_size": batch_size,
-            "workers": options.worker_count(workers),
+            "workers": workers,
         }
         rows: list[dict[str, Any]] = []
         if keep:

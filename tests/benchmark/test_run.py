@@ -12,6 +12,7 @@ import torch
 from benchmark_fakes import CLASSES, YAML, make_sweep_data, write_small_benchmark
 from PIL import Image
 
+from adaneg_openood.benchmark.check import to_text
 from adaneg_openood.benchmark.definition import Benchmark, read_benchmark
 from adaneg_openood.benchmark.methods import STANDARD, standard_detectors
 from adaneg_openood.benchmark.opening import OpenBenchmark, open_benchmark
@@ -58,7 +59,7 @@ def encoded(benchmark: Benchmark) -> Encoding:
 
 def test_a_benchmark_of_files(small: Path) -> None:
     opened = open_benchmark(read_benchmark(small))
-    assert not opened.missing(), opened.to_text()
+    assert not opened.missing(), to_text(opened.items)
     run, made = run_benchmark(opened, OPTIONS)
     assert made.encoded == ("id", "near/creatures", "far/scenes")
     assert run.methods == ["NegLabel", "AdaNeg"] and run.seeds == (3, 5) and run.batch_size == 8

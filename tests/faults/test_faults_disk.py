@@ -77,9 +77,7 @@ def test_system_refuses_the_bytes(writers, tmp_path, name):
     writers[name](tmp_path)  # room again
     before = snapshot(tmp_path)
     assert before
-    if (
-        name != "predictor"
-    ):  # a second save of the same state writes predictor.json alone
+    if name != "predictor":  # a second save of the same state writes predictor.json alone
         with file_limit(1000):
             refused(writers[name], tmp_path, before)
 
