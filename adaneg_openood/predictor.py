@@ -105,7 +105,7 @@ class Predictor:
         *,
         of_id: bool = True,
         batch_size: int = 64,
-        workers: int = 0,
+        workers: int | None = 0,
         progress: bool = False,
     ) -> Threshold:
         """Set the threshold from images, which also fill the memory.
@@ -135,7 +135,7 @@ class Predictor:
         images: ImageSet,
         *,
         batch_size: int = 64,
-        workers: int = 0,
+        workers: int | None = 0,
         n_negatives: int = 3,
         progress: bool = False,
     ) -> Iterator[Prediction]:

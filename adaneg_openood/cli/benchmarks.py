@@ -237,7 +237,7 @@ def _show_entries(entries: list[Entry], json_file: Path | None) -> None:
         what = f"{model}, {images} images of {source}"
         problem = f"  [{entry.problem}]" if entry.problem else ""
         typer.echo(f"{entry.key[:12]}  {used}  {readable_bytes(entry.size):>9}  {what}{problem}")
-    rows = [{**dataclasses.asdict(entry), "folder": str(entry.folder)} for entry in entries]
+    rows = [{**dataclasses.asdict(entry), "files": list(map(str, entry.files))} for entry in entries]
     write_json(json_file, rows)
     total = sum(entry.size for entry in entries)
     typer.echo(f"{len(entries)} entries, {readable_bytes(total)}")

@@ -19,7 +19,7 @@ from adaneg_openood.data.feature_set import FeatureSet, named_tensors
 from adaneg_openood.detectors import DETECTORS, AdaNegConfig, default_settings
 from adaneg_openood.evaluation.streams import Protocol, Stream, streams_of
 from adaneg_openood.evaluation.subsets import Ratio
-from adaneg_openood.evaluation.sweep_result import BANK_COLUMNS, SETTINGS, STREAM_AXES, SweepResult
+from adaneg_openood.evaluation.sweep_result import BANK_COLUMNS, STREAM_AXES, SweepResult
 from adaneg_openood.evaluation.sweep_runs import (
     Detectors,
     distinct_streams,

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adaneg_openood.detectors import AdaNegConfig
 from adaneg_openood.evaluation.metrics import CONVENTIONS, METRICS
 from adaneg_openood.evaluation.tables import GROUP_ROWS, group_means
 from adaneg_openood.io.files import atomic_path
@@ -16,7 +15,6 @@ from adaneg_openood.io.files import atomic_path
 if TYPE_CHECKING:
     import pandas as pd
 
-SETTINGS = tuple(one.name for one in fields(AdaNegConfig))
 STREAM_AXES = ("batch_size", "order", "ratio", "n_images")
 BANK_COLUMNS = ("id_rows_filled", "n_id_rows", "negative_rows_filled", "cached")
 
@@ -26,17 +24,19 @@ class SweepResult:
     """What a sweep measured.
 
     Attributes:
-        records: one row a configuration, protocol, seed and set. Columns: the settings of
-            AdaNegConfig, :data:`STREAM_AXES`, ``seed``, ``split``, ``dataset``, ``n_id``, ``n_ood``,
+        records: one row a configuration, protocol, seed and set. Columns: the method's
+            settings, :data:`STREAM_AXES`, ``seed``, ``split``, ``dataset``, ``n_id``, ``n_ood``,
             the metrics in percent, and :data:`BANK_COLUMNS` (rows that hold images at the end of the
             stream, and images held).
         axes: the columns that vary.
         computed: runs that were computed now; the others had been written down before.
+        settings: names of the method's settings.
     """
 
     records: pd.DataFrame
     axes: tuple[str, ...]
     computed: int
+    settings: tuple[str, ...]
 
     def summary(self) -> pd.DataFrame:
         """Mean and standard deviation (ddof = 1) over seeds, of every set and of near and far means.
@@ -47,7 +47,7 @@ class SweepResult:
         import pandas as pd
 
         records = self.records
-        point = [*SETTINGS, *STREAM_AXES]
+        point = [*self.settings, *STREAM_AXES]
         sets = {split: rows["dataset"].unique() for split, rows in records.groupby("split", sort=False)}
         named = {GROUP_ROWS[str(split)]: list(names) for split, names in sets.items()}
         groups = group_means(records, named, [*point, "split"])

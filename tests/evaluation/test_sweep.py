@@ -14,11 +14,11 @@ import torch
 from benchmark_fakes import make_sweep_data
 
 from adaneg_openood import AdaNeg, AdaNegConfig
+from adaneg_openood.detectors import default_settings, make_detector
 from adaneg_openood.evaluation import Protocol, replay, sweep_runs
 from adaneg_openood.evaluation.metrics import METRICS
 from adaneg_openood.evaluation.subsets import draw_subset, parse_ratio, subset_sizes
 from adaneg_openood.evaluation.sweep import data_digest, grid_configs, sweep
-from adaneg_openood.evaluation.sweep_result import SETTINGS
 from adaneg_openood.io.journal import Journal
 from adaneg_openood.io.locks import exclusive
 
@@ -42,7 +42,7 @@ def test_thirty_configurations_equal_single_runs(tmp_path: Path) -> None:
     assert len(result.records) == 30 * 2 * 2 and result.axes == tuple(GRID)
     assert result.computed == 30 * 2 * 2
     read = pd.read_csv(tmp_path / "results.csv")
-    assert len(read) == 120 and set(SETTINGS) | set(METRICS) <= set(read.columns)
+    assert len(read) == 120 and set(vars(BASE)) | set(METRICS) <= set(read.columns)
     for config in grid_configs(GRID, BASE):
         detector = AdaNeg(DATA.text_features, DATA.n_id, DATA.logit_scale, config)
         alone = replay(
@@ -76,6 +76,33 @@ def test_scores_and_groups_share_what_they_can() -> None:
             mine = mine[mine[name] == value]
         assert list(mine["AUROC"]) == list(alone["AUROC"]), config
         assert list(mine["ACC"]) == list(alone["ACC"]), config
+
+
+@pytest.mark.parametrize(
+    ("method", "grid"),
+    [
+        ("neglabel", {"groups": [1, 3]}),
+        ("oodd", {"k": [1, 5], "queue": [20, 2048]}),
+        ("tanl", {"alpha": [0, 1], "step": [0, 1]}),
+    ],
+)
+def test_any_methods_settings(method: str, grid: dict, tmp_path: Path) -> None:
+    result = sweep(DATA, grid, method=method, batch_sizes=(16,), seeds=(0, 1), folder=tmp_path)
+    assert result.axes == tuple(grid) and set(default_settings(method)) <= set(result.records.columns)
+    for config in grid_configs(grid, method=method):
+        detector = make_detector(
+            method, DATA.text_features, DATA.n_id, DATA.logit_scale, dataclasses.asdict(config)
+        )
+        alone = replay(DATA, {"x": detector}, Protocol((0, 1), 16), progress=False).records
+        mine = result.records
+        for name in grid:
+            mine = mine[mine[name] == getattr(config, name)]
+        both = alone.merge(mine, on=["dataset", "seed"], suffixes=("", "_sweep"))
+        assert len(both) == 4 and (both["AUROC"] == both["AUROC_sweep"]).all()
+    again = sweep(DATA, grid, method=method, batch_sizes=(16,), seeds=(0, 1), folder=tmp_path)
+    assert again.computed == 0 and again.summary().equals(result.summary())
+    with pytest.raises(ValueError, match=f"holds runs with method '{method}'"):
+        sweep(DATA, {}, folder=tmp_path)
 
 
 def test_the_text_is_read_once_for_all(monkeypatch: pytest.MonkeyPatch) -> None:

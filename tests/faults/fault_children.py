@@ -20,7 +20,7 @@ from fault_tools import TinyModel, detection, labels
 
 import adaneg_openood.evaluation
 import adaneg_openood.predictor
-from adaneg_openood.data import ImageSet, encode_images
+from adaneg_openood.data import ImageSet, encode_to_file
 from adaneg_openood.io.locks import exclusive
 
 _context = multiprocessing.get_context("forkserver")
@@ -78,7 +78,9 @@ def _run(work, arguments, path):
 
 def encode(root, name="out/a.safetensors", pause=0.0, **options):
     options = {"batch_size": 2, "part_size": 2, "workers": 0, **options}
-    return encode_images(TinyModel(pause=pause), ImageSet.of(root / "images"), root / name, **options)
+    return encode_to_file(
+        ImageSet.of(root / "images"), root / name, model=TinyModel(pause=pause), **options
+    )
 
 
 def saved_predictor(seed):

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from fault_tools import TinyModel, detection, file_limit, full_disk, labels, snapshot, write_images
 
-from adaneg_openood.data import ImageSet, encode_images
+from adaneg_openood.data import ImageSet, encode_to_file
 from adaneg_openood.evaluation import Protocol, replay, save_features
 from adaneg_openood.predictor import Predictor
 from adaneg_openood.text import NegativeLabels
@@ -33,7 +33,7 @@ def writers(source):
 
     def encode(folder, **options):
         options = {"batch_size": 8, "workers": 0, "overwrite": True, **options}
-        encode_images(TinyModel(), source, folder / "id.safetensors", **options)
+        encode_to_file(source, folder / "id.safetensors", model=TinyModel(), **options)
 
     return {
         "encode": encode,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from pathlib import Path
 
@@ -11,17 +10,16 @@ import pytest
 
 pytest.importorskip("openood.evaluation_api", reason="OpenOOD is not installed")
 
-from adaneg_openood.benchmark.check import to_text
 from openood.evaluation_api.datasets import DATA_INFO
 from openood_tiny import TinyModel, build_benchmark, names_of
 from typer.testing import CliRunner
 
+from adaneg_openood.benchmark.check import to_text
 from adaneg_openood.cli import app
 from adaneg_openood.evaluation import Run
 from adaneg_openood.openood import CLIPNetwork, Evaluator, Postprocessor
 from adaneg_openood.openood.doctor import diagnose
 from adaneg_openood.openood.leaderboard import COLUMNS, leaderboard_row, to_csv, write_files
-from adaneg_openood.openood.trial import write_trial
 
 
 def test_doctor_names_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,22 +103,6 @@ def test_report_writes_the_row_too(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     table = (tmp_path / "report" / "demo_AdaNeg_(task).csv").read_text()
     near = next(line for line in table.splitlines() if line.startswith("nearood")).split(",")[2]
     assert row.startswith(f"Zero-shot image-text model,AdaNeg (task),{near},") and ",tiny," in row
-
-
-def test_leaderboard_honours_the_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The numbers are those of compare, of the same configuration."""
-    monkeypatch.chdir(tmp_path)
-    write_trial(tmp_path / "trial")
-    yaml = tmp_path / "trial" / "configs" / "postprocessors" / "adaneg.yml"
-    yaml.write_text(yaml.read_text().replace("gap: 0.5", "gap: 0.1"))
-    both = ["--benchmark", "demo", "--data", "trial"]
-    done = CliRunner().invoke(app, ["leaderboard", *both, "--arch", "tiny", "--seeds", "1"])
-    assert done.exit_code == 0, done.output
-    done = CliRunner().invoke(app, ["compare", *both, "--postprocessors", "adaneg", "--json", "c.json"])
-    table = json.loads(Path("c.json").read_text())["table"]["adaneg"]
-    row = Path("leaderboard/demo_adaneg_row.csv").read_text().splitlines()[1]
-    assert f",{table['near AUROC']:.2f},{table['far AUROC']:.2f}," in row
-    assert "batches of 64" in row
 
 
 def test_incomplete_results_are_refused(benchmarks: Path, tmp_path: Path) -> None:
