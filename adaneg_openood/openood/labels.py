@@ -9,6 +9,7 @@ from collections.abc import Sized
 from adaneg_openood.benchmark.detector_settings import settings_model
 from adaneg_openood.benchmark.settings import LabelSettings, NameSettings
 from adaneg_openood.demo.world import ID_NAMES
+from adaneg_openood.openood.mixed import CLIP_SCALE
 from adaneg_openood.openood.network_model import NetworkModel
 from adaneg_openood.text import (
     ClassNames,
@@ -24,7 +25,6 @@ from adaneg_openood.text.wordnet import WordNetMissing
 
 logger = logging.getLogger(__name__)
 
-CLIP_SCALE = 100.0
 _CORPUS = LabelSettings.model_fields["corpus"].default  # stands for "not given", too
 
 

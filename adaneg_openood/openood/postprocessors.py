@@ -8,7 +8,6 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,13 +16,12 @@ from openood.postprocessors.base_postprocessor import BasePostprocessor
 
 from adaneg_openood.benchmark.postprocessor import detector_settings, read_postprocessor
 from adaneg_openood.benchmark.settings import LabelSettings, StorageSettings
-from adaneg_openood.data.feature_set import FeatureSet
 from adaneg_openood.data.noise import noise_features
 from adaneg_openood.detectors import DETECTORS, TextDetector, make_detector
-from adaneg_openood.evaluation import Protocol, Run, replay, replay_streams
+from adaneg_openood.evaluation import Protocol, Run, replay
 from adaneg_openood.io.configuration import read_yaml
 from adaneg_openood.io.digests import tensor_digest
-from adaneg_openood.openood.labels import CLIP_SCALE, build_labels
+from adaneg_openood.openood.labels import build_labels
 from adaneg_openood.openood.loaders import (
     TEST,
     VAL,
@@ -33,6 +31,7 @@ from adaneg_openood.openood.loaders import (
     feature_store,
     refuse_missing_images,
 )
+from adaneg_openood.openood.mixed import CLIP_SCALE, feature_set, mixed_scores
 from adaneg_openood.openood.network_model import NetworkModel, version_of
 from adaneg_openood.openood.stream_arrays import IDSet, Stream, announce, id_array, ood_array
 from adaneg_openood.text import LabelFeatures, TextCache
@@ -261,13 +260,13 @@ class Postprocessor(BasePostprocessor):  # type: ignore[misc]
         """
         ids = [self.encoded(net, loader, progress) for loader in id_loaders]
         oods = {
-            split: {name: self.encoded(net, loader, progress).features for name, loader in sets.items()}
+            split: {name: self.encoded(net, loader, progress) for name, loader in sets.items()}
             for split, sets in ood_loaders.items()
         }
         assert self._model is not None  # checked by encoded
         about = {"model": self._model.describe(), "text": dict(self.labels.provenance)}
         return replay(
-            self._feature_set(ids, **oods),
+            feature_set(self.labels, ids, **oods),
             {self.method: self.make_detector()},
             self._protocol(seeds),
             progress=progress,
@@ -332,22 +331,13 @@ class Postprocessor(BasePostprocessor):  # type: ignore[misc]
         main = self._main(net, split)
         if self._id_sets[:1] != [main]:
             self._id_sets = [main]
+        protocol = self._protocol([self.settings.seed])
         run = functools.partial(
-            self._run, self.make_detector(), self._protocol([self.settings.seed]), encoded
+            mixed_scores, self.make_detector(), protocol, self.labels, encoded, self._encoded
         )
         stream = Stream(encoded.name, self.owner(), run)
         id_sets = tuple(self._id_sets)
         return ood_array(stream, "pred", id_sets), ood_array(stream, "conf", id_sets)
-
-    def _run(
-        self, detector: TextDetector, protocol: Protocol, ood: Encoded, id_sets: tuple[IDSet, ...]
-    ) -> dict[str, np.ndarray]:
-        """The stream of an OOD set with ID sets, from features that were computed once."""
-        data = self._feature_set([self._encoded[part] for part in id_sets], far={ood.name: ood.features})
-        [scores] = replay_streams(data, {self.method: detector}, protocol)
-        n_ood = len(ood.labels)
-        both = {"conf": scores.conf, "pred": scores.pred}
-        return {kind: np.concatenate([x[n_ood:], x[:n_ood]]) for kind, x in both.items()}
 
     def _main(self, net: Any, split: str) -> IDSet:
         return self._known(self.encoded(net, self._roles.id_role(split).loader, self._progress))
@@ -361,23 +351,6 @@ class Postprocessor(BasePostprocessor):  # type: ignore[misc]
         if not self.info.keeps_state:
             return Protocol(seeds=tuple(seeds))
         return Protocol(tuple(seeds), self.settings.batch_size, self.settings.order)
-
-    def _feature_set(
-        self,
-        ids: Sequence[Encoded],
-        near: Mapping[str, torch.Tensor] = MappingProxyType({}),
-        far: Mapping[str, torch.Tensor] = MappingProxyType({}),
-    ) -> FeatureSet:
-        labels = self.labels
-        return FeatureSet(
-            text_features=labels.features,
-            n_id=labels.n_id,
-            id_features=torch.cat([part.features for part in ids]),
-            id_labels=torch.from_numpy(np.concatenate([part.labels for part in ids])),
-            near=dict(near),
-            far=dict(far),
-            logit_scale=float(labels.logit_scale or CLIP_SCALE),
-        )
 
     # pickling
 
