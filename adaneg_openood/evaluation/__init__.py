@@ -3,7 +3,7 @@
 from adaneg_openood.data.feature_files import FeatureSet, load_features, save_features
 from adaneg_openood.evaluation.intervals import bootstrap_intervals, paired_bootstrap
 from adaneg_openood.evaluation.metrics import ood_metrics
-from adaneg_openood.evaluation.replay import replay, replay_streams
+from adaneg_openood.evaluation.replaying import replay, replay_streams
 from adaneg_openood.evaluation.run import Run
 from adaneg_openood.evaluation.scoring import run_stream
 from adaneg_openood.evaluation.stream_result import StreamResult

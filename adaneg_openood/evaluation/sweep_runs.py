@@ -12,7 +12,7 @@ from adaneg_openood.data.feature_set import FeatureSet
 from adaneg_openood.detectors import AdaNegConfig, TextDetector, make_detector
 from adaneg_openood.detectors.adaneg import combined
 from adaneg_openood.evaluation.metrics import ood_metrics
-from adaneg_openood.evaluation.replay import replay_streams
+from adaneg_openood.evaluation.replaying import replay_streams
 from adaneg_openood.evaluation.stream_result import StreamResult
 from adaneg_openood.evaluation.streams import Protocol, Stream, streams_of
 from adaneg_openood.evaluation.sweep_result import BANK_COLUMNS
