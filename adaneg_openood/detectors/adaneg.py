@@ -147,7 +147,7 @@ class AdaNeg(GroupedDetector):
         """What the memory looks like, with warnings where AdaNeg is used outside of where it helps."""
         with self._exactly():
             self._report_bad_rows()
-            return diagnose(self)
+            return diagnose(self.bank.counts, self.confident, self.n_id, self.groups)
 
     def score(self, features: Tensor, text: TextLogits | None = None) -> Scores:
         """Cache the batch's confident images, then score the batch.

@@ -5,16 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from adaneg_openood.detectors.scoring import log_size_odds
 from adaneg_openood.detectors.state import StateModule
-
-if TYPE_CHECKING:
-    from adaneg_openood.detectors.adaneg import AdaNeg
 
 _UNEVEN_SIDES = 4.0  # ID names against a group's negatives, either way
 _LOPSIDED = 0.05  # the smaller side's share of confident images
@@ -111,32 +107,44 @@ class BankDiagnosis(Diagnosis):
         )
 
 
-def diagnose(detector: AdaNeg) -> BankDiagnosis:
-    """Look at a detector's memory and its confident images."""
-    filled = detector.bank.counts > 0
-    confident = detector.confident
+def diagnose(held: Tensor, confident: ConfidentImages, n_id: int, groups: int) -> BankDiagnosis:
+    """Look at a detector's memory and its confident images.
+
+    Args:
+        held: (C + M,) images that each row of the bank holds, ID rows first.
+        confident: the stream's tally.
+        n_id: C.
+        groups: of the M negatives.
+    """
+    filled = held > 0
     counts = confident.counts.tolist()
     id_share, images = counts[0] / sum(counts), int(confident.seen)
     purities = [right / count for right, count in zip(confident.right.tolist(), counts)]
     return BankDiagnosis(
         images=images,
-        id_rows=float(filled[: detector.n_id].float().mean()),
-        negative_rows=float(filled[detector.n_id :].float().mean()),
-        cached=detector.bank.n_cached,
+        id_rows=float(filled[:n_id].float().mean()),
+        negative_rows=float(filled[n_id:].float().mean()),
+        cached=int(held.sum()),
         id_share=id_share,
         id_purity=purities[0],
         negative_purity=purities[1],
-        warnings=_warnings(detector, images, id_share, counts, purities),
+        warnings=_warnings(n_id, len(held) - n_id, groups, images, id_share, counts, purities),
     )
 
 
 def _warnings(
-    detector: AdaNeg, images: int, id_share: float, counts: list[float], purities: list[float]
+    n_id: int,
+    n_negatives: int,
+    groups: int,
+    images: int,
+    id_share: float,
+    counts: list[float],
+    purities: list[float],
 ) -> dict[str, str]:
-    n_id, size = detector.n_id, detector.n_negatives // detector.groups
+    size = n_negatives // groups
     remedy = "Compare with NegLabel, or use SmoothedNegLabel, which was made for such streams"
     found = {}
-    odds = abs(log_size_odds(n_id, detector.n_negatives, detector.groups))
+    odds = abs(log_size_odds(n_id, n_negatives, groups))
     if odds > math.log(_UNEVEN_SIDES):
         found["uneven sides"] = (
             f"{n_id} ID names stand against {size} negatives per group, so without any evidence the "
