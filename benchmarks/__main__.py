@@ -12,7 +12,7 @@ import torch
 
 from benchmarks import methods, scale
 from benchmarks.common import METHODS
-from benchmarks.step import MAIN, SPREAD, measure, peak_memory
+from benchmarks.step import DUPLICATES, MAIN, SPREAD, measure, peak_memory
 
 
 def main() -> None:
@@ -23,6 +23,7 @@ def main() -> None:
     found: dict[str, Any] = {
         "few rows": measure(MAIN, 25),
         "spread": measure(SPREAD, 25),
+        "near-duplicates": measure(DUPLICATES, 25),
         "memory": {name: peak_memory(name) for name in METHODS},
         "methods": {title: methods.measure(n, 15) for title, n in methods.SIZES.items()},
         "limits": scale.limits(),
@@ -54,10 +55,11 @@ def _markdown(found: dict[str, Any]) -> list[str]:
         "| images in | " + " | ".join(METHODS) + " |",
         "|---|" + "--:|" * len(METHODS),
     ]
-    for name in ("few rows", "spread"):
+    for name in ("few rows", "spread", "near-duplicates"):
         part = found[name]
         cells = " | ".join(f"{part['ratio'][m]:.2f} ({part['ms'][m]:.1f} ms)" for m in METHODS)
-        lines.append(f"| {part['rows holding images']:,} rows | {cells} |")
+        rows = f"{part['rows holding images']:,} rows"
+        lines.append(f"| {rows if name != 'near-duplicates' else name} | {cells} |")
     memory = " | ".join(f"{found['memory'][m]:.0f} MiB" for m in METHODS)
     lines.append(f"| peak memory added | {memory} |")
     lines += [

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.functional import normalize
 
 from adaneg_openood import AdaNeg, FeatureBank
 from benchmarks.common import METHODS, fill, images_near, make, restore, snapshot, some_rows, text_rows
@@ -25,7 +26,11 @@ from benchmarks.common import METHODS, fill, images_near, make, restore, snapsho
 
 @dataclass(frozen=True)
 class Setting:
-    """A step's sizes; images are cached in ``rows`` = (ID rows, negative rows)."""
+    """A step's sizes; images are cached in ``rows`` = (ID rows, negative rows).
+
+    With ``duplicates`` a batch holds ten images that are cached, again and again with a little noise:
+    what fits one label hardly fits another, so exponentials lie as far apart as they can.
+    """
 
     batch: int = 256
     n_id: int = 1000
@@ -35,10 +40,12 @@ class Setting:
     memory_length: int = 10
     rows: tuple[int, int] = (1000, 1000)
     dtype: torch.dtype = torch.float32
+    duplicates: bool = False
 
 
 MAIN = Setting()
 SPREAD = Setting(rows=(1000, 9000))
+DUPLICATES = Setting(duplicates=True)
 
 
 def measure(setting: Setting, steps: int = 15, methods: tuple[str, ...] = METHODS) -> dict[str, Any]:
@@ -60,14 +67,22 @@ def measure(setting: Setting, steps: int = 15, methods: tuple[str, ...] = METHOD
     times: dict[str, list[float]] = {name: [] for name in methods}
     for _ in range(steps + 2):
         near = some_rows(setting.batch, setting.n_id, setting.rows, capacity, generator)
-        batch = images_near(text, near, generator).to(setting.dtype)
+        batch = images_near(text, near, generator)
+        if setting.duplicates:
+            noise = text_rows(len(batch), setting.dim, generator)
+            batch = normalize(batch[torch.arange(len(batch)) % 10] + 0.02 * noise, dim=1)
+            for name in full:  # they are cached already
+                restore(detectors[name].bank, full[name])
+                detectors[name].score(batch)
+                full[name] = snapshot(detectors[name].bank)
+        batch = batch.to(setting.dtype)
         for name, detector in detectors.items():
             restore(getattr(detector, "bank", spare), full.get(name, some))
             start = time.perf_counter()
             detector.score(batch)
             times[name].append(time.perf_counter() - start)
             if isinstance(detector, AdaNeg):
-                offered = int(detector.bank.progress) - setting.cached
+                offered = int(detector.bank.progress) - int(full[name]["progress"])
     best = {name: min(values[2:]) for name, values in times.items()}
     return {
         "rows holding images": active,
@@ -119,6 +134,7 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "in few rows": measure(MAIN, args.steps),
         "spread": measure(SPREAD, args.steps),
+        "near-duplicates": measure(DUPLICATES, args.steps),
         "peak MiB added": {name: peak_memory(name) for name in METHODS},
     }
     text = json.dumps(result, indent=2)
