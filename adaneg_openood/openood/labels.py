@@ -7,18 +7,16 @@ import logging
 from collections.abc import Sized
 
 from adaneg_openood.benchmark.detector_settings import settings_model
+from adaneg_openood.benchmark.labels import mining_of, named_classes
 from adaneg_openood.benchmark.settings import LabelSettings, NameSettings
-from adaneg_openood.demo.world import ID_NAMES
+from adaneg_openood.io.configuration import checked
 from adaneg_openood.openood.mixed import CLIP_SCALE
 from adaneg_openood.openood.network_model import NetworkModel
 from adaneg_openood.text import (
     ClassNames,
     LabelFeatures,
-    Mining,
-    MiningConfig,
     NegativeLabels,
     TextCache,
-    class_names,
     label_features,
 )
 from adaneg_openood.text.wordnet import WordNetMissing
@@ -52,12 +50,9 @@ def build_labels(
         TypeError: a text tower is needed and the network has none.
         OSError: a file of the settings cannot be read.
     """
-    named = settings.classes or model.class_names
-    classes = None
-    if isinstance(named, str):
-        classes = known_names(named)
-    elif named is not None:
-        classes = ClassNames(model.name, tuple(named))
+    classes = named_classes(settings, "the YAML") if settings.classes is not None else None
+    if classes is None and model.class_names is not None:
+        classes = ClassNames(model.name, model.class_names)
     ids = model.id_features
     _refuse_length("the class names", classes, n_classes)
     _refuse_length("the network's ID text features", ids, n_classes)
@@ -117,27 +112,7 @@ def _negatives(
         return None
     # a method with a number of negatives of its own chooses them among all candidates
     chooses = "n_negatives" in settings_model(method).model_fields
-    config = MiningConfig(
-        recipe=settings.mining,
-        n_negatives="all" if chooses else settings.n_negatives,
-        share=settings.share,
-        percentile=settings.percentile,
-        near_copy=settings.near_copy,
-        adjective_share=settings.adjective_share,
-        seed=settings.mining_seed,
-        exclude=settings.exclude,
-        prompt=settings.prompt,
-        adjective_prompt=settings.adjective_prompt,
-        match=settings.match,
-        exclude_related=settings.exclude_related,
-    )
-    mining = Mining(
-        config,
-        settings.corpus,
-        wordnet=settings.wordnet,
-        lemmas=settings.lemmas,
-        download=settings.download,
-    )
+    mining = mining_of(settings.model_copy(update={"n_negatives": "all"}) if chooses else settings)
     ids = None if model.id_features is None else model.id_features.detach().float().cpu()
     try:
         return mining.run(model, classes, id_features=ids, cache=cache)
@@ -188,13 +163,16 @@ def _refuse_length(what: str, values: Sized | None, n_classes: int | None) -> No
 
 def known_names(source: str) -> ClassNames:
     """Class names of a benchmark, the trial's among them, or of a file."""
-    return ClassNames(source, ID_NAMES) if source == "demo" else class_names(source)
+    found = named_classes(checked(NameSettings, {"classes": source}, "class names"), "class names")
+    assert found is not None  # a name was given
+    return found
 
 
 def _names_of(dataset: str | None, n_classes: int | None) -> ClassNames | None:
     """ID names of a known data set; None for others."""
     try:
-        classes = known_names(dataset or "")
+        classes = known_names(dataset) if dataset else None
     except (ValueError, ImportError, OSError):  # a data set whose names nobody told
         return None
-    return classes if n_classes is None or len(classes) == n_classes else None
+    fits = classes is not None and n_classes in (None, len(classes))
+    return classes if fits else None

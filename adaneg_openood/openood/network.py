@@ -14,6 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from adaneg_openood.benchmark.labels import named_classes
 from adaneg_openood.benchmark.settings import File, ModelSettings, NameSettings
 from adaneg_openood.io.configuration import checked
 from adaneg_openood.openood.labels import known_names
@@ -242,8 +243,8 @@ def network_from_config(config: Mapping[str, Any]) -> CLIPNetwork:
             "network: set classes to a benchmark's name or to a text file with the ID names, one per "
             "line in the order of the labels (--network.classes FILE)"
         )
-    classes = settings.classes
-    names = known_names(classes) if isinstance(classes, str) else ClassNames("network", classes)
+    names = named_classes(settings, "network")
+    assert names is not None  # checked above
     if settings.num_classes and settings.num_classes != len(names):
         raise ValueError(
             f"network: {names.source} holds {len(names)} names, but the data set has "
