@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
@@ -64,6 +65,11 @@ class ClassNames:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the names in order, 16 hex digits."""
+        return hashlib.sha256("\n".join(self.names).encode()).hexdigest()[:16]
 
 
 def class_names(source: str | os.PathLike[str]) -> ClassNames:

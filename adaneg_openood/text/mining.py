@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import random
@@ -171,7 +170,8 @@ def mine(
         logger.warning("the ID names are not known, so candidates that equal one are not dropped")
     related: set[str] = set()
     if config.exclude_related and classes is not None:
-        related = (wordnet or WordNet()).related(classes.wnids or classes.names)
+        called = [word for name in classes.names for word in synonyms(name)]
+        related = (wordnet or WordNet()).related(classes.wnids or called)
     left = candidates_of(corpus, classes, config, related)
     wanted = dict(zip(("adj", "noun"), split_counts(len(left.adjectives), len(left.nouns), config)))
     if not any(wanted.values()):
@@ -286,9 +286,7 @@ def _provenance(
         "options": config.to_json(),
     }
     if classes is not None:
-        names = "\n".join(classes.names)
-        made["id"], made["class_names"] = classes.source, len(classes)
-        made["id_sha256"] = hashlib.sha256(names.encode()).hexdigest()[:16]
+        made.update(id=classes.source, id_classes=len(classes), id_sha256=classes.digest)
     if recipe.scored_as_mined:
         made["prompts"] = config.prompts().to_json()
     return made

@@ -158,6 +158,7 @@ class NameEncoder:
     ) -> None:
         self.model, self.cache = model, cache
         self._shortened: dict[str, None] = {}
+        self._told_unit = False
         self._bar: Any = None
         if total:
             from tqdm.auto import tqdm
@@ -235,11 +236,13 @@ class NameEncoder:
         encode = getattr(self.model, "encode_text_raw", None)
         if callable(encode):
             return encode
-        logger.warning(
-            "%s gives unit text features alone, so they are averaged in place of raw embeddings; the "
-            "rows differ a little from the published ones",
-            self.model.name,
-        )
+        if not self._told_unit:
+            self._told_unit = True
+            logger.warning(
+                "%s gives unit text features alone, so they are averaged in place of raw embeddings; "
+                "the rows differ a little from the published ones",
+                self.model.name,
+            )
         return self.model.encode_text
 
     def fitted(self, names: Sequence[str], prompts: Sequence[str]) -> list[str]:

@@ -138,8 +138,8 @@ def _listed(
             raise ValueError(_NO_MODEL)
         return negatives.run(model, classes, id_features=id_features, cache=cache, progress=progress)
     found = negatives if isinstance(negatives, NegativeLabels) else NegativeLabels.load(negatives)
-    # mining drops ID names, or keeps them knowingly; other lists may hold them by mistake
-    if found.mining is None and classes is not None:
+    # mining for these classes drops their names, or keeps them knowingly
+    if classes is not None and found.provenance.get("id_sha256") != classes.digest:
         _warn_of_id_names(classes, found, negatives)
     return found
 

@@ -16,6 +16,7 @@ from adaneg_openood.text import (
     MiningConfig,
     NegativeLabels,
     label_features,
+    mine,
 )
 
 CLASSES = ClassNames("test", ("dog", "fire engine", "dog"))
@@ -187,6 +188,10 @@ def test_id_names_among_negatives_are_warned_of(tmp_path, caplog):
     corpus = Corpus(("ashtray", "Tench", "Tinca_tinca"), (), "words")
     mined = label_features(HashModel(), classes, Mining(MiningConfig(), corpus))
     assert mined.names[2:] == ("ashtray",) and caplog.text == ""
+    # a list that was mined for other classes
+    others = mine(HashModel(), ClassNames("others", ("cat",)), corpus)
+    label_features(HashModel(), classes, others)
+    assert "the negatives: 2 negative label(s) are names of ID classes" in caplog.text
 
 
 def test_one_warning_and_one_bar_for_a_whole_job(monkeypatch, caplog, capsys):

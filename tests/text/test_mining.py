@@ -213,6 +213,11 @@ def test_exclude_related(tmp_path):
         for flag in (True, False)
     }  # fmt: skip
     assert kept[False] - kept[True] == {"animal", "poodle", "toy poodle"}
+    synonyms = mine(
+        HashModel(), classes("frank, dog, hound"), corpus,
+        MiningConfig(n_negatives="all", exclude_related=True), wordnet=wordnet,
+    )  # fmt: skip
+    assert not {"animal", "poodle", "toy poodle"} & set(synonyms.words)
     assert "dog" not in kept[False] and "truck" in kept[True]
     offset = next(
         line.split()[-1]
