@@ -95,14 +95,14 @@ class AdaNeg(GroupedDetector):
         for part in (self.id_share, self.confident):
             part.to(self.text_features.device)
         self._log_odds = log_size_odds(n_id, self.n_negatives, config.groups)
-        place = torch.empty_like(self.negative_order)
-        place[self.negative_order] = torch.arange(self.n_negatives, device=place.device)
+        inverse = torch.empty_like(self.negative_order)
+        inverse[self.negative_order] = torch.arange(self.n_negatives, device=inverse.device)
         # follows from the settings: not saved
-        self.register_buffer("_place_of_negative", place, persistent=False)
+        self.register_buffer("_inverse_order", inverse, persistent=False)
         self.register_buffer("_first_equal", None, persistent=False)
         self._find_equals()
 
-    _place_of_negative: Tensor
+    _inverse_order: Tensor
     _first_equal: Tensor | None
 
     def _find_equals(self) -> None:
@@ -110,7 +110,7 @@ class AdaNeg(GroupedDetector):
         columns = torch.arange(len(text), device=text.device)
         first = columns.clone()
         first[:n_id] = first_equals(text[:n_id], columns[:n_id])
-        first[n_id:] = first_equals(text[n_id:], self._place_of_negative) + n_id
+        first[n_id:] = first_equals(text[n_id:], self._inverse_order) + n_id
         self._first_equal = None if torch.equal(first, columns) else first
 
     def _first(self, columns: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ class AdaNeg(GroupedDetector):
             bank = FeatureBank(len(text), text.shape[1], capacity, config.replacement, grams)
             return bank.to(text.device, text.dtype)
         columns = torch.arange(len(text), device=text.device)
-        return FixedBank(text, self._rows_at(columns), capacity, config.replacement, grams)
+        return FixedBank(text, self._rows_of(columns), capacity, config.replacement, grams)
 
     def _apply(self, fn: Any, *args: Any) -> Any:
         super()._apply(fn, *args)
@@ -242,7 +242,7 @@ class AdaNeg(GroupedDetector):
         exp_neg = grouped.exp_neg.index_select(0, as_neg)
         max_parts = grouped.max_parts.index_select(0, as_neg)
         of_negatives = nearest_negatives(max_parts, exp_neg, self.groups) + self.n_id
-        places = self._first(torch.cat([exp_id.argmax(dim=1), of_negatives]))
+        columns = self._first(torch.cat([exp_id.argmax(dim=1), of_negatives]))
         images = torch.cat([as_id, as_neg])
         if self.config.replacement == "entropy":
             sum_id, sum_parts = grouped.sum_id[as_id], grouped.sum_parts.index_select(0, as_neg)
@@ -251,34 +251,34 @@ class AdaNeg(GroupedDetector):
         else:
             entropies = grouped.max_id.new_zeros(len(images))
         self.bank.add(
-            self._rows_at(places),
+            self._rows_of(columns),
             text.features.index_select(0, images),
             entropies,
-            self.text_features.index_select(0, places),
+            self.text_features.index_select(0, columns),
         )
 
     def _adapted(self, features: Tensor, logits: Tensor, text: GroupedLogits) -> GroupedLogits:
         """With proxies in place of the text features of rows that hold images."""
         assert isinstance(self.bank, FeatureBank)
-        places = self._places_of(self.bank.active_rows[: self.bank.n_active])
+        columns = self._columns_of(self.bank.active_rows[: self.bank.n_active])
         if self.config.proxy == "task":
             cosines = task_adaptive_cosines(features, self.bank)
         else:
-            text_cosines = logits.index_select(1, places).div_(self.logit_scale)
-            grams = self.bank.known_grams(lambda rows: self.text_features[self._places_of(rows)])
+            text_cosines = logits.index_select(1, columns).div_(self.logit_scale)
+            grams = self.bank.known_grams(lambda rows: self.text_features[self._columns_of(rows)])
             order, cosines = sample_adaptive_cosines(
                 features, text_cosines, grams, self.bank, self.config.beta
             )
-            places = places[order]
+            columns = columns[order]
         changed = cosines.to(logits.dtype).mul_(self.logit_scale)
-        return replaced_logits(text, logits[:, : self.n_id], places, changed, self.groups)
+        return replaced_logits(text, logits[:, : self.n_id], columns, changed, self.groups)
 
     def _problem_with_parts(self, parts: Mapping[str, Mapping[str, Tensor]]) -> str | None:
         problem = super()._problem_with_parts(parts)
         if problem is not None:
             return problem
         bank, text = parts["bank"], parts[""]["text_features"]
-        expected = text[self._places_of(bank["active_rows"].to(text.device))].float()
+        expected = text[self._columns_of(bank["active_rows"].to(text.device))].float()
         if not sums_agree(bank, expected):
             return "bank: sums differ from text features and cached features added up"
         return None
@@ -291,13 +291,13 @@ class AdaNeg(GroupedDetector):
 
     # The pooled bank speaks of rows in the caller's order; logits stand in group order.
 
-    def _rows_at(self, places: Tensor) -> Tensor:
-        negative = self.negative_order[(places - self.n_id).clamp_min(0)] + self.n_id
-        return torch.where(places < self.n_id, places, negative)
+    def _rows_of(self, columns: Tensor) -> Tensor:
+        negative = self.negative_order[(columns - self.n_id).clamp_min(0)] + self.n_id
+        return torch.where(columns < self.n_id, columns, negative)
 
-    def _places_of(self, rows: Tensor) -> Tensor:
-        place = self._place_of_negative[(rows - self.n_id).clamp_min(0)] + self.n_id
-        return torch.where(rows < self.n_id, rows, place)
+    def _columns_of(self, rows: Tensor) -> Tensor:
+        negative = self._inverse_order[(rows - self.n_id).clamp_min(0)] + self.n_id
+        return torch.where(rows < self.n_id, rows, negative)
 
 
 def combined(s_neglabel: Tensor, s_adaptive: Tensor, config: AdaNegConfig) -> Tensor:

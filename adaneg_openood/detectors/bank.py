@@ -114,15 +114,15 @@ class FeatureBank(StateModule):
         # A row never shrinks, so the images that leave are never more than those that enter.
         n_after = self.n_cached + len(entering) - len(leaving)
         self._reserve(self._POOL, n_after)
-        places = torch.cat([leaving, torch.arange(self.n_cached, n_after, device=rows.device)])
+        positions = torch.cat([leaving, torch.arange(self.n_cached, n_after, device=rows.device)])
         rows = rows[entering]
-        self.features[places] = features.index_select(0, entering).to(self.features.dtype)
-        self.entropies[places] = entropies[entering].to(self.entropies.dtype)
-        self.rows[places] = rows
-        self.arrivals[places] = arrivals[entering]
+        self.features[positions] = features.index_select(0, entering).to(self.features.dtype)
+        self.entropies[positions] = entropies[entering].to(self.entropies.dtype)
+        self.rows[positions] = rows
+        self.arrivals[positions] = arrivals[entering]
         self.n_cached = n_after
         anchors = anchors.index_select(0, entering).to(self.sums.dtype)
-        self._refresh_sums(rows, anchors, None if len(leaving) else places)
+        self._refresh_sums(rows, anchors, None if len(leaving) else positions)
         if self.grams.shape[1] and self._grams_known:
             changed, at = self.slot_of_row[rows].unique(return_inverse=True)
             self._refresh_grams(
@@ -130,7 +130,7 @@ class FeatureBank(StateModule):
             )
 
     def _contest(self, rows: Tensor, entropies: Tensor, arrivals: Tensor) -> tuple[Tensor, Tensor]:
-        """Which of the N new images enter, and places in the pool whose images leave for them."""
+        """Which of the N new images enter, and positions in the pool whose images leave for them."""
         # Rivals: the new images and what their rows already hold. Everything else stays untouched.
         offered = torch.zeros(self.n_rows, dtype=torch.bool, device=rows.device)
         offered[rows] = True

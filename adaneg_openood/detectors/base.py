@@ -245,9 +245,10 @@ class TextDetector(StateModule):
     def _unfit(self, state: Mapping[str, Tensor]) -> str | None:
         problem = super()._unfit(state)
         if problem is None:
-            lengths = torch.linalg.vector_norm(state["text_features"].float(), dim=1)
-            if bool(((lengths - 1).abs() > 10 * _UNIT_TOLERANCE).any()):
-                problem = "text_features are not of unit length"
+            saved, own = state["text_features"].float(), self.text_features.float()
+            off = torch.linalg.vector_norm(saved.to(own.device) - own, dim=1)
+            if bool((off > 10 * _UNIT_TOLERANCE).any()):
+                problem = "text_features differ: it is of a detector with other labels"
         return problem
 
     def __getstate__(self) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class GroupedDetector(TextDetector):
         check_positive("logit_scale", logit_scale)
         self.groups, self.permute, self.logit_scale = groups, permute, float(logit_scale)
         order = group_order(self.n_negatives, groups, permute).to(text_features.device)
-        # which row of the caller's text features stands at each place in ours
+        # which of the caller's rows stands at each column of the logits
         rows = torch.cat([torch.arange(n_id, device=order.device), order + n_id])
         self.text_features = self.text_features[rows]
         self.register_buffer("negative_order", order)

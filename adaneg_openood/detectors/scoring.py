@@ -168,7 +168,7 @@ def _grouped(
 
 
 def nearest_negatives(max_parts: Tensor, exp_neg: Tensor, groups: int) -> Tensor:
-    """(N,) place of the largest of each image's negative logits, the first of equals.
+    """(N,) which of each image's negative logits is the largest, the first of equals.
 
     Only the part that holds it is searched.
 

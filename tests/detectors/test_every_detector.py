@@ -149,6 +149,9 @@ def test_a_damaged_state_is_refused_and_changes_nothing(name: str) -> None:
                 detector.load_state_dict({**good, key: "text"} if state is None else state)
     with pytest.raises(RuntimeError, match="unknown"):
         detector.load_state_dict({**good, "more": torch.zeros(1)})
+    other = make_detector(name, text_and_images(seed=1)[0], C, SCALE)
+    with pytest.raises(RuntimeError, match="other labels"):
+        detector.load_state_dict(other.state_dict())
     fresh = make(name)
     fresh.load_state_dict(good)
     assert same_state(detector, fresh)
