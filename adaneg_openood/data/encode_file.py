@@ -21,7 +21,7 @@ from adaneg_openood.data.image_set import ImageSet
 from adaneg_openood.io.files import check_writable
 from adaneg_openood.io.locks import first_holds
 from adaneg_openood.io.processes import ALONE, Group
-from adaneg_openood.vlm import VisionLanguageModel, describe
+from adaneg_openood.vlm import DEFAULT_MODEL, VisionLanguageModel, describe
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def encode_to_file(
     images: Any,
     output: str | os.PathLike[str],
     *,
-    model: str | VisionLanguageModel = "open_clip:ViT-B-16/openai",
+    model: str | VisionLanguageModel = DEFAULT_MODEL,
     root: str | os.PathLike[str] | None = None,
     labelled: bool | None = None,
     limit: int | None = None,

@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from adaneg_openood.demo.world import ADJECTIVES, NOUNS, SIZE
+from adaneg_openood.vlm.base import check_precision
 from adaneg_openood.vlm.open_clip import OpenClip
 
 if TYPE_CHECKING:
@@ -82,6 +83,22 @@ def preprocess() -> v2.Transform:
             v2.Normalize([0.5] * 3, [0.25] * 3),
         ]
     )
+
+
+def load(
+    name: str, *, device: str = "cpu", precision: str = "auto", preprocessing: str = "model"
+) -> OpenClip:
+    """What ``load_model("demo")`` calls.
+
+    Raises:
+        ValueError: another preprocessing, or an unknown precision.
+    """
+    if preprocessing != "model":
+        raise ValueError(f"the demo's model has its own preprocessing only, got {preprocessing!r}")
+    check_precision(precision)
+    model = load_demo_model()
+    model.precision = precision
+    return model.to(device)
 
 
 def load_demo_model() -> OpenClip:

@@ -233,13 +233,6 @@ def learned_rows(
     n_id, source = len(classes), prompts.source
 
     def encoded(words: Sequence[str], context: Tensor) -> Tensor:
-        limit = model.context_length
-        # the start mark, at least one token of a name, the full stop and the end mark
-        if limit is not None and context.shape[-2] > limit - 4:
-            raise ValueError(
-                f"{source}: {context.shape[-2]} context vectors leave no room for a name: the text "
-                f"tower of {model.name} takes {limit} tokens"
-            )
         try:
             return encode_with_context(model, words, context)
         except ValueError as error:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
-_AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
+_HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 _NAMED = 5  # shortened texts a warning lists
 
 SelfVLM = TypeVar("SelfVLM")
@@ -81,8 +81,9 @@ class TwoTowerModel(ABC):
         logit_bias: SigLIP's bias. It is added to every logit alike, so it cancels in the softmax
             and grouped scores of this package; kept for code that wants SigLIP's sigmoid.
         context_length: tokens a text may have, end marks included; None where it is not known.
-        precision: ``"auto"`` is autocast to fp16 on CUDA and fp32 elsewhere; ``"fp32"``, ``"fp16"``
-            and ``"bf16"`` hold on every device.
+        precision: ``"auto"`` is fp16 on CUDA and fp32 elsewhere; ``"fp32"``, ``"fp16"`` and ``"bf16"``
+            hold on every device. In half precision the towers' weights are halves on CUDA, as OpenAI's
+            clip has them; elsewhere weights stay as they are and autocast is used.
         preprocessing: one line that says what ``preprocess`` does, for provenance.
 
     Raises:
@@ -113,6 +114,8 @@ class TwoTowerModel(ABC):
         self.preprocessing = preprocessing
         self.transform = preprocess  # alone, so that data loader workers need no towers
         self._weights: str | None = None
+        self._full: dict[str, Tensor] | None = None  # float32 weights, while the towers hold halves
+        self._settle()
 
     @property
     def device(self) -> torch.device:
@@ -121,10 +124,15 @@ class TwoTowerModel(ABC):
 
     @property
     def effective_precision(self) -> str:
-        """``"auto"`` resolved for the present device."""
+        """``"auto"`` resolved for the present device; ``"fp16 weights"`` where weights are halves."""
+        if self._full is not None:
+            return f"{self._half_name()} weights"
+        return self._half_name() or "fp32"
+
+    def _half_name(self) -> str | None:
         if self.precision == "auto":
-            return "fp16" if self.device.type == "cuda" else "fp32"
-        return self.precision
+            return "fp16" if self.device.type == "cuda" else None
+        return None if self.precision == "fp32" else self.precision
 
     @property
     def weights(self) -> str:
@@ -135,7 +143,25 @@ class TwoTowerModel(ABC):
 
     def to(self: SelfTower, device: torch.device | str) -> SelfTower:
         self.model.to(device)
+        self._settle()
         return self
+
+    def _settle(self) -> None:
+        """Give the towers the weights that belong to their device."""
+        half = self._half_name() if self._halves_weights() else None
+        if half is None and self._full is not None:
+            self.model.float().load_state_dict(self._full, strict=False)
+            self._full = None
+        elif half is not None and self._full is None:
+            kept = {name: value for name, value in self.model.state_dict().items() if _is_float32(value)}
+            if kept:
+                assert self.weights  # of the checkpoint, not of its halves
+                self._full = {name: value.detach().to("cpu", copy=True) for name, value in kept.items()}
+                self.model.to(_HALVES[half])
+                _restore_float32_norms(self.model, _HALVES[half])
+
+    def _halves_weights(self) -> bool:
+        return self.device.type == "cuda"
 
     def preprocess(self, image: Image) -> Tensor:
         """A PIL image of any mode -> (3, H, W) float32."""
@@ -226,7 +252,7 @@ class TwoTowerModel(ABC):
         """-> (N, D)."""
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        dtype = _AUTOCAST.get(self.effective_precision)
+        dtype = _HALVES.get(self.effective_precision)  # none where the weights are halves
         return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype)
 
     def _warn_of_long(self, texts: Sequence[str]) -> None:
@@ -258,6 +284,21 @@ def describe(model: VisionLanguageModel) -> dict[str, Any]:
     if callable(own):
         return dict(own())
     return {"model": model.name, "dim": model.dim, "logit_scale": float(model.logit_scale)}
+
+
+def _is_float32(value: Tensor) -> bool:
+    return value.dtype == torch.float32
+
+
+def _restore_float32_norms(model: nn.Module, half: torch.dtype) -> None:
+    """Some libraries' layer norms compute in float32 whatever they are given, so need weights of it."""
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm) and type(module) is not nn.LayerNorm:
+            sample = torch.zeros(1, *module.normalized_shape, dtype=half, device=module.weight.device)
+            try:
+                module(sample)
+            except RuntimeError:
+                module.float()
 
 
 def _hash_state(model: nn.Module) -> str:

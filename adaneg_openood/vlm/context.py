@@ -26,7 +26,8 @@ def encode_with_context(model: TwoTowerModel, names: Sequence[str], context: Ten
         (N, D) float32 of unit length, on the CPU.
 
     Raises:
-        ValueError: the width is not the text tower's, or the model's tower takes no vectors.
+        ValueError: the width is not the text tower's, there are more vectors than it takes, or the
+            model's tower takes no vectors.
 
     Source: CoOp (Zhou et al., IJCV 2022), class token at the end.
     """
@@ -36,6 +37,13 @@ def encode_with_context(model: TwoTowerModel, names: Sequence[str], context: Ten
         raise ValueError(
             f"the prompts' vectors have width {width}, the text tower of {model.name} has "
             f"{embedding.weight.shape[1]}; they were learned for another backbone"
+        )
+    limit = model.context_length
+    # the start mark, at least one token of a name, the full stop and the end mark
+    if limit is not None and n_context > limit - 4:
+        raise ValueError(
+            f"{n_context} context vectors leave no room for a name: the text tower of {model.name} "
+            f"takes {limit} tokens"
         )
     # CoOp's own form: as many placeholder words of one token each, which the vectors replace
     texts = [f"{'X ' * n_context}{name}." for name in names]

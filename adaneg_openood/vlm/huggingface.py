@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from adaneg_openood.vlm.base import TwoTowerModel
+from adaneg_openood.vlm.hub import hub_access
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -88,21 +89,21 @@ class HuggingFaceClip(TwoTowerModel):
             from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
         except ImportError as error:
             raise ImportError(
-                f"hf:{name} needs transformers: pip install 'adaneg_openood[hf]'"
+                f'hf:{name} needs transformers: pip install "adaneg_openood[hf]"'
             ) from error
         options: dict[str, Any] = {"trust_remote_code": False}
         if cache_dir is not None:
             options["cache_dir"] = os.fspath(cache_dir)
         place = os.path.expanduser(name)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(place, **options)
-            processor = AutoImageProcessor.from_pretrained(place, **options)
-            with torch.random.fork_rng(devices=[]):
+            with hub_access(not os.path.isdir(place)) as offline, torch.random.fork_rng(devices=[]):
+                tokenizer = AutoTokenizer.from_pretrained(place, **options)
+                processor = AutoImageProcessor.from_pretrained(place, **options)
                 model = AutoModel.from_pretrained(place, weights_only=True, **options)
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(
-                f"hf:{name}: cannot be loaded as a CLIP or SigLIP model ({error}); give a folder "
-                "that save_pretrained wrote for the model, the tokenizer and the image processor"
+                f"hf:{name}: cannot be loaded as a CLIP or SigLIP model ({offline or error}); give a "
+                "folder that save_pretrained wrote for the model, the tokenizer and the image processor"
             ) from error
         return cls(
             model.float().to(device),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import warnings
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from adaneg_openood.vlm.base import TwoTowerModel
+from adaneg_openood.vlm.hub import hub_access
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -58,6 +60,14 @@ class OpenClip(TwoTowerModel):
             preprocessing=preprocessing,
         )
         self.tokenizer = tokenizer
+
+    @classmethod
+    def by_name(cls, name: str, **options: Any) -> OpenClip:
+        """``architecture/tag`` or ``architecture//file``, ``local-dir:/folder``, ``hf-hub:name``."""
+        if name.startswith(("local-dir:", "hf-hub:")):
+            return cls.load(name, **options)
+        architecture, slash, weights = name.partition("/")
+        return cls.load(architecture, os.path.expanduser(weights) if slash else None, **options)
 
     @classmethod
     def load(
@@ -107,43 +117,45 @@ class OpenClip(TwoTowerModel):
             assert weights is not None
             check_checkpoint(weights)
         downloads = None if cache_dir is None else os.fspath(cache_dir)
-        try:
-            tokenizer = open_clip.get_tokenizer(architecture, cache_dir=downloads)
-        except ImportError as error:
-            raise ImportError(
-                f"the tokenizer of {architecture} comes from transformers ({error}): "
-                "pip install 'adaneg_openood[hf]'"
-            ) from error
         options: dict[str, Any] = {}
         activation = _activation(architecture, weights, quick_gelu)
         if activation is not None:
             options["quick_gelu"] = activation
+        local = is_file or architecture.startswith("local-dir:")
         try:
-            # weights are drawn before they are read: not from the caller's random state
-            with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-                if options:  # settled above, while open_clip compares with the architecture's own
-                    warnings.filterwarnings("ignore", message="QuickGELU mismatch")
-                model = open_clip.create_model(
-                    architecture,
-                    weights,
-                    device=device,
-                    require_pretrained=True,
-                    weights_only=True,
-                    cache_dir=downloads,
-                    **options,
-                )
-        except RuntimeError as error:
-            if "download" in str(error).lower():
+            with hub_access(not local or _has_hub_tokenizer(architecture)) as offline:
+                # weights are drawn before they are read: not from the caller's random state
+                with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+                    if options:  # settled above, while open_clip compares with the architecture's own
+                        warnings.filterwarnings("ignore", message="QuickGELU mismatch")
+                    tokenizer = open_clip.get_tokenizer(architecture, cache_dir=downloads)
+                    model = open_clip.create_model(
+                        architecture,
+                        weights,
+                        device=device,
+                        require_pretrained=True,
+                        weights_only=True,
+                        cache_dir=downloads,
+                        **options,
+                    )
+        except ImportError as error:
+            raise ImportError(
+                f"the tokenizer of {architecture} comes from transformers ({error}): "
+                'pip install "adaneg_openood[hf]"'
+            ) from error
+        except (RuntimeError, OSError) as error:
+            if isinstance(error, OSError) or "download" in str(error).lower():
                 raise OSError(
-                    f"the weights of {architecture}/{weights} could not be downloaded ({error}); "
-                    f"give a local file instead: open_clip:{architecture}//path/to/weights.safetensors"
+                    f"{architecture}/{weights} could not be downloaded ({offline or error}); give a "
+                    f"local file instead: open_clip:{architecture}//path/to/weights.safetensors"
                 ) from error
             raise ValueError(
                 f"{weights or architecture}: does not fit the architecture {architecture}: {error}"
             ) from error
-        transform, description = build_preprocess(
-            PreprocessCfg(**model.visual.preprocess_cfg), preprocessing
-        )
+        config = PreprocessCfg(**model.visual.preprocess_cfg)
+        if is_file:
+            config = dataclasses.replace(config, **_trained_preprocessing(architecture, weights))
+        transform, description = build_preprocess(config, preprocessing)
         return cls(
             model,
             tokenizer,
@@ -238,6 +250,43 @@ def _like(name: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
     hint = "; open_clip.list_models() lists all"
     return (f"; similar ones are {', '.join(near)}" if near else "") + hint
+
+
+def _has_hub_tokenizer(architecture: str) -> bool:
+    import open_clip
+
+    config = open_clip.get_model_config(architecture) or {}
+    return "hf_tokenizer_name" in config.get("text_cfg", {})
+
+
+def _trained_preprocessing(architecture: str, weights: str | None) -> dict[str, Any]:
+    """What the architecture's own weights were trained with, for weights that do not tell.
+
+    Mean, std, interpolation and way of resizing, if all of its tags agree on them; otherwise nothing,
+    which leaves open_clip's defaults, and a warning names what they do not agree on.
+    """
+    import open_clip
+
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    configs = [open_clip.get_pretrained_cfg(architecture, tag) or {} for tag in tags]
+    values = {
+        key: sorted({str(config[key]): config[key] for config in configs if config.get(key)}.items())
+        for key in ("mean", "std", "interpolation", "resize_mode")
+    }
+    differing = [
+        f"{key} {' or '.join(name for name, _ in of_key)}"
+        for key, of_key in values.items()
+        if len(of_key) > 1
+    ]
+    if not differing:
+        return {key: of_key[0][1] for key, of_key in values.items() if of_key}
+    logger.warning(
+        "%s: a file does not say how its images were preprocessed, and the weights of %s were trained "
+        "with %s; open_clip's default is taken. Name a tag, or a local-dir with open_clip_config.json, "
+        "where it should be another",
+        *(weights, architecture, ", ".join(differing)),
+    )
+    return {}
 
 
 def _activation(architecture: str, weights: str | None, wanted: bool | None) -> bool | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
+from functools import reduce
 from typing import Any, Callable
 
 from adaneg_openood.vlm.base import VisionLanguageModel
@@ -11,11 +13,19 @@ from adaneg_openood.vlm.base import VisionLanguageModel
 DEFAULT_MODEL = "open_clip:ViT-B-16/openai"  # of the published numbers
 
 Loader = Callable[..., VisionLanguageModel]
-_LOADERS: dict[str, Loader] = {}
-_LIBRARIES = {  # module that a kind of model needs, and the command that installs it
-    "open_clip": ("open_clip", "pip install open_clip_torch"),
+# "module:name" is imported when it is needed; so rooms above this one can be named
+_LOADERS: dict[str, Loader | str] = {
+    "clip": "adaneg_openood.vlm.openai_clip:OpenAIClip.load",
+    "demo": "adaneg_openood.demo.model:load",
+    "hf": "adaneg_openood.vlm.huggingface:HuggingFaceClip.load",
+    "open_clip": "adaneg_openood.vlm.open_clip:OpenClip.by_name",
+}
+# prefix -> the module it needs, and what installs it
+_LIBRARIES = {
     "clip": ("clip.clip", 'pip install "adaneg_openood[clip]"'),
+    "demo": ("open_clip", "pip install open_clip_torch"),
     "hf": ("transformers", 'pip install "adaneg_openood[hf]"'),
+    "open_clip": ("open_clip", "pip install open_clip_torch"),
 }
 
 
@@ -45,7 +55,7 @@ def load_model(name: str, **options: Any) -> VisionLanguageModel:
 
     Raises:
         ValueError: unknown prefix or name.
-        ImportError: the model's library is not installed.
+        ImportError: the model's library is not installed; the message says how to install it.
 
     Example:
         >>> load_model("resnet:50")
@@ -53,8 +63,15 @@ def load_model(name: str, **options: Any) -> VisionLanguageModel:
         ...
         ValueError: unknown kind of model 'resnet' in 'resnet:50'; known are clip, demo, hf, open_clip
     """
-    prefix, rest = _split(name)
-    return _LOADERS[prefix](rest, **options)
+    prefix, rest = split_name(name)
+    missing = missing_library(name)
+    if missing is not None:
+        raise ImportError(missing)
+    loader: Any = _LOADERS[prefix]
+    if isinstance(loader, str):
+        module, _, path = loader.partition(":")
+        loader = reduce(getattr, path.split("."), importlib.import_module(module))
+    return loader(rest, **options)  # type: ignore[no-any-return]
 
 
 def check_model(name: str) -> str:
@@ -71,12 +88,13 @@ def check_model(name: str) -> str:
         FileNotFoundError: weights or a folder that are not there.
         ImportError: the model's library is not installed.
     """
-    prefix, rest = _split(name)
+    prefix, rest = split_name(name)
     if prefix == "demo":
         return "demo, which comes with this package"
-    module, command = _LIBRARIES[prefix]
-    if not _is_installed(module):
-        raise ImportError(f"{name} needs the package {module.partition('.')[0]}: {command}")
+    missing = missing_library(name)
+    if missing is not None:
+        raise ImportError(missing)
+    weights = rest
     if prefix == "open_clip":
         from adaneg_openood.vlm.open_clip import check_names
 
@@ -84,7 +102,7 @@ def check_model(name: str) -> str:
         if rest.startswith(("local-dir:", "hf-hub:")):
             architecture, slash, weights = rest, "", ""
         check_names(architecture, os.path.expanduser(weights) if slash else None)
-    place = (weights if prefix == "open_clip" else rest).removeprefix("local-dir:")
+    place = weights.removeprefix("local-dir:")
     if place.startswith(("/", "~", ".")):
         if not os.path.exists(os.path.expanduser(place)):
             raise FileNotFoundError(f"no such weights: {place}")
@@ -92,8 +110,12 @@ def check_model(name: str) -> str:
     return f"{name}; its weights are fetched at first use unless they are cached"
 
 
-def _split(name: str) -> tuple[str, str]:
-    """Prefix, and what follows it."""
+def split_name(name: str) -> tuple[str, str]:
+    """Prefix and what follows it.
+
+    Raises:
+        ValueError: unknown prefix, or nothing follows it.
+    """
     prefix, colon, rest = name.partition(":")
     if name == "demo":
         rest = name
@@ -108,49 +130,17 @@ def _split(name: str) -> tuple[str, str]:
     return prefix, rest
 
 
-def _is_installed(module: str) -> bool:
+def missing_library(name: str) -> str | None:
+    """What must be installed before a model can be loaded, or None.
+
+    Raises:
+        ValueError: see :func:`split_name`.
+    """
+    module, command = _LIBRARIES.get(split_name(name)[0], ("", ""))
     try:
-        return importlib.util.find_spec(module) is not None
+        found = not module or importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # of the package that a submodule is in
-        return False
+        found = False
     except ValueError:  # loaded without a spec, by hand
-        return True
-
-
-@register("open_clip")
-def _open_clip(name: str, **options: Any) -> VisionLanguageModel:
-    from adaneg_openood.vlm.open_clip import OpenClip
-
-    if name.startswith(("local-dir:", "hf-hub:")):
-        return OpenClip.load(name, **options)
-    architecture, slash, weights = name.partition("/")
-    return OpenClip.load(architecture, os.path.expanduser(weights) if slash else None, **options)
-
-
-@register("demo")
-def _demo(
-    name: str, *, device: str = "cpu", precision: str = "auto", preprocessing: str = "model"
-) -> VisionLanguageModel:
-    from adaneg_openood.demo.model import load_demo_model
-    from adaneg_openood.vlm.base import check_precision
-
-    if preprocessing != "model":
-        raise ValueError(f"the demo's model has its own preprocessing only, got {preprocessing!r}")
-    check_precision(precision)
-    model = load_demo_model()
-    model.precision = precision
-    return model.to(device)
-
-
-@register("clip")
-def _openai(name: str, **options: Any) -> VisionLanguageModel:
-    from adaneg_openood.vlm.openai_clip import OpenAIClip
-
-    return OpenAIClip.load(name, **options)
-
-
-@register("hf")
-def _transformers(name: str, **options: Any) -> VisionLanguageModel:
-    from adaneg_openood.vlm.huggingface import HuggingFaceClip
-
-    return HuggingFaceClip.load(name, **options)
+        found = True
+    return None if found else f"{name} needs {module.partition('.')[0]}: {command}"

@@ -199,5 +199,5 @@ def test_without_transformers(monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ImportError, match=r"pip install 'adaneg_openood\[hf\]'"):
+    with pytest.raises(ImportError, match=r'pip install "adaneg_openood\[hf\]"'):
         load_model("hf:/nowhere")

@@ -299,7 +299,7 @@ def test_cuda_runs_in_fp16_by_itself():
     model = wrap(open_clip_model())
     on_cpu = model.encode_text(NAMES)
     on_gpu = model.to("cuda").encode_text(NAMES)
-    assert on_gpu.device.type == "cuda" and describe(model)["precision"] == "fp16"
+    assert on_gpu.device.type == "cuda" and describe(model)["precision"] == "fp16 weights"
     torch.testing.assert_close(on_gpu.cpu(), on_cpu, atol=2e-2, rtol=0)
 
 

@@ -1,0 +1,71 @@
+"""Weights in half precision, as on CUDA; shown on a CPU, which multiplies halves, too, only slowly."""
+
+from __future__ import annotations
+
+import open_clip
+import pytest
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from tiny_models import NAMES, open_clip_model, picture
+
+from adaneg_openood.vlm import OpenClip, describe
+
+
+@pytest.fixture
+def as_on_cuda(monkeypatch):
+    """Switches the rule of CUDA on and off."""
+    rule = {"halves": True}
+    monkeypatch.setattr(OpenClip, "_halves_weights", lambda self: rule["halves"])
+    return rule
+
+
+def wrap(model=None, **options):
+    tokenizer = open_clip.SimpleTokenizer(context_length=77)
+    transform = image_transform_v2(PreprocessCfg(size=32), is_train=False)
+    return OpenClip(open_clip_model() if model is None else model, tokenizer, transform, **options)
+
+
+def pixels(model):
+    return torch.stack([model.preprocess(picture(seed=seed)) for seed in range(3)])
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_weights_are_halves_and_come_back_whole(as_on_cuda, precision):
+    as_on_cuda["halves"] = False
+    full = wrap()
+    expected = full.encode_image(pixels(full)), full.encode_text(NAMES)
+    as_on_cuda["halves"] = True
+    half = wrap(precision=precision)
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+    assert {value.dtype for value in half.model.parameters()} == {dtype}
+    about = describe(half)
+    assert about["precision"] == f"{precision} weights" and about["weights"] == full.weights
+    for got, wanted in zip((half.encode_image(pixels(half)), half.encode_text(NAMES)), expected):
+        assert got.dtype == torch.float32 and 0 < (got - wanted).abs().max() < 0.02
+        torch.testing.assert_close(got.norm(dim=-1), torch.ones(3))
+    as_on_cuda["halves"] = False  # moved off
+    half.to("cpu")
+    half.precision = "fp32"
+    assert torch.equal(half.encode_image(pixels(half)), expected[0])
+    assert describe(half)["precision"] == "fp32" and half.weights == full.weights
+
+
+def test_fp32_stays(as_on_cuda):
+    model = wrap(precision="fp32")
+    assert next(model.model.parameters()).dtype == torch.float32
+    assert describe(model)["precision"] == "fp32"
+
+
+def test_layer_norms_that_compute_in_float32_keep_its_weights(as_on_cuda):
+    class Wide(torch.nn.LayerNorm):
+        """As OpenAI's clip has it."""
+
+        def forward(self, x):
+            return super().forward(x.float()).type(x.dtype)
+
+    model = open_clip_model()
+    model.visual.ln_post = Wide(64)
+    half = wrap(model, precision="fp16")
+    assert half.model.visual.ln_post.weight.dtype == torch.float32
+    assert half.model.ln_final.weight.dtype == torch.float16
+    assert half.encode_image(pixels(half)).isfinite().all()
