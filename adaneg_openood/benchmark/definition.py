@@ -23,7 +23,16 @@ from adaneg_openood.benchmark.settings import (
     read_seeds,
 )
 from adaneg_openood.data.feature_set import RESERVED_NAMES
-from adaneg_openood.io.configuration import Section, Whole, checked, given_values, read_yaml, shown
+from adaneg_openood.detectors import DETECTORS
+from adaneg_openood.io.configuration import (
+    Section,
+    Whole,
+    checked,
+    given_values,
+    not_allowed,
+    read_yaml,
+    shown,
+)
 
 SPLITS = ("csid", "near", "far")
 KINDS = ("imglist", "folder", "features", "torchvision", "huggingface", "demo")
@@ -198,21 +207,15 @@ class Benchmark(ModelSettings, LabelSettings, StreamSettings, StorageSettings):
                 found += [BenchmarkSet(name, split, own) for name, own in getattr(self, split).items()]
         return tuple(found)
 
-    def adaneg(self, title: str) -> dict[str, Any]:
-        """The settings of an AdaNeg method, all of them.
+    def method(self, name: str) -> MethodSpec:
+        """A method by its title here, or a detector with its defaults.
 
         Raises:
-            ValueError: no such method, or another detector.
+            ValueError: neither of the two.
         """
-        able = [name for name, method in self.methods.items() if method.detector == "adaneg"]
-        if title not in able:
-            raise ValueError(
-                f"{self.origin}: {title!r} is no AdaNeg method here; there are "
-                f"{', '.join(map(repr, able)) or 'none'}"
-            )
-        settings = self.methods[title].to_dict()
-        del settings["detector"]
-        return settings
+        if name not in self.methods and name not in DETECTORS:
+            raise ValueError(f"{self.origin}: method {not_allowed(name, [*self.methods, *DETECTORS])}")
+        return self.methods.get(name, MethodSpec(name))
 
     def changed(self, **settings: Any) -> Benchmark:
         """A copy with some settings replaced; None leaves a setting as it is."""

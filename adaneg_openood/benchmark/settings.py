@@ -117,6 +117,11 @@ def _read_list_file(value: Any, info: ValidationInfo) -> Any:
     return _beside(value, info)
 
 
+def _read_files(value: Any) -> Any:
+    listed = [value] if isinstance(value, str) else value
+    return () if listed in (["none"], ("none",)) else listed
+
+
 File = Annotated[Path, BeforeValidator(_beside)]
 
 
@@ -199,8 +204,9 @@ class NegativeSettings(Section):
     match: Optional[Literal["exact", "caseless", "plural"]] = Field(
         None, description="How words that are ID names are recognised; as the recipe if not given."
     )
-    exclude: Optional[tuple[str, ...]] = Field(
-        None, description="Word files to leave out, such as noun.person; as the recipe if not given."
+    exclude: Annotated[Optional[tuple[str, ...]], BeforeValidator(_read_files)] = Field(
+        None,
+        description="Word files to leave out, such as noun.person, or none; as the recipe if not given.",
     )
     exclude_related: bool = Field(
         False, description="Drop the words that WordNet places under or above an ID class."

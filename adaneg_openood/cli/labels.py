@@ -60,7 +60,7 @@ def mine(
             prompt=prompt,
             adjective_prompt=adjective_prompt,
             match=match,
-            exclude=exclude,
+            exclude=exclude or None,
             exclude_related=exclude_related,
             mining_seed=seed,
             wordnet=wordnet,
@@ -96,6 +96,9 @@ def encode(
     batch_size: int = options.ENCODE_BATCH,
     workers: Optional[int] = options.WORKERS,
     skip_broken: bool = options.SKIP,
+    decode: str = typer.Option(
+        "cpu", help="cpu, or gpu: decode and resize JPEGs on the CUDA device, a little differently."
+    ),
     overwrite: bool = typer.Option(False, help="Replace a finished file."),
     part_size: int = typer.Option(4096, min=1, help="Images kept and shared out at a time."),
     classes: Optional[str] = options.setting("classes", note="Writes the folder's text features."),
@@ -162,8 +165,10 @@ def encode(
                     batch_size=batch_size,
                     workers=workers,
                     skip_broken=skip_broken,
+                    decode=decode,
                     overwrite=overwrite,
                     part_size=part_size,
+                    progress=True,
                     group=group,
                 )
                 say(group, f"{out}: written")

@@ -126,10 +126,7 @@ def predict(
 
         check_outputs(csv_file, json_file)
         sources = [ImageSet.of(path, labelled=False, exif=exif) for path in images]
-        chosen: dict[str, Any] = {
-            "batch_size": batch_size,
-            "workers": workers,
-        }
+        chosen: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
         rows: list[dict[str, Any]] = []
         if keep:
             with Predictor.keeping(run, device=device) as predictor:

@@ -27,12 +27,12 @@ def sweep(
     grid: Optional[list[str]] = typer.Option(
         None,
         "--grid",
-        help="A setting of AdaNeg and its values, such as gamma=0.3,0.5; or one of the protocol: "
+        help="A setting of the method and its values, such as gamma=0.3,0.5; or one of the protocol: "
         "batch_size=64,256, order=mixed,id_first, ratio=1:10,1:1 (ID:OOD), n_images=1000,5000. "
         "Repeatable.",
     ),
-    method: Optional[str] = typer.Option(
-        None, help="Start from this method of the benchmark, not from the published AdaNeg."
+    method: str = typer.Option(
+        "adaneg", help="A method of the benchmark, which the grid starts from, or a detector's name."
     ),
     released: bool = typer.Option(False, "--released", help="Run each as the released code does."),
     batch_size: Optional[int] = options.BATCH_SIZE,
@@ -51,7 +51,7 @@ def sweep(
     device: str = options.DEVICE,
     json_file: Optional[Path] = options.JSON,
 ) -> None:
-    """AdaNeg over a grid of settings, ratios, numbers of images, batch sizes, orders and seeds.
+    """A method over a grid of settings, ratios, numbers of images, batch sizes, orders and seeds.
 
     Under torchrun its processes share the images and then the streams: torchrun --nproc-per-node 4 -m
     adaneg_openood sweep ... writes the same results as one process.
@@ -59,7 +59,6 @@ def sweep(
     with readable_errors():
         from adaneg_openood.benchmark.opening import open_benchmark
         from adaneg_openood.benchmark.run import encode_benchmark
-        from adaneg_openood.detectors import AdaNegConfig
         from adaneg_openood.evaluation.sweep import grid_configs
         from adaneg_openood.evaluation.sweep import sweep as run
         from adaneg_openood.io.processes import process_group
@@ -75,10 +74,11 @@ def sweep(
             skip_broken=skip_broken,
             cache=cache,
         )
-        base = AdaNegConfig() if method is None else AdaNegConfig(**benchmark.adaneg(method))
+        spec = benchmark.method(method)
         values = _grid(grid or [])
         axes = {name: values.pop(name) for name in _AXES if name in values}
-        n_configs = len(grid_configs(values, base, released))  # a typing error comes before encoding
+        # a typing error comes before encoding
+        n_configs = len(grid_configs(values, spec.settings, released, spec.detector))
         check_outputs(json_file, out / "results.csv")
         with process_group(device) as group:
             opened = group.local(lambda: open_benchmark(benchmark), first_alone=True)
@@ -87,7 +87,8 @@ def sweep(
             result = run(
                 features,
                 values,
-                base=base,
+                method=spec.detector,
+                base=spec.settings,
                 released=released,
                 seeds=benchmark.seeds,
                 batch_sizes=axes.get("batch_size", [benchmark.batch_size]),
@@ -110,11 +111,9 @@ def sweep(
                 typer.echo(f"\nBest AUROC on {row}, in percent:\n{text}")
         written = ["results.csv", "summary.csv", "conventions.json"]
         if plots and result.axes:
-            import dataclasses
-
             from adaneg_openood.evaluation.sweep_plots import plot_sweep
 
-            start = {**dataclasses.asdict(base), "batch_size": benchmark.batch_size, "ratio": "1:1"}
+            start = {**spec.to_dict(), "batch_size": benchmark.batch_size, "ratio": "1:1"}
             written += [file.name for file in plot_sweep(result, out, start)]
         write_json(
             json_file,

@@ -150,8 +150,9 @@ def test_released_settings_and_all_of_them(tmp_path: Path) -> None:
     made = read(tmp_path, YAML.replace("memory_length: 4", "released: true, gap: 0"))
     settings = made.methods["AdaNeg"].to_dict()
     assert settings["beta"] == 5 and settings["gap"] == 0.0 and settings["memory_length"] == 10
-    with pytest.raises(ValueError, match="'NegLabel' is no AdaNeg method here; there are 'AdaNeg'"):
-        made.adaneg("NegLabel")
+    assert made.method("neglabel").settings == {} and made.method("NegLabel").settings == {"groups": 2}
+    with pytest.raises(ValueError, match="method must be one of 'NegLabel', 'AdaNeg', 'mcm'"):
+        made.method("NegLable")
 
 
 def test_the_json_schema_knows_every_key_and_detector() -> None:

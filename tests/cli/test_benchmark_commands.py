@@ -143,7 +143,7 @@ def test_sweep(root: Path, tmp_path: Path) -> None:
         (("--grid", "order=none"), "order must be one of 'mixed', 'id_first'"),
         (("--order", "none"), "must be one of 'mixed', 'id_first'"),
         (("--seeds", "1,1"), "distinct whole"),
-        (("--method", "NegLabel"), "no AdaNeg method here"),
+        (("--method", "NegLable"), "did you mean 'NegLabel'"),
         (("--grid", "n_images=9999"), "9999 images"),
     ],
 )
