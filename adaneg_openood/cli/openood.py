@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Optional
 import typer
 
 from adaneg_openood.cli import options
-from adaneg_openood.cli.common import readable_errors, show_run
+from adaneg_openood.cli.common import check_outputs, readable_errors, show_run
 from adaneg_openood.cli.options import DEVICE, JSON, PRECISION, PREPROCESSING
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def compare(
         from adaneg_openood.io.files import atomic_path
         from adaneg_openood.openood.compare import compare as run
 
+        check_outputs(json_file, markdown)
         names = None if postprocessors is None else [name.strip() for name in postprocessors.split(",")]
         with _folders(benchmark, data, configs) as (data_root, config_root):
             result = run(
@@ -114,6 +115,7 @@ def leaderboard(
         from adaneg_openood.openood.leaderboard import write_files
         from adaneg_openood.openood.postprocessors import POSTPROCESSORS, configured
 
+        check_outputs(json_file, out / f"{benchmark}_{method}.csv")
         check_postprocessor_name(method, POSTPROCESSORS)
         own = _parsed(settings).get(method, {})
         with _folders(benchmark, data, configs) as (data_root, config_root):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -17,7 +16,6 @@ from torch.utils.data import DataLoader, Dataset
 from adaneg_openood.data.image_set import ImageSet
 from adaneg_openood.vlm import VisionLanguageModel
 
-_HANDLER_WAIT = 2.0  # seconds; a signal ends it
 CHANGED = "it changed after it was listed"
 _FEW = 8  # images a worker should have to do at least
 
@@ -121,7 +119,12 @@ def loaded(
             worker_init_fn=_quiet,
         )
         batches = iter(loader)
-    yield from batches
+    try:
+        yield from batches
+    finally:
+        stop = getattr(batches, "_shutdown_workers", None)
+        if stop is not None:  # now: torch tells of a worker's death, in any place, until they are gone
+            stop()
 
 
 @contextmanager
@@ -156,16 +159,11 @@ def worker_deaths_named(name: str) -> Iterator[None]:
     whole use of the batches.
     """
     try:
-        try:
-            yield
-        except ConnectionError:
-            # The worker's pipe broke before torch heard of its death: its signal handler is yet to
-            # raise, and should do so in here.
-            time.sleep(_HANDLER_WAIT)
-            raise
-    except RuntimeError as error:
-        # torch's own words for it; any other error is not ours to rename
-        if "DataLoader worker" not in str(error):
+        yield
+    except (ConnectionError, RuntimeError) as error:
+        # torch's own words for it, or the worker's pipe broke before torch heard of its death; any other
+        # error is not ours to rename
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
         raise ChildProcessError(
             f"{name}: a decoding process died ({str(error).splitlines()[0]}). It may have run out of "

@@ -18,7 +18,6 @@ from adaneg_openood.data.batches import (
     image_transform,
     loaded,
     stacked,
-    worker_deaths_named,
 )
 from adaneg_openood.data.image_set import ImageSet
 from adaneg_openood.data.parts import Part, PartFeatures
@@ -73,7 +72,7 @@ def encode_parts(
     broken: dict[int, str] = {}
     batches = _decoded(images, model, order(), workers, decode)
     # closed at once on an error, because it holds threads
-    with worker_deaths_named(images.name), closing(_encoded(model, batches, stop_at_broken)) as made:
+    with closing(_encoded(model, batches, stop_at_broken)) as made:
         for indices, encoded, bad in made:
             _refuse_changed(images, bad)
             if bad and stop_at_broken:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaneg_openood.data.batches import progress_bar
+from adaneg_openood.data.batches import progress_bar, worker_deaths_named
 from adaneg_openood.data.encoding import broken_images, encode_parts
 from adaneg_openood.data.image_lists import OOD_LABEL
 from adaneg_openood.data.image_set import ImageSet
@@ -124,7 +124,7 @@ class FeatureStore:
 
                     about["difference"] = group.first(lambda: decoding_difference(images, model))
                 told = {**about, "set": whole, "source": images.name, "images": len(images)}
-                with keeper._lock(group, whole):
+                with worker_deaths_named(images.name), keeper._lock(group, whole):
                     # another process may have made some of them meanwhile
                     numbers = group.first(lambda: keeper._missing(parts, held, warn=True))
                     jobs = [parts[number] for number in numbers]

@@ -24,25 +24,17 @@ ADJECTIVES = ("red", "blue", "striped", "small")
 YAML = """\
 data: images
 classes: classes.txt
-{model}: demo
+model: demo
 negatives: negatives.txt
-id: {{imglist: id.txt}}
-near: {{odd: {{folder: odd}}}}
-far: {{other: {{folder: other}}}}
+id: {imglist: id.txt}
+near: {odd: {folder: odd}}
+far: {other: {folder: other}}
 methods:
-  NegLabel: {{detector: neglabel, groups: 2}}
-  AdaNeg: {{detector: adaneg, groups: 2, memory_length: 4}}
+  NegLabel: {detector: neglabel, groups: 2}
+  AdaNeg: {detector: adaneg, groups: 2, memory_length: 4}
 seeds: [3, 5]
 batch_size: 8
 """
-
-
-def option(command: str, *names: str) -> str:
-    """The first of the names that a command takes."""
-    import typer
-
-    known = typer.main.get_command(app).commands[command].params  # type: ignore[attr-defined]
-    return next(name for name in names for param in known if name in param.opts)
 
 
 def write_world(root: Path) -> Path:
@@ -62,7 +54,7 @@ def write_world(root: Path) -> Path:
     (root / "words" / "noun.txt").write_text("\n".join(NOUNS) + "\n")
     (root / "words" / "adj.txt").write_text("\n".join(ADJECTIVES) + "\n")
     (root / "negatives.txt").write_text("\n".join(NOUNS) + "\n")
-    (root / "bench.yml").write_text(yaml_of())
+    (root / "bench.yml").write_text(YAML)
     _, data = detection()
     # one set: a report draws pictures of each
     save_features(
@@ -89,16 +81,9 @@ def write_world(root: Path) -> Path:
     return root
 
 
-def yaml_of() -> str:
-    from typer.testing import CliRunner
-
-    template = CliRunner().invoke(app, ["benchmarks", "template"]).output
-    return YAML.format(model="model" if re.search(r"^model:", template, re.M) else "backbone")
-
-
 def build(world: Path, folder: Path) -> list[object]:
     return [
-        *("build", option("build", "--classes", "--id"), world / "classes.txt"),
+        *("build", "--classes", world / "classes.txt"),
         *("--negatives", world / "negatives.txt", "--validation", world / "images" / "id.txt"),
         *("--out", folder, *DEMO),
     ]
@@ -128,7 +113,7 @@ def _openood(command: str, *more: str) -> Callable[[Path, Path], list[object]]:
         trial = world / "trial"
         return [
             *(command, "--benchmark", "demo", "--data", trial, "--configs", trial / "configs", *DEMO),
-            *(option(command, "--classes", "--id"), trial / "words" / "class_names.txt"),
+            *("--classes", trial / "words" / "class_names.txt"),
             *(str(out / text[1:]) if text.startswith("@") else text for text in more),
         ]
 
@@ -187,7 +172,7 @@ JOBS = {
     ),
     "mine": Job(
         lambda world, out: [
-            *("mine", option("mine", "--classes", "--id"), world / "classes.txt", "-n", 6),
+            *("mine", "--classes", world / "classes.txt", "-n", 6),
             *("--corpus", world / "words", "--model", "demo", "--out", out / "mined.txt"),
         ],
         outputs=("mined.txt",),
@@ -195,13 +180,13 @@ JOBS = {
     "reproduce": Job(
         lambda world, out: [
             *("reproduce", "four-ood", "--features", world / "bench.npz", "--batch-size", 16),
-            *("--json", out / "r.json", "--csv", out / "r.csv", "--orders", 2),
+            *("--json", out / "r.json", "--csv", out / "r.csv", "--seeds", 2),
         ],
         outputs=("r.json", "r.csv"),
     ),
     "report": Job(
         lambda world, out: [
-            *("report", world / "bench.npz", "--orders", 1, "--out", out / "page.html"),
+            *("report", world / "bench.npz", "--seeds", 1, "--out", out / "page.html"),
             *("--files", out / "files", "--save", out / "saved"),
             *("--json", out / "r.json", "--csv", out / "r.csv"),
         ],
@@ -210,7 +195,7 @@ JOBS = {
     "build": Job(lambda world, out: build(world, out / "run"), outputs=("run",)),
     "predict --keep": Job(
         lambda world, out: [
-            *("predict", world / "images" / "odd", option("predict", "--run", "--model"), out / "run"),
+            *("predict", out / "run", world / "images" / "odd"),
             *("--csv", out / "v.csv", "--keep", "--workers", 0, "--batch-size", 4),
         ],
         prepare=lambda world, out: shutil.copytree(world / "run", out / "run"),

@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from fault_commands import CLASSES, DEMO, NOUNS, app, option
+from fault_commands import CLASSES, DEMO, NOUNS, app
 from typer.testing import CliRunner
 
 FILES = int(os.environ.get("ADANEG_FUZZ", "150"))
@@ -255,7 +255,7 @@ def _mine(**changed):
         return [
             *(
                 "mine",
-                option("mine", "--classes", "--id"),
+                "--classes",
                 world / changed.get("classes", "classes.txt"),
             ),
             *("--corpus", world / changed.get("corpus", "words/noun.txt"), "-n", 4),
@@ -267,16 +267,15 @@ def _mine(**changed):
 
 def _text(name, file):
     names = {
-        "prompts": ("--learned-prompts", "--prompts"), "negatives": ("--negatives",),
-        "text": ("--text-features",),
+        "prompts": "--learned-prompts", "negatives": "--negatives", "text": "--text-features",
     }  # fmt: skip
 
     def arguments(world, out):
-        given = [option("encode", *names[name]), world / file]
+        given = [names[name], world / file]
         if name == "prompts":
             given += ["--negatives", world / "negatives.txt"]
         return [
-            *("encode", option("encode", "--classes", "--id"), world / "classes.txt", *given),
+            *("encode", "--classes", world / "classes.txt", *given),
             *("--folder", out / "made", "--model", "demo"),
         ]
 
@@ -285,14 +284,13 @@ def _text(name, file):
 
 def _eval(source):
     return lambda world, out: [
-        *("eval", world / source, "--orders", 1, "--batch-size", 16, "--csv", out / "result.csv")
+        *("eval", world / source, "--seeds", 1, "--batch-size", 16, "--csv", out / "result.csv")
     ]
 
 
 def _predict(world, out):
     image = world / "images" / "odd" / "00.png"
-    run = [option("predict", "--run", "--model"), world / "run"]
-    return ["predict", image, *run, "--csv", out / "result.csv", "--workers", 0]
+    return ["predict", world / "run", image, "--csv", out / "result.csv", "--workers", 0]
 
 
 ARCHIVE = (*PLAIN, _array_changed, _array_changed, _array_changed, _entries_changed)
@@ -323,9 +321,9 @@ FORMATS = {
         _text("prompts", "prompts.pth.tar"),
     ),
     "benchmark": Format("bench.yml", TEXT, lambda world, out: ["eval", world / "bench.yml", "--check"]),
-    "run": Format("run/run.json", (*TEXT, _json_value_changed), _predict, "result.csv", True),
+    "run": Format("run/predictor.json", (*TEXT, _json_value_changed), _predict, "result.csv", True),
     "memory of a run": Format(
-        "run/*.safetensors", (*PLAIN, _header_changed), _predict, "result.csv", True, named="damaged run"
+        "run/*.safetensors", (*PLAIN, _header_changed), _predict, "result.csv", True, named="damaged"
     ),
 }
 
@@ -458,7 +456,7 @@ def reported(world):
         [
             "report",
             world / "bench.npz",
-            "--orders",
+            "--seeds",
             1,
             "--out",
             world / "r.html",
