@@ -20,7 +20,7 @@ def mine(
     out: Path = typer.Option(..., help="Where the readable list goes."),
     model: str = options.MODEL,
     corpus: str = options.CORPUS,
-    mining: str = options.MINING_METHOD,
+    mining: str = options.MINING,
     n_negatives: Optional[str] = options.N_NEGATIVES,
     share: Optional[float] = options.SHARE,
     percentile: float = options.PERCENTILE,

@@ -43,7 +43,7 @@ def test_every_command_has_help(command: str) -> None:
         ("eval", "--seed --seeds --order --batch-size --device --json --skip-broken --cache"),
         ("demo", "--seed --seeds --device --json"),
         ("sweep", "--seed --seeds --order --device --json --grid"),
-        ("mine", "--seed --mining --method --device --classes --n-negatives"),
+        ("mine", "--seed --mining --device --classes --n-negatives"),
         ("build", "--method --classes --negatives --corpus --device --set"),
         ("predict", "--json --csv --keep --no-exif --device"),
     ],

@@ -33,10 +33,10 @@ def test_recipes(mined):
     told, labels = mined("-n", "60")
     assert told.exit_code == 0 and len(labels) == 60 and labels.mining == "openood-vlm"
     assert "60 negative labels mined by openood-vlm" in told.output and "with 5 groups" in told.output
-    told, labels = mined("--method", "neglabel", "--share", "0.5")
+    told, labels = mined("--mining", "neglabel", "--share", "0.5")
     assert len(labels.of_kind("noun")) == len(world.NOUNS) // 2 and labels.groups == 100
     told, labels = mined(
-        *("--method", "csp", "--exclude", "none", "--share", "0.5", "--near-copy", "0.9", "--seed", "3")
+        *("--mining", "csp", "--exclude", "none", "--share", "0.5", "--near-copy", "0.9", "--seed", "3")
     )
     options = labels.provenance["options"]
     assert (options["share"], options["near_copy"], options["seed"]) == (0.5, 0.9, 3)
@@ -48,8 +48,8 @@ def test_recipes(mined):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--method", "cps"], "'cps'"),  # the rest may be wrapped
-        (["--method", "csp"], "no file adj.pert, noun.group, noun.person, noun.quantity to exclude"),
+        (["--mining", "cps"], "'cps'"),  # the rest may be wrapped
+        (["--mining", "csp"], "no file adj.pert, noun.group, noun.person, noun.quantity to exclude"),
         (["-n", "many"], "n_negatives must be a whole number from 1, or all, got 'many'"),
         (["-n", "5", "--share", "0.2"], "n_negatives and share are both given"),
     ],
