@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import ranks
+from benchmark_fakes import write_small_benchmark
 from launch import outcomes, start
 
 from adaneg_openood.io.processes import ALONE
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "evaluation"))
-from benchmark_fakes import write_small_benchmark
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +43,7 @@ def test_each_rank_wrote_down_its_own_runs_and_one_process_takes_them_up(made, c
     sweep = made / "three" / "sweep"
     journals = {file.name: file.read_bytes().count(b"\n") for file in sweep.glob("journal*.jsonl")}
     assert set(journals) <= {"journal.jsonl", "journal-1.jsonl", "journal-2.jsonl"}
-    assert sum(journals.values()) == 4 * 2 * 2 and len(journals) > 1
+    assert sum(journals.values()) == 4 * 2 * 2  # a quick process may have done them all
     before = (sweep / "results.csv").read_bytes()
     ranks.commands(ALONE, made, made / "three")
     assert "4 configurations, 16 runs, 0 now" in capsys.readouterr().out
@@ -56,7 +52,7 @@ def test_each_rank_wrote_down_its_own_runs_and_one_process_takes_them_up(made, c
 
 def test_images_are_encoded_once(made):
     one, three = (
-        sorted(file.read_bytes() for file in (made / name / "cache").rglob("*.safetensors"))
+        sorted(file.read_bytes() for file in (made / name / "cache" / "features").rglob("*.safetensors"))
         for name in ("one", "three")
     )
     assert one == three and len(one) == 3

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -59,6 +60,11 @@ def printed_in(out):
     return "".join(file.read_text("utf-8", "replace")[-3000:] for file in out.glob("printed-*"))
 
 
+def memory_named(files):
+    """The memory that a predictor's folder goes on with; another may lie there until the next save."""
+    return files["run/" + json.loads(files["run/predictor.json"])["state"]["file"]]
+
+
 @pytest.mark.parametrize("number", range(KILLS))
 @pytest.mark.parametrize("name", NAMES)
 def test_killed_and_run_again(world, whole, tmp_path, name, number):
@@ -72,11 +78,9 @@ def test_killed_and_run_again(world, whole, tmp_path, name, number):
     printed = printed_in(out)
     assert code in (0, 1, 130, -sent) and "Traceback" not in printed, printed[-2000:]
     if name == "predict --keep":  # it learned from these images once, or not at all
-        state = {
-            file: content for file, content in written(out).items() if file.startswith("run/state-")
-        }
-        if any(before.get(file) != content for file, content in state.items()):
-            assert state == {f: c for f, c in expected.items() if f.startswith("run/state-")}
+        states = [memory_named(files) for files in (before, written(out), expected)]
+        assert states[1] in (states[0], states[2])
+        if states[1] != states[0]:
             shutil.rmtree(out / "run")
             JOBS[name].prepare(world, out)
     run(out, arguments)
