@@ -12,6 +12,13 @@ from torch.nn.functional import normalize
 
 from adaneg_openood import MCM, AdaNeg, AdaNegConfig, FeatureBank, NegLabel
 
+# the released implementation's names of the scores
+_SCORE = {
+    "combine": "combine",
+    "adaonly": "adaptive",
+    "vanillaonly": "neglabel",
+    "multiply": "multiply",
+}
 METHODS = ("MCM", "NegLabel", "AdaNeg (task)", "AdaNeg (sample)")
 
 
@@ -71,3 +78,21 @@ def best_ms(run: Callable[[], object], repeats: int = 9) -> float:
         run()
         times.append(time.perf_counter() - start)
     return 1e3 * min(times[2:])
+
+
+def golden_config(case: Mapping[str, Any], **changed: Any) -> AdaNegConfig:
+    """A case's arguments, in the released implementation's names, as a configuration."""
+    args = case["args"]
+    return AdaNegConfig.released(
+        gamma=args["thres"],
+        gap=args["gap"],
+        memory_length=args["memleng"],
+        lam=args["lambdaval"],
+        beta=args["beta"],
+        groups=args["group_num"],
+        permute=args["random_permute"],
+        proxy="sample" if args["samada"] else "task",
+        score=_SCORE[args["in_score"]],
+        adagap=case["cls"] == "adagap",
+        **changed,
+    )

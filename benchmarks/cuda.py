@@ -97,28 +97,16 @@ def parity(device: str) -> str:
     """Every golden case of AdaNeg, with the fixed bank, on the device."""
     import numpy as np
 
-    from adaneg_openood import AdaNeg, AdaNegConfig
+    from adaneg_openood import AdaNeg
+    from benchmarks.common import golden_config
 
-    scores = {"adaonly": "adaptive", "vanillaonly": "neglabel"}
     with np.load(GOLDEN / "inputs.npz") as file:
         text, images = torch.from_numpy(file["text"]), torch.from_numpy(file["image"])
         n_id, scale = int(file["n_id_labels"]), float(file["logit_scale"])
     rows, worst = [], 0.0
     for case in json.loads((GOLDEN / "cases.json").read_text()):
-        args, half = case["args"], case["dtype"] == "float16"
-        config = AdaNegConfig.released(
-            gamma=args["thres"],
-            gap=args["gap"],
-            memory_length=args["memleng"],
-            lam=args["lambdaval"],
-            beta=args["beta"],
-            groups=args["group_num"],
-            permute=args["random_permute"],
-            proxy="sample" if args["samada"] else "task",
-            score=scores.get(args["in_score"], args["in_score"]),
-            adagap=case["cls"] == "adagap",
-            replacement="first" if half else "entropy",
-        )
+        half = case["dtype"] == "float16"
+        config = golden_config(case, replacement="first" if half else "entropy")
         detector = AdaNeg(text.to(device), n_id, scale, config, bank="fixed")
         parts = [detector.score(batch.to(device)) for batch in images.split(case["batch_size"])]
         with np.load(GOLDEN / f"{case['name']}.npz") as expected:

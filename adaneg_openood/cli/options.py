@@ -99,7 +99,6 @@ WORDNET = setting("wordnet")
 LEMMAS = setting("lemmas")
 DOWNLOAD = setting("download")
 TEXT_FEATURES = setting("text_features")
-LOGIT_SCALE = setting("logit_scale")
 
 # the protocol
 ORDER = setting("order", default=None)

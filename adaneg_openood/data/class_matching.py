@@ -96,7 +96,7 @@ def _unambiguous(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
 
 
 def classes_by_label(entries: Iterable[tuple[str, int]]) -> tuple[str, ...] | str:
-    """The folder of each label, where images lie in one folder a class; or why they do not."""
+    """The folder of each label, where images lie in one folder per class; or why they do not."""
     folders: dict[int, str] = {}
     for image, label in entries:
         folder = image.rpartition("/")[0].rpartition("/")[2]

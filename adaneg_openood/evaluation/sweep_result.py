@@ -24,7 +24,7 @@ class SweepResult:
     """What a sweep measured.
 
     Attributes:
-        records: one row a configuration, protocol, seed and set. Columns: the method's
+        records: one row per configuration, protocol, seed and set. Columns: the method's
             settings, :data:`STREAM_AXES`, ``seed``, ``split``, ``dataset``, ``n_id``, ``n_ood``,
             the metrics in percent, and :data:`BANK_COLUMNS` (rows that hold images at the end of the
             stream, and images held).

@@ -75,7 +75,7 @@ class Comparison:
     """What a comparison found.
 
     Attributes:
-        table: one row a postprocessor that ran: ``near``/``far`` means of FPR@95 (OOD positive) and
+        table: one row per postprocessor that ran: ``near``/``far`` means of FPR@95 (OOD positive) and
             AUROC, ACC, in percent, and seconds.
         details: postprocessor -> OpenOOD's whole table.
         failed: postprocessor -> why it could not run, or says nothing.

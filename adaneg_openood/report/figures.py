@@ -71,7 +71,7 @@ def run_pictures(record: RunRecord) -> Iterator[Picture]:
 
 
 def score_histograms(record: RunRecord, dataset: str) -> Figure:
-    """One panel a method: share of ID and of OOD images per bin of confidence."""
+    """One panel per method: share of ID and of OOD images per bin of confidence."""
     n = len(record.methods)
     columns = min(n, 4)
     rows = -(-n // columns)

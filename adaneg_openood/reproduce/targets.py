@@ -308,7 +308,7 @@ TARGETS: dict[str, Target] = {
         varies="test images",
     ),
     "backbones": Target(
-        "one row a backbone; give --features NAME=PATH for each",
+        "one row per backbone; give --features NAME=PATH for each",
         "AdaNeg, backbones (RN50, ViT-B/32, ViT-B/16, ViT-L/14)",
         _ZERO_SHOT,
         protocols=_PROTOCOLS,

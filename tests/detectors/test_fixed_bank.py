@@ -9,12 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_parity import CASES, GOLDEN, REALCLIP, config_of, needs_realclip, run
+from test_parity import CASES, GOLDEN, REALCLIP, needs_realclip, run
 from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from adaneg_openood import MCM, AdaNeg, AdaNegConfig, NegLabel
 from adaneg_openood.detectors import DETECTORS, graphs, make_detector
+from benchmarks.common import golden_config
 
 BANKS = ("pooled", "fixed")
 
@@ -47,7 +48,7 @@ def test_golden(case: dict) -> None:
     with np.load(GOLDEN / "inputs.npz") as inputs:
         text, images = torch.from_numpy(inputs["text"]), torch.from_numpy(inputs["image"])
         n_id, scale = int(inputs["n_id_labels"]), float(inputs["logit_scale"])
-    config = config_of(case, **({"replacement": "first"} if half else {}))
+    config = golden_config(case, **({"replacement": "first"} if half else {}))
     detector = AdaNeg(text, n_id, scale, config, bank="fixed")
     pred, conf = run(detector, images, case["batch_size"])
     with np.load(GOLDEN / f"{case['name']}.npz") as expected:

@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 from adaneg_openood import MCM, AdaNeg, AdaNegConfig, NegLabel
 from adaneg_openood.evaluation import ood_metrics
 from adaneg_openood.text import mine_negatives
+from benchmarks.common import golden_config
 
 TESTS = Path(__file__).parents[1]
 GOLDEN = TESTS / "data" / "golden"
@@ -22,30 +23,6 @@ needs_realclip = pytest.mark.skipif(
     reason="real CLIP features are other people's data and lie beside the checkout, not in it",
 )
 CASES = json.loads((GOLDEN / "cases.json").read_text())
-SCORE = {
-    "combine": "combine",
-    "adaonly": "adaptive",
-    "vanillaonly": "neglabel",
-    "multiply": "multiply",
-}
-
-
-def config_of(case: dict, **changed) -> AdaNegConfig:
-    """A case's arguments, in the released implementation's names, as a configuration."""
-    args = case["args"]
-    return AdaNegConfig.released(
-        gamma=args["thres"],
-        gap=args["gap"],
-        memory_length=args["memleng"],
-        lam=args["lambdaval"],
-        beta=args["beta"],
-        groups=args["group_num"],
-        permute=args["random_permute"],
-        proxy="sample" if args["samada"] else "task",
-        score=SCORE[args["in_score"]],
-        adagap=case["cls"] == "adagap",
-        **changed,
-    )
 
 
 def run(detector, images: torch.Tensor, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -66,7 +43,7 @@ def inputs() -> dict:
 def test_golden(case: dict, inputs: dict) -> None:
     half = case["dtype"] == "float16"
     text, images = torch.from_numpy(inputs["text"]), torch.from_numpy(inputs["image"])
-    config = config_of(case, **({"replacement": "first"} if half else {}))
+    config = golden_config(case, **({"replacement": "first"} if half else {}))
     detector = AdaNeg(
         text,
         n_id=int(inputs["n_id_labels"]),
@@ -174,7 +151,7 @@ def test_real_clip_runs(real: dict) -> None:
             detector = NegLabel(rows, n_id)
             pred, conf = run(detector, stream, case["batch_size"])
         else:
-            detector = AdaNeg(rows, n_id, config=config_of(case))
+            detector = AdaNeg(rows, n_id, config=golden_config(case))
             pred, conf = run(detector, stream, case["batch_size"])
             assert int(detector.bank.counts.sum()) == case["cached"], (task, name)
         key = f"{task}__{name}"
