@@ -177,7 +177,10 @@ class TwoTowerModel(ABC):
         if pixels.ndim != 4:
             raise ValueError(f"pixels must be (B, 3, H, W), got shape {tuple(pixels.shape)}")
         with self._autocast():
-            features = self._encode_pixels(pixels.to(self.device, non_blocking=True))
+            # weights take pixels of their own dtype alone
+            weight = next(getattr(self.model, "visual", self.model).parameters())
+            pixels = pixels.to(self.device, non_blocking=True).to(weight.dtype)
+            features = self._encode_pixels(pixels)
         return normalize(features.float(), dim=-1)
 
     @torch.no_grad()
@@ -241,7 +244,7 @@ class TwoTowerModel(ABC):
 
     @abstractmethod
     def _encode_pixels(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) on ``device`` -> (B, D)."""
+        """(B, 3, H, W) of the image tower's device and dtype -> (B, D)."""
 
     @abstractmethod
     def _tokenize(self, texts: list[str]) -> Any:

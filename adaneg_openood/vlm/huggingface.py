@@ -118,8 +118,7 @@ class HuggingFaceClip(TwoTowerModel):
         return len(self.tokenizer(text, truncation=False, verbose=False)["input_ids"])
 
     def _encode_pixels(self, pixels: Tensor) -> Tensor:
-        dtype = next(self.model.parameters()).dtype
-        return _pooled(self.model.get_image_features(pixel_values=pixels.to(dtype)))  # type: ignore[operator]
+        return _pooled(self.model.get_image_features(pixel_values=pixels))  # type: ignore[operator]
 
     def _tokenize(self, texts: list[str]) -> Any:
         return self.tokenizer(

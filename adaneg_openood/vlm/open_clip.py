@@ -175,8 +175,7 @@ class OpenClip(TwoTowerModel):
         return None if inner is None else len(inner(clean(text), verbose=False)["input_ids"])
 
     def _encode_pixels(self, pixels: Tensor) -> Tensor:
-        dtype = next(self.model.visual.parameters()).dtype  # type: ignore[union-attr]
-        return self.model.encode_image(pixels.to(dtype))  # type: ignore[operator]
+        return self.model.encode_image(pixels)  # type: ignore[operator]
 
     def _tokenize(self, texts: list[str]) -> Tensor:
         return self.tokenizer(texts)

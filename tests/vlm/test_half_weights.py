@@ -8,7 +8,7 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from tiny_models import NAMES, open_clip_model, picture
 
-from adaneg_openood.vlm import OpenClip, describe
+from adaneg_openood.vlm import OpenClip, TwoTowerModel, describe
 
 
 @pytest.fixture
@@ -48,6 +48,19 @@ def test_weights_are_halves_and_come_back_whole(as_on_cuda, precision):
     half.precision = "fp32"
     assert torch.equal(half.encode_image(pixels(half)), expected[0])
     assert describe(half)["precision"] == "fp32" and half.weights == full.weights
+
+
+def test_a_tower_is_given_pixels_of_its_weights_dtype():
+    class Tower(TwoTowerModel):
+        _encode_pixels = _tokenize = _encode_tokens = lambda self, pixels: self.model(pixels.flatten(1))
+
+        def _halves_weights(self):
+            return True
+
+    linear = torch.nn.Linear(3, 4)
+    tower = Tower(linear, print, name="own", dim=4, logit_scale=1.0, precision="fp16")
+    features = tower.encode_image(torch.rand(2, 3, 1, 1))
+    assert linear.weight.dtype == torch.float16 and features.dtype == torch.float32
 
 
 def test_fp32_stays(as_on_cuda):
