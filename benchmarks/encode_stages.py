@@ -1,11 +1,12 @@
 """How fast images become features on a GPU: decoding alone, the model alone, and the whole.
 
-The model is a ViT-B/16 with random weights, as speed does not depend on them; the images are JPEGs of
-500 x 375 that are drawn here.
+The model is a ViT-B/16 with random weights, as speed does not depend on them; the images are JPEGs that
+are drawn here, in the sizes that ImageNet's photographs often have.
 """
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,22 +17,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-IMAGES, BATCH = 6400, 256
+IMAGES, BATCH = 12_800, 256
+# width and height; every other image is 500 x 375
+SIZES = ((375, 500), (500, 333), (333, 500), (500, 500), (400, 300), (640, 480), (500, 334), (480, 360))
 
 
 def write_jpegs(folder: Path, n: int, kinds: int = 64) -> Path:
-    """n JPEGs of smooth noise, whose size on disk is about a photograph's."""
+    """n JPEGs of smooth noise, whose size on disk is about a photograph's; each kind many times."""
     from PIL import Image
 
-    rng, images = np.random.default_rng(0), []
-    for _ in range(kinds):
-        rough = rng.integers(0, 255, (47, 63, 3), dtype=np.uint8)
-        fine = rng.normal(0, 8, (375, 500, 3))
-        smooth = np.asarray(Image.fromarray(rough).resize((500, 375), Image.Resampling.BICUBIC))
-        images.append(Image.fromarray((smooth + fine).clip(0, 255).astype(np.uint8)))
+    rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
-    for number in range(n):
-        images[number % kinds].save(folder / f"{number:05d}.jpg", quality=90)
+    for kind in range(kinds):
+        width, height = (500, 375) if kind % 2 else SIZES[kind // 2 % len(SIZES)]
+        rough = Image.fromarray(rng.integers(0, 255, (height // 8, width // 8, 3), dtype=np.uint8))
+        smooth = np.asarray(rough.resize((width, height), Image.Resampling.BICUBIC))
+        pixels = (smooth + rng.normal(0, 8, smooth.shape)).clip(0, 255).astype(np.uint8)
+        first = folder / f"{kind:05d}.jpg"
+        Image.fromarray(pixels).save(first, quality=90)
+        for number in range(kind + kinds, n, kinds):
+            shutil.copyfile(first, folder / f"{number:05d}.jpg")
     return folder
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from adaneg_openood.data.batches import Batch, image_transform, loaded, tried
+from adaneg_openood.data.batches import Batch, default_workers, image_transform, loaded, tried
 from adaneg_openood.data.image_set import ImageSet
 from adaneg_openood.vlm import VisionLanguageModel
 from adaneg_openood.vlm.preprocessing import BytePixels, split_transform
@@ -21,7 +21,9 @@ from adaneg_openood.vlm.preprocessing import BytePixels, split_transform
 logger = logging.getLogger(__name__)
 
 _COMPARED = 64  # images
+_READERS = 4  # processes; more do not read faster, and each takes its time to start
 _THREADS = 2  # one resizes while the other decodes
+_TOGETHER = 2**27  # bytes of images that are resized together, which takes several times as much memory
 _ON_DEVICE = ("Resize", "CenterCrop")
 _TO_RGB = ("MaybeConvertMode", "function")  # of steps that nvJPEG's RGB does not need
 
@@ -80,7 +82,8 @@ def decoded_on_gpu(
     """
     halves = gpu_halves(model)
     decoder = _Decoder(images, halves, model.device)
-    items = loaded(JpegBytes(images, halves), packed, order, workers, len(images))
+    readers = min(default_workers(), _READERS) if workers is None else workers
+    items = loaded(JpegBytes(images, halves), packed, order, readers, len(images))
     with ThreadPoolExecutor(_THREADS) as pool:
         waiting: deque[Future[tuple[Batch, Any]]] = deque()
         for batch in items:
@@ -165,7 +168,7 @@ class _Decoder:
         jpegs = [(place, content) for place, (_, content, _) in enumerate(items) if _is_jpeg(content)]
         decoded = self._decoded([content for _, content in jpegs if content is not None])
         made = list(items)
-        for (place, _), pixels in zip(jpegs, decoded):
+        for (place, _), pixels in zip(jpegs, self._resized(decoded)):
             index = items[place][0]
             made[place] = (index, pixels, "") if pixels is not None else self._by_pillow(index)
         return [(i, None if p is None else p.to(self.device, non_blocking=True), e) for i, p, e in made]
@@ -176,17 +179,30 @@ class _Decoder:
         from torchvision.io import ImageReadMode, decode_jpeg
 
         try:
-            images = decode_jpeg(contents, mode=ImageReadMode.RGB, device=self.device)
+            return list(decode_jpeg(contents, mode=ImageReadMode.RGB, device=self.device))
         except RuntimeError:  # one of them is of a kind that nvJPEG does not know, such as CMYK
             if len(contents) == 1:
                 return [None]
-            return [one for content in contents for one in self._decoded([content])]
-        return list(map(self._resized, images))
+            half = len(contents) // 2
+            return self._decoded(contents[:half]) + self._decoded(contents[half:])
 
-    def _resized(self, image: Tensor) -> Tensor:
-        for step in self.steps:
-            image = step(image)
-        return image
+    def _resized(self, images: list[Tensor | None]) -> list[Tensor | None]:
+        """Images of one size are resized together: a few launches for all instead of a few for each."""
+        places: dict[torch.Size, list[int]] = {}
+        for place, image in enumerate(images):
+            if image is not None:
+                places.setdefault(image.shape, []).append(place)
+        made = list(images)
+        for shape, alike in places.items():
+            together = max(1, _TOGETHER // shape.numel())
+            for start in range(0, len(alike), together):
+                some = alike[start : start + together]
+                pixels = torch.stack([image for at in some if (image := images[at]) is not None])
+                for step in self.steps:
+                    pixels = step(pixels)
+                for at, image in zip(some, pixels.unbind()):
+                    made[at] = image
+        return made
 
     def _by_pillow(self, index: int) -> Item:
         return tried(self.images, index, lambda: self.halves.to_bytes(self.images.open(index)))
