@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from typing import Any, Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -244,9 +245,10 @@ def _refuse_bad_features(
             f"{model.name}: gave features of shape {tuple(features.shape)} for {len(indices)} images; "
             f"must be ({len(indices)}, {dim})"
         )
-    bad = ~torch.isfinite(features).all(dim=1) | (features == 0).all(dim=1)
+    values = features.numpy()  # torch would give its turn to the threads that decode, and wait for it
+    bad = ~np.isfinite(values).all(axis=1) | ~values.any(axis=1)
     if bad.any():
-        names = [images.names[indices[row]] for row in bad.nonzero().squeeze(1).tolist()]
+        names = [images.names[indices[row]] for row in np.flatnonzero(bad)]
         listed = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
         precision = getattr(model, "effective_precision", "unknown")
         raise ValueError(

@@ -20,7 +20,7 @@ from adaneg_openood.vlm.preprocessing import BytePixels, split_transform
 
 logger = logging.getLogger(__name__)
 
-_COMPARED = 64  # images
+_COMPARED = 32  # images
 _READERS = 4  # processes; more do not read faster, and each takes its time to start
 _THREADS = 2  # one resizes while the other decodes
 _TOGETHER = 2**27  # bytes of images that are resized together, which takes several times as much memory
