@@ -63,7 +63,7 @@ def reproduce(
         if target not in TARGETS:
             raise ValueError(f"no target {target!r}; there are {', '.join(TARGETS)} (and 'list')")
         if plot is not None:
-            from adaneg_openood.report.drawing import require_matplotlib
+            from adaneg_openood.evaluation.drawing import require_matplotlib
 
             require_matplotlib()
         result = run(
@@ -83,7 +83,8 @@ def reproduce(
         if csv_file is not None:
             result.to_csv(csv_file)
         if plot is not None:
-            from adaneg_openood.report.figures import reproduction_figure, save_figure
+            from adaneg_openood.evaluation.drawing import save_figure
+            from adaneg_openood.reproduce.figures import reproduction_figure
 
             save_figure(reproduction_figure(result), plot)
             typer.echo(f"{plot}: written")
@@ -177,9 +178,9 @@ def report(
     """One self-contained page of a run, with its tables and pictures as files beside it."""
     with readable_errors():
         from adaneg_openood.benchmark.settings import shifted
+        from adaneg_openood.evaluation.drawing import require_matplotlib
         from adaneg_openood.openood import compat
         from adaneg_openood.report import load_record, save_record, write_report
-        from adaneg_openood.report.drawing import require_matplotlib
         from adaneg_openood.report.record import RECORD_FILE
         from adaneg_openood.report.sources import DEMO
 

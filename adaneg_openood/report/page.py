@@ -13,8 +13,8 @@ from adaneg_openood.detectors.threshold import find_threshold
 from adaneg_openood.evaluation.metrics import CONVENTIONS
 from adaneg_openood.evaluation.streams import ORDERS
 from adaneg_openood.report.certainty import reference_of, surely_best
-from adaneg_openood.report.drawing import to_svg
 from adaneg_openood.report.figures import distinct_banks
+from adaneg_openood.report.svg import to_svg
 from adaneg_openood.report.tables import GROUP_NAMES, Table, filled_negatives
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from adaneg_openood.evaluation.drawing import require_matplotlib, save_figure
 from adaneg_openood.io.files import atomic_path
 from adaneg_openood.io.names import harmless
 from adaneg_openood.report.certainty import certainty_table
-from adaneg_openood.report.drawing import require_matplotlib, to_png
 from adaneg_openood.report.figures import distinct_banks, run_pictures
 from adaneg_openood.report.image_table import image_table
 from adaneg_openood.report.page import page
@@ -67,9 +67,7 @@ def write_report(
         target: page(record, tables, pictures, title, bootstrap, certainty, images),
     }
     for picture in pictures:
-        path = folder / f"{picture.name}.png"
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(to_png(picture.figure))
+        save_figure(picture.figure, folder / f"{picture.name}.png")
     # the page last: where it is, everything is
     for path, text in texts.items():
         with atomic_path(path) as temporary:

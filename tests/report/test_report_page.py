@@ -401,19 +401,6 @@ def test_the_demo_world_brings_its_images() -> None:
         assert image.size == (64, 64)
 
 
-@pytest.mark.parametrize("target", ["bimcv", "samples", "ratio", "isor", "tsne"])
-def test_every_kind_of_target_is_drawn(target: str, small: FeatureSet, tmp_path: Path) -> None:
-    """Bars, lines, lines over a logarithmic axis, measures, and a plane."""
-    save_features(tmp_path / "bench.npz", small)
-    picture = tmp_path / "picture.png"
-    options = ["--features", str(tmp_path / "bench.npz"), "--seeds", "1", "--plot", str(picture)]
-    done = CliRunner().invoke(app, ["reproduce", target, *options])
-    assert done.exit_code == 0, done.output
-    with Image.open(picture) as image:
-        pixels = np.asarray(image.convert("L"))
-    assert pixels[0, 0] == 255 and (pixels < 128).mean() > 0.003
-
-
 def test_images_of_encoded_folders_are_found_again(tmp_path: Path) -> None:
     """A folder of pictures, encoded: the report shows them without being told where they are."""
     pictures, bench = tmp_path / "pictures" / "a", tmp_path / "bench"
