@@ -18,6 +18,7 @@ from adaneg_openood.detectors import DETECTORS, graphs, make_detector
 from benchmarks.common import golden_config
 
 BANKS = ("pooled", "fixed")
+on_every_device = pytest.mark.parametrize("device", ["cpu", "cuda"][: 1 + torch.cuda.is_available()])
 
 
 def pair(text: torch.Tensor, n_id: int, scale: float, config: AdaNegConfig) -> list[AdaNeg]:
@@ -27,7 +28,7 @@ def pair(text: torch.Tensor, n_id: int, scale: float, config: AdaNegConfig) -> l
 def held(detector: AdaNeg) -> list[tuple[int, bytes]]:
     """(row, image) of everything cached, whatever the order in memory."""
     state = detector.bank.state_dict()
-    images = state["features"].numpy()
+    images = state["features"].cpu().numpy()
     return sorted((int(row), image.tobytes()) for row, image in zip(state["rows"], images))
 
 
@@ -42,27 +43,29 @@ def same(pooled: AdaNeg, fixed: AdaNeg, images: torch.Tensor, tolerance: float =
     assert torch.equal(by_a, by_b)
 
 
+@on_every_device
 @pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
-def test_golden(case: dict) -> None:
+def test_golden(case: dict, device: str) -> None:
     half = case["dtype"] == "float16"
     with np.load(GOLDEN / "inputs.npz") as inputs:
-        text, images = torch.from_numpy(inputs["text"]), torch.from_numpy(inputs["image"])
+        text, images = (torch.from_numpy(inputs[name]).to(device) for name in ("text", "image"))
         n_id, scale = int(inputs["n_id_labels"]), float(inputs["logit_scale"])
     config = golden_config(case, **({"replacement": "first"} if half else {}))
     detector = AdaNeg(text, n_id, scale, config, bank="fixed")
     pred, conf = run(detector, images, case["batch_size"])
     with np.load(GOLDEN / f"{case['name']}.npz") as expected:
         np.testing.assert_allclose(conf, expected["conf"], atol=2e-2 if half else 2e-5, rtol=0)
-        counts = detector.bank.counts.numpy()
+        counts = detector.bank.counts.cpu().numpy()
         assert np.abs(counts - expected["cached"]).sum() <= (2 if half else 0)
         if case["cls"] == "plain" and not half:
             np.testing.assert_array_equal(pred, expected["pred"])
 
 
 @needs_realclip
+@on_every_device
 @pytest.mark.parametrize("proxy", ["task", "sample"])
 @pytest.mark.parametrize("adagap", [False, True])
-def test_realclip(proxy: str, adagap: bool) -> None:
+def test_realclip(proxy: str, adagap: bool, device: str) -> None:
     with np.load(REALCLIP / "text.npz") as text, np.load(REALCLIP / "images.npz") as images:
         with np.load(REALCLIP / "expected.npz") as expected:
             mined = expected["mined_index__cifar10_vs_fashion"]
@@ -70,13 +73,14 @@ def test_realclip(proxy: str, adagap: bool) -> None:
         rows = np.concatenate([text["id_feature"], text["feature"][mined]]).astype(np.float32)
         stream = np.concatenate([images["fashion"], images["cifar10"]])[order]
     config = AdaNegConfig(proxy=proxy, adagap=adagap)
-    pooled, fixed = pair(normalize(torch.from_numpy(rows), dim=1), 10, 100.0, config)
-    for batch in torch.from_numpy(stream).split(64):
+    pooled, fixed = pair(normalize(torch.from_numpy(rows).to(device), dim=1), 10, 100.0, config)
+    for batch in torch.from_numpy(stream).to(device).split(64):
         same(pooled, fixed, batch)
     assert torch.equal(pooled.bank.counts, fixed.bank.counts)
     assert held(pooled) == held(fixed)
 
 
+@on_every_device
 @settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 2**31),
@@ -97,13 +101,13 @@ def test_realclip(proxy: str, adagap: bool) -> None:
     ),
     act=st.sampled_from(["none", "reset", "save into the other", "copy"]),
 )
-def test_random_streams_with_ties(seed, sizes, cuts, config, act) -> None:
+def test_random_streams_with_ties(device, seed, sizes, cuts, config, act) -> None:
     """Products of +-1/4 are exact in any order, so equal images and equal rows tie everywhere."""
     generator = torch.Generator().manual_seed(seed)
 
     def rows(n: int, kinds: int) -> torch.Tensor:
         signs = torch.randint(0, 2, (kinds, 16), generator=generator).float() * 0.5 - 0.25
-        return signs[torch.randint(0, kinds, (n,), generator=generator)]
+        return signs[torch.randint(0, kinds, (n,), generator=generator)].to(device)
 
     n_id, n_neg = sizes
     detectors = pair(rows(n_id + n_neg, max(2, (n_id + n_neg) * 3 // 4)), n_id, 16.0, config)
@@ -123,15 +127,17 @@ def test_random_streams_with_ties(seed, sizes, cuts, config, act) -> None:
             detectors = copy.deepcopy(detectors)
 
 
-def test_rows_at_capacity_in_a_long_stream() -> None:
+@on_every_device
+def test_rows_at_capacity_in_a_long_stream(device: str) -> None:
     generator = torch.Generator().manual_seed(3)
     text = normalize(torch.randn(60, 24, generator=generator), dim=1)
     for proxy in ("task", "sample"):
-        pooled, fixed = pair(text, 20, 60.0, AdaNegConfig(proxy=proxy, memory_length=4))
+        config = AdaNegConfig(proxy=proxy, memory_length=4)
+        pooled, fixed = pair(text.to(device), 20, 60.0, config)
         for _ in range(25):
             near = text[torch.randint(0, 60, (37,), generator=generator)]
             noise = torch.randn(37, 24, generator=generator)
-            same(pooled, fixed, normalize(near + 0.12 * noise, dim=1))
+            same(pooled, fixed, normalize(near + 0.12 * noise, dim=1).to(device))
         assert int((fixed.bank.counts == 3).sum()) > 20
         assert held(pooled) == held(fixed)
 

@@ -28,8 +28,8 @@ CASES = json.loads((GOLDEN / "cases.json").read_text())
 def run(detector, images: torch.Tensor, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
     scores = [detector.score(batch) for batch in images.split(batch_size)]
     return (
-        torch.cat([s.pred for s in scores]).numpy(),
-        torch.cat([s.conf for s in scores]).numpy(),
+        torch.cat([s.pred for s in scores]).cpu().numpy(),
+        torch.cat([s.conf for s in scores]).cpu().numpy(),
     )
 
 
