@@ -11,7 +11,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from adaneg_openood.demo.world import ADJECTIVES, NOUNS, SIZE
-from adaneg_openood.vlm.base import check_precision
+from adaneg_openood.io.checks import check_choice
+from adaneg_openood.vlm.base import PRECISIONS
 from adaneg_openood.vlm.open_clip import OpenClip
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def load(
     """
     if preprocessing != "model":
         raise ValueError(f"the demo's model has its own preprocessing only, got {preprocessing!r}")
-    check_precision(precision)
+    check_choice("precision", precision, PRECISIONS)
     model = load_demo_model()
     model.precision = precision
     return model.to(device)

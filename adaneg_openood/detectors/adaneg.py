@@ -11,7 +11,6 @@ from torch import Tensor
 from adaneg_openood.detectors.adagap import RunningIdShare, shared_thresholds, thresholds
 from adaneg_openood.detectors.bank import FeatureBank, sums_agree
 from adaneg_openood.detectors.base import Scores
-from adaneg_openood.detectors.checks import check_choice
 from adaneg_openood.detectors.config import AdaNegConfig
 from adaneg_openood.detectors.diagnosis import ConfidentImages, Diagnosis, diagnose
 from adaneg_openood.detectors.fixed_bank import FixedBank, fits_in_memory
@@ -29,6 +28,7 @@ from adaneg_openood.detectors.scoring import (
     replaced_logits,
     summed_id_probabilities,
 )
+from adaneg_openood.io.checks import check_choice
 
 
 class AdaNeg(GroupedDetector):

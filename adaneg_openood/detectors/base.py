@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from adaneg_openood.detectors.checks import check_int
 from adaneg_openood.detectors.graphs import GraphedStep
 from adaneg_openood.detectors.info import DetectorInfo
 from adaneg_openood.detectors.state import StateModule
 from adaneg_openood.detectors.threshold import Threshold, find_threshold
+from adaneg_openood.io.checks import check_int
 
 if TYPE_CHECKING:
     from adaneg_openood.detectors.diagnosis import Diagnosis

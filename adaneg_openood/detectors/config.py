@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from adaneg_openood.detectors.checks import check_choice, check_flag, check_int, check_number
+from adaneg_openood.io.checks import check_choice, check_flag, check_int, check_number
 
 _CHOICES = {
     "proxy": ("task", "sample"),

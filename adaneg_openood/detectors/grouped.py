@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from adaneg_openood.detectors.base import TextDetector
-from adaneg_openood.detectors.checks import check_flag, check_int, check_positive
 from adaneg_openood.detectors.scoring import GroupedLogits, group_order, grouped_logits
+from adaneg_openood.io.checks import check_flag, check_int, check_positive
 
 
 class TextLogits(NamedTuple):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from adaneg_openood.detectors.base import Scores, TextDetector
-from adaneg_openood.detectors.checks import check_positive
 from adaneg_openood.detectors.info import DetectorInfo
+from adaneg_openood.io.checks import check_positive
 
 
 class MCM(TextDetector):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import adaneg_openood.detectors as package
 from adaneg_openood.detectors.base import TextDetector
-from adaneg_openood.detectors.checks import check_choice, check_known
+from adaneg_openood.io.checks import check_choice, check_known
 
 
 def _found() -> dict[str, type[TextDetector]]:

@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from adaneg_openood.detectors.base import Scores
-from adaneg_openood.detectors.checks import check_int
 from adaneg_openood.detectors.diagnosis import Diagnosis
 from adaneg_openood.detectors.grouped import GroupedDetector
 from adaneg_openood.detectors.info import DetectorInfo
 from adaneg_openood.detectors.otsu import exact_split
 from adaneg_openood.detectors.scoring import GroupedLogits, log_size_odds
 from adaneg_openood.detectors.state import ring_slots, widest_float
+from adaneg_openood.io.checks import check_int
 
 # The constants of the method. They were chosen once; see docs/never_worse.md.
 _KAPPA = 12.0

@@ -19,10 +19,10 @@ from adaneg_openood.detectors.activations import (
     prefix_weights,
 )
 from adaneg_openood.detectors.base import Scores, TextDetector
-from adaneg_openood.detectors.checks import check_int, check_number, check_positive
 from adaneg_openood.detectors.info import DetectorInfo
 from adaneg_openood.detectors.otsu import ScoreWindow
 from adaneg_openood.detectors.state import widest_float
+from adaneg_openood.io.checks import check_int, check_number, check_positive
 
 _PIECE = 256
 """ID texts compared with all text rows at once, so that the start needs little memory."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adaneg_openood.detectors.checks import check_choice, check_int, check_number
+from adaneg_openood.io.checks import check_choice, check_int, check_number
 
 LEAST_SCORES = 20  # scores below which a tail quantile says little
 _SOURCES = ("id", "stream")

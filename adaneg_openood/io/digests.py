@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +25,15 @@ def tensor_digest(tensor: Tensor) -> str:
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
     digest.update(tensor_bytes(tensor))
     return digest.hexdigest()
+
+
+def state_hash(state: Mapping[str, Tensor]) -> Any:
+    """The running SHA-256 of a state dict's names, dtypes, shapes and bytes, whatever their order."""
+    digest = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(tensor_bytes(value))
+    return digest
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:

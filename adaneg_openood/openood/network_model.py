@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from adaneg_openood.io.digests import tensor_bytes, tensor_digest
+from adaneg_openood.io.digests import state_hash, tensor_digest
 from adaneg_openood.openood.compat import refuse
 
 _TEXTS = 512  # texts encoded at a time
@@ -146,10 +145,7 @@ class NetworkModel:
                 return dict(source.describe())
         if not isinstance(inner, nn.Module):
             return {}
-        digest = hashlib.sha256()
-        for name, value in sorted(inner.state_dict().items()):
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(tensor_bytes(value))
+        digest = state_hash(inner.state_dict())
         if self.id_features is not None:
             digest.update(tensor_digest(self.id_features).encode())
         return {"weights": digest.hexdigest()[:16]}

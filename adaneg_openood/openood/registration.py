@@ -17,7 +17,7 @@ from adaneg_openood.detectors import DETECTORS
 from adaneg_openood.openood import compat
 from adaneg_openood.openood.hooks import ImportHooks
 from adaneg_openood.openood.packaged import EVALUATOR, NETWORK
-from adaneg_openood.vlm.clip_import import pkg_resources_packaging
+from adaneg_openood.vlm.loading import pkg_resources_packaging
 
 _hooks: ImportHooks | None = None
 

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Callable, Protocol, TypeVar, runtime_checkable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Callable, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from adaneg_openood.io.digests import tensor_bytes
+from adaneg_openood.io.checks import check_choice, check_int
+from adaneg_openood.io.digests import state_hash
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from typing_extensions import Self
 
 logger = logging.getLogger(__name__)
 
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 _HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 _NAMED = 5  # shortened texts a warning lists
-
-SelfVLM = TypeVar("SelfVLM")
-SelfTower = TypeVar("SelfTower", bound="TwoTowerModel")
 
 
 @runtime_checkable
@@ -64,27 +62,30 @@ class VisionLanguageModel(Protocol):
         """N texts -> (N, D) float32 of unit length, on ``device``."""
         ...
 
-    def to(self: SelfVLM, device: torch.device | str) -> SelfVLM:
+    def to(self, device: torch.device | str) -> Self:
         """Move the towers; returns the model itself."""
         ...
 
 
-class TwoTowerModel(ABC):
+class TwoTowerModel:
     """Batches, precision, unit length and warnings; subclasses call their library's towers.
 
     Args:
         model: the towers; put in eval mode and left otherwise as it is.
         preprocess: PIL image -> (3, H, W) float32.
         name: see :class:`VisionLanguageModel`.
-        dim: D.
-        logit_scale: s, exponentiated.
-        logit_bias: SigLIP's bias. It is added to every logit alike, so it cancels in the softmax
-            and grouped scores of this package; kept for code that wants SigLIP's sigmoid.
+        tokenizer: list of N texts -> what the text tower takes.
+        dim: D; None asks the text tower when it is needed.
+        logit_scale: s, exponentiated; None takes the model's.
         context_length: tokens a text may have, end marks included; None where it is not known.
         precision: ``"auto"`` is fp16 on CUDA and fp32 elsewhere; ``"fp32"``, ``"fp16"`` and ``"bf16"``
             hold on every device. In half precision the towers' weights are halves on CUDA, as OpenAI's
             clip has them; elsewhere weights stay as they are and autocast is used.
         preprocessing: one line that says what ``preprocess`` does, for provenance.
+
+    Attributes:
+        logit_bias: SigLIP's bias, else 0. It is added to every logit alike, so it cancels in the softmax
+            and grouped scores of this package; kept for code that wants SigLIP's sigmoid.
 
     Raises:
         ValueError: unknown precision.
@@ -96,26 +97,33 @@ class TwoTowerModel(ABC):
         preprocess: Callable[[Image], Tensor],
         *,
         name: str,
-        dim: int,
-        logit_scale: float,
-        logit_bias: float = 0.0,
+        tokenizer: Any = None,
+        dim: int | None = None,
+        logit_scale: float | None = None,
         context_length: int | None = None,
         precision: str = "auto",
         preprocessing: str = "custom",
     ) -> None:
-        check_precision(precision)
-        self.model = model.eval()
+        check_choice("precision", precision, PRECISIONS)
+        self.model: Any = model.eval()
         self.name = name
-        self.dim = dim
-        self.logit_scale = logit_scale
-        self.logit_bias = logit_bias
+        self.tokenizer = tokenizer
+        if dim is not None:
+            self.dim = dim
+        scale, bias = (getattr(model, f"logit_{kind}", None) for kind in ("scale", "bias"))
+        self.logit_scale = _number(scale).exp().item() if logit_scale is None else logit_scale
+        self.logit_bias = 0.0 if bias is None else _number(bias).item()
         self.context_length = context_length
         self.precision = precision
         self.preprocessing = preprocessing
         self.transform = preprocess  # alone, so that data loader workers need no towers
-        self._weights: str | None = None
         self._full: dict[str, Tensor] | None = None  # float32 weights, while the towers hold halves
         self._settle()
+
+    @cached_property
+    def dim(self) -> int:
+        """D, the width of the shared space."""
+        return self.encode_text(["a photo."]).shape[1]
 
     @property
     def device(self) -> torch.device:
@@ -134,14 +142,12 @@ class TwoTowerModel(ABC):
             return "fp16" if self.device.type == "cuda" else None
         return None if self.precision == "fp32" else self.precision
 
-    @property
+    @cached_property
     def weights(self) -> str:
         """SHA-256 of the parameters and buffers, 16 hex digits: tells two checkpoints apart."""
-        if self._weights is None:
-            self._weights = _hash_state(self.model)
-        return self._weights
+        return state_hash(self.model.state_dict()).hexdigest()[:16]
 
-    def to(self: SelfTower, device: torch.device | str) -> SelfTower:
+    def to(self, device: torch.device | str) -> Self:
         self.model.to(device)
         self._settle()
         return self
@@ -153,10 +159,11 @@ class TwoTowerModel(ABC):
             self.model.float().load_state_dict(self._full, strict=False)
             self._full = None
         elif half is not None and self._full is None:
-            kept = {name: value for name, value in self.model.state_dict().items() if _is_float32(value)}
+            state = self.model.state_dict()
+            kept = [name for name, value in state.items() if value.dtype == torch.float32]
             if kept:
                 assert self.weights  # of the checkpoint, not of its halves
-                self._full = {name: value.detach().to("cpu", copy=True) for name, value in kept.items()}
+                self._full = {name: state[name].detach().to("cpu", copy=True) for name in kept}
                 self.model.to(_HALVES[half])
                 _restore_float32_norms(self.model, _HALVES[half])
 
@@ -183,10 +190,7 @@ class TwoTowerModel(ABC):
             features = self._encode_pixels(pixels)
         return normalize(features.float(), dim=-1)
 
-    @torch.no_grad()
-    def encode_text(
-        self, texts: Sequence[str], *, batch_size: int = 512, progress: bool = False
-    ) -> Tensor:
+    def encode_text(self, texts: Sequence[str], *, batch_size: int = 512) -> Tensor:
         """N texts -> (N, D) float32 of unit length, on ``device``.
 
         Texts longer than the context lose their end, and a warning names them;
@@ -195,40 +199,31 @@ class TwoTowerModel(ABC):
         Args:
             texts: N texts, N may be 0.
             batch_size: texts a forward pass; the result does not depend on it.
-            progress: show a bar, for tens of thousands of prompts.
 
         Raises:
             ValueError: ``batch_size`` below 1.
             TypeError: one string instead of a sequence of strings.
         """
-        return normalize(self.encode_text_raw(texts, batch_size=batch_size, progress=progress), dim=-1)
+        return normalize(self.encode_text_raw(texts, batch_size=batch_size), dim=-1)
 
     @torch.no_grad()
-    def encode_text_raw(
-        self, texts: Sequence[str], *, batch_size: int = 512, progress: bool = False
-    ) -> Tensor:
+    def encode_text_raw(self, texts: Sequence[str], *, batch_size: int = 512) -> Tensor:
         """As :meth:`encode_text`, of the length that the tower gives them; CSP averages such rows."""
         if isinstance(texts, str):
             raise TypeError("texts must be a sequence of strings, got one string")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        check_int("batch_size", batch_size)
         self._warn_of_long(texts)
-        starts: Iterable[int] = range(0, len(texts), batch_size)
-        if progress:
-            from tqdm.auto import tqdm
-
-            starts = tqdm(starts, desc=f"texts x {batch_size}", unit="batch")
         parts = []
-        for start in starts:
+        for start in range(0, len(texts), batch_size):
             tokens = self._tokenize([str(text) for text in texts[start : start + batch_size]])
             with self._autocast():
-                features = self._encode_tokens(tokens)
-            parts.append(features.float())
+                parts.append(self._encode_tokens(tokens).float())
         return torch.cat(parts) if parts else torch.zeros(0, self.dim, device=self.device)
 
     def token_count(self, text: str) -> int | None:
         """Tokens of a text with its end marks, not cut to the context; None where unknown."""
-        return None
+        encode = getattr(self.tokenizer, "encode", None)  # CLIP's tokenizer: without end marks
+        return len(encode(text)) + 2 if callable(encode) else None
 
     def describe(self) -> dict[str, Any]:
         """Provenance: what the features depend on besides the images and texts."""
@@ -242,17 +237,19 @@ class TwoTowerModel(ABC):
             "preprocessing": self.preprocessing,
         }
 
-    @abstractmethod
+    # How OpenAI's CLIP is called, and what descends from it.
+
     def _encode_pixels(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) of the image tower's device and dtype -> (B, D)."""
+        return self.model.encode_image(pixels)
 
-    @abstractmethod
     def _tokenize(self, texts: list[str]) -> Any:
         """Whatever ``_encode_tokens`` takes."""
+        return self.tokenizer(texts)
 
-    @abstractmethod
     def _encode_tokens(self, tokens: Any) -> Tensor:
         """-> (N, D)."""
+        return self.model.encode_text(tokens.to(self.device))
 
     def _autocast(self) -> AbstractContextManager[Any]:
         dtype = _HALVES.get(self.effective_precision)  # none where the weights are halves
@@ -274,13 +271,6 @@ class TwoTowerModel(ABC):
             )
 
 
-def check_precision(precision: str) -> None:
-    """Raises ValueError for a name that is not in :data:`PRECISIONS`."""
-    if precision not in PRECISIONS:
-        allowed = ", ".join(map(repr, PRECISIONS))
-        raise ValueError(f"precision must be one of {allowed}, got {precision!r}")
-
-
 def describe(model: VisionLanguageModel) -> dict[str, Any]:
     """Provenance of any model: its own ``describe()``, or what the protocol tells."""
     own = getattr(model, "describe", None)
@@ -289,8 +279,8 @@ def describe(model: VisionLanguageModel) -> dict[str, Any]:
     return {"model": model.name, "dim": model.dim, "logit_scale": float(model.logit_scale)}
 
 
-def _is_float32(value: Tensor) -> bool:
-    return value.dtype == torch.float32
+def _number(value: Any) -> Tensor:
+    return torch.as_tensor(value).detach().float().reshape(())
 
 
 def _restore_float32_norms(model: nn.Module, half: torch.dtype) -> None:
@@ -302,11 +292,3 @@ def _restore_float32_norms(model: nn.Module, half: torch.dtype) -> None:
                 module(sample)
             except RuntimeError:
                 module.float()
-
-
-def _hash_state(model: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(tensor_bytes(value))
-    return digest.hexdigest()[:16]

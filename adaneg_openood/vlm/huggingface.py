@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Callable
 
-import torch
 from torch import Tensor, nn
 
+from adaneg_openood.io.checks import check_choice
 from adaneg_openood.vlm.base import TwoTowerModel
-from adaneg_openood.vlm.hub import hub_access
+from adaneg_openood.vlm.loading import hub_access
+from adaneg_openood.vlm.preprocessing import PREPROCESSINGS, paper_preprocess
 
 if TYPE_CHECKING:
+    import torch
     from PIL.Image import Image
 
 
@@ -46,79 +48,69 @@ class HuggingFaceClip(TwoTowerModel):
                 f"{type(model).__name__} has no image and text tower of one space; CLIPModel and "
                 "SiglipModel have"
             )
-        transform, described = _transform(image_processor, preprocessing)
         config: Any = model.config
-        bias = getattr(model, "logit_bias", None)
+        transform, described = _transform(image_processor, preprocessing)
         super().__init__(
             model,
             transform,
             name=name,
-            dim=_width(model, config),
-            logit_scale=model.logit_scale.detach().float().exp().item(),  # type: ignore[union-attr,operator]
-            logit_bias=0.0 if bias is None else bias.detach().float().item(),  # type: ignore[union-attr,operator]
+            tokenizer=tokenizer,
             context_length=int(config.text_config.max_position_embeddings),
             precision=precision,
             preprocessing=described,
         )
-        self.tokenizer = tokenizer
         # SigLIP was trained without a mask: padding is part of its text
-        self._masked = "siglip" not in str(getattr(config, "model_type", "")).lower()
+        siglip = "siglip" in str(getattr(config, "model_type", "")).lower()
+        self._inputs = ("input_ids",) if siglip else ("input_ids", "attention_mask")
 
     @classmethod
     def load(
         cls,
         name: str,
         *,
-        preprocessing: str = "model",
-        device: torch.device | str = "cpu",
-        precision: str = "auto",
         cache_dir: str | os.PathLike[str] | None = None,
+        device: torch.device | str = "cpu",
+        **options: Any,
     ) -> HuggingFaceClip:
         """Load a folder that ``save_pretrained`` wrote, or a name on the Hub.
 
         Code that comes with a model is never run, and pickled weights are read as tensors only.
 
+        Args:
+            name: of either.
+            cache_dir: where ``transformers`` keeps downloads.
+            device: where to put it; the weights are float32 and ``precision`` says how they run.
+            options: ``precision`` and ``preprocessing``, as of the class.
+
         Raises:
             ImportError: ``transformers`` is not installed.
             ValueError: no such model, or it cannot be loaded.
         """
-        from adaneg_openood.vlm.preprocessing import check_preprocessing
-
-        check_preprocessing(preprocessing)
         try:
             from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
         except ImportError as error:
             raise ImportError(
                 f'hf:{name} needs transformers: pip install "adaneg_openood[hf]"'
             ) from error
-        options: dict[str, Any] = {"trust_remote_code": False}
-        if cache_dir is not None:
-            options["cache_dir"] = os.fspath(cache_dir)
         place = os.path.expanduser(name)
+        common: dict[str, Any] = {"trust_remote_code": False, "cache_dir": cache_dir}
         try:
-            with hub_access(not os.path.isdir(place)) as offline, torch.random.fork_rng(devices=[]):
-                tokenizer = AutoTokenizer.from_pretrained(place, **options)
-                processor = AutoImageProcessor.from_pretrained(place, **options)
-                model = AutoModel.from_pretrained(place, weights_only=True, **options)
+            with hub_access(not os.path.isdir(place)) as offline:
+                tokenizer = AutoTokenizer.from_pretrained(place, **common)
+                processor = AutoImageProcessor.from_pretrained(place, **common)
+                model = AutoModel.from_pretrained(place, weights_only=True, **common)
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(
                 f"hf:{name}: cannot be loaded as a CLIP or SigLIP model ({offline or error}); give a "
                 "folder that save_pretrained wrote for the model, the tokenizer and the image processor"
             ) from error
-        return cls(
-            model.float().to(device),
-            tokenizer,
-            processor,
-            name=f"hf:{name}",
-            precision=precision,
-            preprocessing=preprocessing,
-        )
+        return cls(model.float().to(device), tokenizer, processor, name=f"hf:{name}", **options)
 
     def token_count(self, text: str) -> int | None:
         return len(self.tokenizer(text, truncation=False, verbose=False)["input_ids"])
 
     def _encode_pixels(self, pixels: Tensor) -> Tensor:
-        return _pooled(self.model.get_image_features(pixel_values=pixels))  # type: ignore[operator]
+        return _pooled(self.model.get_image_features(pixel_values=pixels))
 
     def _tokenize(self, texts: list[str]) -> Any:
         return self.tokenizer(
@@ -130,10 +122,8 @@ class HuggingFaceClip(TwoTowerModel):
         )
 
     def _encode_tokens(self, tokens: Any) -> Tensor:
-        inputs = {"input_ids": tokens["input_ids"].to(self.device)}
-        if self._masked and "attention_mask" in tokens:
-            inputs["attention_mask"] = tokens["attention_mask"].to(self.device)
-        return _pooled(self.model.get_text_features(**inputs))  # type: ignore[operator]
+        inputs = {key: tokens[key].to(self.device) for key in self._inputs if key in tokens}
+        return _pooled(self.model.get_text_features(**inputs))
 
 
 class _Processor:
@@ -148,9 +138,7 @@ class _Processor:
 
 
 def _transform(processor: Any, preprocessing: str) -> tuple[Callable[[Image], Tensor], str]:
-    from adaneg_openood.vlm.preprocessing import check_preprocessing, paper_preprocess
-
-    check_preprocessing(preprocessing)
+    check_choice("preprocessing", preprocessing, PREPROCESSINGS)
     if preprocessing == "paper":
         return paper_preprocess(_size(processor), processor.image_mean, processor.image_std)
     settings = processor.to_dict()
@@ -171,10 +159,3 @@ def _size(processor: Any) -> tuple[int, int]:
 def _pooled(output: Any) -> Tensor:
     """transformers 5 returns an output object, 4 the tensor."""
     return output if isinstance(output, Tensor) else output.pooler_output
-
-
-def _width(model: Any, config: Any) -> int:
-    projection = getattr(config, "projection_dim", None)
-    if getattr(model, "text_projection", None) is not None and projection is not None:
-        return int(projection)
-    return int(getattr(config.text_config, "projection_size", None) or config.text_config.hidden_size)

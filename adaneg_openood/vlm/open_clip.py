@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import logging
 import os
 import warnings
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
-import torch
 from torch import Tensor, nn
 
 from adaneg_openood.vlm.base import TwoTowerModel
-from adaneg_openood.vlm.hub import hub_access
+from adaneg_openood.vlm.loading import check_checkpoint, hub_access
+from adaneg_openood.vlm.preprocessing import build_preprocess
 
 if TYPE_CHECKING:
+    import torch
     from PIL.Image import Image
 
 logger = logging.getLogger(__name__)
+
+_WHOLE = ("local-dir:", "hf-hub:")  # names that bring their own weights
 
 
 class OpenClip(TwoTowerModel):
@@ -46,28 +48,16 @@ class OpenClip(TwoTowerModel):
         precision: str = "auto",
         preprocessing: str = "custom",
     ) -> None:
-        bias = getattr(model, "logit_bias", None)
-        context = getattr(tokenizer, "context_length", None) or getattr(model, "context_length", None)
         super().__init__(
             model,
             preprocess,
             name=name,
-            dim=_width(model),
-            logit_scale=_number(model.logit_scale).exp().item(),
-            logit_bias=0.0 if bias is None else _number(bias).item(),
-            context_length=context,
+            tokenizer=tokenizer,
+            context_length=getattr(tokenizer, "context_length", None)
+            or getattr(model, "context_length", None),
             precision=precision,
             preprocessing=preprocessing,
         )
-        self.tokenizer = tokenizer
-
-    @classmethod
-    def by_name(cls, name: str, **options: Any) -> OpenClip:
-        """``architecture/tag`` or ``architecture//file``, ``local-dir:/folder``, ``hf-hub:name``."""
-        if name.startswith(("local-dir:", "hf-hub:")):
-            return cls.load(name, **options)
-        architecture, slash, weights = name.partition("/")
-        return cls.load(architecture, os.path.expanduser(weights) if slash else None, **options)
 
     @classmethod
     def load(
@@ -84,10 +74,11 @@ class OpenClip(TwoTowerModel):
         """Build a model and its tokenizer and preprocessing by name.
 
         Args:
-            architecture: such as ``"ViT-B-16"``, or ``"local-dir:/folder"`` with
-                ``open_clip_config.json`` and weights, or ``"hf-hub:org/name"``.
+            architecture: such as ``"ViT-B-16"``, with ``/tag`` or ``//path/of/file`` where
+                ``pretrained`` is None; or ``"local-dir:/folder"`` with ``open_clip_config.json`` and
+                weights, or ``"hf-hub:org/name"``, which bring their own.
             pretrained: a tag such as ``"openai"`` (open_clip downloads it once), or a local
-                ``.pt``, ``.bin`` or ``.safetensors`` file. None only with a folder or hub name.
+                ``.pt``, ``.bin`` or ``.safetensors`` file.
             preprocessing: ``"model"`` is the model's own; ``"paper"`` resizes to 256 (bicubic) and
                 crops 224 from the centre, or the same ratio at other input sizes.
             device: where to put it.
@@ -101,43 +92,35 @@ class OpenClip(TwoTowerModel):
                 or cannot be read without unpickling code.
             FileNotFoundError: no such folder or file.
             OSError: a tag's weights could not be downloaded.
-
-        Source: https://github.com/mlfoundations/open_clip
         """
         import open_clip
         from open_clip.transform import PreprocessCfg
 
-        from adaneg_openood.vlm.checkpoints import check_checkpoint
-        from adaneg_openood.vlm.preprocessing import build_preprocess
-
-        weights = None if pretrained is None else os.fspath(pretrained)
+        architecture, weights = parse_name(architecture, pretrained)
         check_names(architecture, weights)
-        is_file = weights is not None and os.path.isfile(weights)
-        if is_file:
-            assert weights is not None
-            check_checkpoint(weights)
+        file = weights if weights and os.path.isfile(weights) else None
+        if file:
+            check_checkpoint(file)
         downloads = None if cache_dir is None else os.fspath(cache_dir)
-        options: dict[str, Any] = {}
         activation = _activation(architecture, weights, quick_gelu)
-        if activation is not None:
-            options["quick_gelu"] = activation
-        local = is_file or architecture.startswith("local-dir:")
+        config: dict[str, Any] = open_clip.get_model_config(architecture) or {}
+        asks = not (file or architecture.startswith("local-dir:")) or "hf_tokenizer_name" in config.get(
+            "text_cfg", {}
+        )
         try:
-            with hub_access(not local or _has_hub_tokenizer(architecture)) as offline:
-                # weights are drawn before they are read: not from the caller's random state
-                with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-                    if options:  # settled above, while open_clip compares with the architecture's own
-                        warnings.filterwarnings("ignore", message="QuickGELU mismatch")
-                    tokenizer = open_clip.get_tokenizer(architecture, cache_dir=downloads)
-                    model = open_clip.create_model(
-                        architecture,
-                        weights,
-                        device=device,
-                        require_pretrained=True,
-                        weights_only=True,
-                        cache_dir=downloads,
-                        **options,
-                    )
+            with hub_access(asks) as offline, warnings.catch_warnings():
+                # settled above, while open_clip compares with the architecture's own
+                warnings.filterwarnings("ignore", message="QuickGELU mismatch")
+                tokenizer = open_clip.get_tokenizer(architecture, cache_dir=downloads)
+                model = open_clip.create_model(
+                    architecture,
+                    weights,
+                    device=device,
+                    require_pretrained=True,
+                    weights_only=True,
+                    cache_dir=downloads,
+                    **({} if activation is None else {"quick_gelu": activation}),
+                )
         except ImportError as error:
             raise ImportError(
                 f"the tokenizer of {architecture} comes from transformers ({error}): "
@@ -152,10 +135,10 @@ class OpenClip(TwoTowerModel):
             raise ValueError(
                 f"{weights or architecture}: does not fit the architecture {architecture}: {error}"
             ) from error
-        config = PreprocessCfg(**model.visual.preprocess_cfg)
-        if is_file:
-            config = dataclasses.replace(config, **_trained_preprocessing(architecture, weights))
-        transform, description = build_preprocess(config, preprocessing)
+        images = PreprocessCfg(**model.visual.preprocess_cfg)
+        if file:
+            images = dataclasses.replace(images, **_trained_preprocessing(architecture, file))
+        transform, description = build_preprocess(images, preprocessing)
         return cls(
             model,
             tokenizer,
@@ -166,49 +149,18 @@ class OpenClip(TwoTowerModel):
         )
 
     def token_count(self, text: str) -> int | None:
-        encode = getattr(self.tokenizer, "encode", None)
-        if callable(encode):  # SimpleTokenizer: without its two end marks
-            return len(encode(text)) + 2
-        inner = getattr(self.tokenizer, "tokenizer", None)  # HFTokenizer
-        clean = getattr(self.tokenizer, "clean_fn", str)
-        # else it warns of each text that is longer than the context, which is asked here
-        return None if inner is None else len(inner(clean(text), verbose=False)["input_ids"])
-
-    def _encode_pixels(self, pixels: Tensor) -> Tensor:
-        return self.model.encode_image(pixels)  # type: ignore[operator]
-
-    def _tokenize(self, texts: list[str]) -> Tensor:
-        return self.tokenizer(texts)
-
-    def _encode_tokens(self, tokens: Tensor) -> Tensor:
-        return self.model.encode_text(tokens.to(self.device))  # type: ignore[operator]
+        inner = getattr(self.tokenizer, "tokenizer", None)
+        if hasattr(self.tokenizer, "encode") or inner is None:
+            return super().token_count(text)
+        # HFTokenizer; else it warns of each text that is longer than the context, which is asked here
+        return len(inner(self.tokenizer.clean_fn(text), verbose=False)["input_ids"])
 
 
-def _number(value: Any) -> Tensor:
-    return torch.as_tensor(value).detach().float().reshape(())
-
-
-def _width(model: nn.Module) -> int:
-    """D, from the towers' last layers."""
-    projection = getattr(model, "text_projection", None)
-    if projection is None:
-        text = getattr(model, "text", None)
-        projection = getattr(text, "text_projection", None)
-        if projection is None:
-            projection = getattr(text, "proj", None)
-    if isinstance(projection, nn.Linear):
-        return projection.out_features
-    if isinstance(projection, Tensor):
-        return int(projection.shape[1])
-    if isinstance(projection, nn.Sequential):
-        return int(projection[-1].out_features)  # type: ignore[arg-type]
-    output = getattr(getattr(model, "visual", None), "output_dim", None)
-    if output is None:
-        raise ValueError(
-            f"{type(model).__name__}: the width of its features cannot be told; it has neither "
-            "text_projection nor visual.output_dim"
-        )
-    return int(output)
+def parse_name(name: str, weights: str | os.PathLike[str] | None = None) -> tuple[str, str | None]:
+    """Architecture and weights of ``architecture/tag``, ``architecture//file`` or a model with both."""
+    if weights is None and not name.startswith(_WHOLE):
+        name, _, weights = name.partition("/")
+    return name, os.path.expanduser(weights) if weights else None
 
 
 def check_names(architecture: str, weights: str | None) -> None:
@@ -217,7 +169,7 @@ def check_names(architecture: str, weights: str | None) -> None:
 
     if ":" in architecture:
         kind, _, place = architecture.partition(":")
-        if kind == "local-dir" and not Path(place).is_dir():
+        if kind == "local-dir" and not os.path.isdir(place):
             raise FileNotFoundError(f"{place}: no such folder of an open_clip model")
         if weights is not None:
             raise ValueError(
@@ -226,15 +178,19 @@ def check_names(architecture: str, weights: str | None) -> None:
         return
     known = open_clip.list_models()
     if architecture.replace("/", "-") not in known:
-        raise ValueError(f"unknown architecture {architecture!r}{_like(architecture, known)}")
+        near = difflib.get_close_matches(architecture, known, n=5, cutoff=0.5)
+        similar = f"; similar ones are {', '.join(near)}" if near else ""
+        raise ValueError(
+            f"unknown architecture {architecture!r}{similar}; open_clip.list_models() lists all"
+        )
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
     if weights is None:
         raise ValueError(
             f"{architecture}: no weights given; name a tag, such as {architecture}/"
-            f"{(open_clip.list_pretrained_tags_by_model(architecture) or ['<tag>'])[0]}, or a file"
+            f"{(tags or ['<tag>'])[0]}, or a file"
         )
     if os.path.isfile(weights) or open_clip.pretrained.is_pretrained_cfg(architecture, weights):
         return
-    tags = open_clip.list_pretrained_tags_by_model(architecture)
     if os.sep in weights or weights.endswith((".pt", ".bin", ".safetensors", ".pth")):
         raise FileNotFoundError(f"{weights}: no such checkpoint file for {architecture}")
     raise ValueError(
@@ -243,22 +199,7 @@ def check_names(architecture: str, weights: str | None) -> None:
     )
 
 
-def _like(name: str, known: Sequence[str]) -> str:
-    import difflib
-
-    near = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
-    hint = "; open_clip.list_models() lists all"
-    return (f"; similar ones are {', '.join(near)}" if near else "") + hint
-
-
-def _has_hub_tokenizer(architecture: str) -> bool:
-    import open_clip
-
-    config = open_clip.get_model_config(architecture) or {}
-    return "hf_tokenizer_name" in config.get("text_cfg", {})
-
-
-def _trained_preprocessing(architecture: str, weights: str | None) -> dict[str, Any]:
+def _trained_preprocessing(architecture: str, file: str) -> dict[str, Any]:
     """What the architecture's own weights were trained with, for weights that do not tell.
 
     Mean, std, interpolation and way of resizing, if all of its tags agree on them; otherwise nothing,
@@ -268,22 +209,20 @@ def _trained_preprocessing(architecture: str, weights: str | None) -> dict[str, 
 
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     configs = [open_clip.get_pretrained_cfg(architecture, tag) or {} for tag in tags]
-    values = {
-        key: sorted({str(config[key]): config[key] for config in configs if config.get(key)}.items())
-        for key in ("mean", "std", "interpolation", "resize_mode")
-    }
-    differing = [
-        f"{key} {' or '.join(name for name, _ in of_key)}"
-        for key, of_key in values.items()
-        if len(of_key) > 1
-    ]
+    agreed, differing = {}, []
+    for key in ("mean", "std", "interpolation", "resize_mode"):
+        values = {str(config[key]): config[key] for config in configs if config.get(key)}
+        if len(values) == 1:
+            (agreed[key],) = values.values()
+        elif values:
+            differing.append(f"{key} {' or '.join(sorted(values))}")
     if not differing:
-        return {key: of_key[0][1] for key, of_key in values.items() if of_key}
+        return agreed
     logger.warning(
         "%s: a file does not say how its images were preprocessed, and the weights of %s were trained "
         "with %s; open_clip's default is taken. Name a tag, or a local-dir with open_clip_config.json, "
         "where it should be another",
-        *(weights, architecture, ", ".join(differing)),
+        *(file, architecture, ", ".join(differing)),
     )
     return {}
 
@@ -292,24 +231,18 @@ def _activation(architecture: str, weights: str | None, wanted: bool | None) -> 
     """QuickGELU or not; None leaves the architecture's own."""
     import open_clip
 
-    if wanted is not None:
+    if wanted is not None or weights is None:
         return wanted
-    if weights is None or os.path.isfile(weights):
-        config = open_clip.get_model_config(architecture) if weights is not None else None
-        if config is not None and not config.get("quick_gelu", False):
-            if f"{architecture}-quickgelu" in open_clip.list_models():
-                logger.warning(
-                    "%s: a file does not say which activation it was trained with; GELU is used. "
-                    "If it descends from OpenAI's weights (most fine-tuned CLIPs do), load it as "
-                    "%s-quickgelu or with quick_gelu=True",
-                    weights,
-                    architecture,
-                )
+    own = bool((open_clip.get_model_config(architecture) or {}).get("quick_gelu", False))
+    if os.path.isfile(weights):
+        if not own and f"{architecture}-quickgelu" in open_clip.list_models():
+            logger.warning(
+                "%s: a file does not say which activation it was trained with; GELU is used. "
+                "If it descends from OpenAI's weights (most fine-tuned CLIPs do), load it as "
+                "%s-quickgelu or with quick_gelu=True",
+                *(weights, architecture),
+            )
         return None
     tag = open_clip.get_pretrained_cfg(architecture, weights) or {}
-    config = open_clip.get_model_config(architecture) or {}
     trained = bool(tag.get("quick_gelu", False))
-    if trained != bool(config.get("quick_gelu", False)):
-        logger.info("%s/%s: quick_gelu=%s, as its weights need", architecture, weights, trained)
-        return trained
-    return None
+    return None if trained == own else trained

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import importlib
 import os
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from adaneg_openood.vlm.base import TwoTowerModel
-from adaneg_openood.vlm.clip_import import import_clip
+from adaneg_openood.vlm.loading import check_checkpoint, hub_access, import_clip
+from adaneg_openood.vlm.open_clip import OpenClip
+from adaneg_openood.vlm.preprocessing import build_preprocess
 
 if TYPE_CHECKING:
+    import torch
     from PIL.Image import Image
 
 
-class OpenAIClip(TwoTowerModel):
-    """A loaded OpenAI CLIP.
+class OpenAIClip(OpenClip):
+    """A loaded OpenAI CLIP, from which open_clip's descend.
 
     Args:
         model: what ``clip.load`` or ``clip.model.build_model`` returned, not a TorchScript module.
@@ -33,7 +34,7 @@ class OpenAIClip(TwoTowerModel):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         preprocess: Callable[[Image], Tensor] | None = None,
         name: str = "clip:custom",
         *,
@@ -41,108 +42,58 @@ class OpenAIClip(TwoTowerModel):
         precision: str = "auto",
         preprocessing: str = "model",
     ) -> None:
-        from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+        from open_clip import SimpleTokenizer
         from open_clip.transform import PreprocessCfg
 
-        from adaneg_openood.vlm.preprocessing import build_preprocess
-
-        context = int(model.context_length)  # type: ignore[arg-type]
-        if tokenizer is None:
-            from open_clip import SimpleTokenizer
-
-            tokenizer = SimpleTokenizer(context_length=context)
         if preprocess is None or preprocessing == "paper":
-            config = PreprocessCfg(
-                size=int(model.visual.input_resolution),  # type: ignore[union-attr,arg-type]
-                mean=OPENAI_DATASET_MEAN,
-                std=OPENAI_DATASET_STD,
-            )
+            # open_clip's defaults are OpenAI's mean, std and bicubic
+            config = PreprocessCfg(size=int(model.visual.input_resolution))
             preprocess, preprocessing = build_preprocess(config, preprocessing)
+        tokenizer = tokenizer or SimpleTokenizer(context_length=int(model.context_length))
         super().__init__(
-            model,
-            preprocess,
-            name=name,
-            dim=int(model.text_projection.shape[1]),  # type: ignore[union-attr,index]
-            logit_scale=model.logit_scale.detach().float().exp().item(),  # type: ignore[union-attr,operator]
-            context_length=context,
-            precision=precision,
-            preprocessing=preprocessing,
+            model, tokenizer, preprocess, name, precision=precision, preprocessing=preprocessing
         )
-        self.tokenizer = tokenizer
 
     @classmethod
-    def load(
+    def load(  # type: ignore[override]
         cls,
         name: str,
         *,
-        preprocessing: str = "model",
-        device: torch.device | str = "cpu",
-        precision: str = "auto",
         cache_dir: str | os.PathLike[str] | None = None,
+        device: torch.device | str = "cpu",
+        **options: Any,
     ) -> OpenAIClip:
         """Load through the ``clip`` package.
 
         Args:
             name: ``"ViT-B/16"`` and the like, which ``clip`` downloads once; or a local file with a
                 state dict.
-            preprocessing: ``"model"`` or ``"paper"``.
-            device: where to put it; the weights are float32 and ``precision`` says how they run.
-            precision: see :class:`~adaneg_openood.vlm.base.TwoTowerModel`.
             cache_dir: where ``clip`` keeps downloads.
+            device: where to put it; the weights are float32 and ``precision`` says how they run.
+            options: ``precision`` and ``preprocessing``, as of the class.
 
         Raises:
             ImportError: no such package, or the wrong one.
             ValueError: unknown name, or a file that cannot be read without unpickling code.
         """
-        from adaneg_openood.vlm.checkpoints import check_checkpoint
-        from adaneg_openood.vlm.preprocessing import check_preprocessing
-
-        check_preprocessing(preprocessing)
         package = import_clip()
-        if os.path.isfile(name):
+        is_file = os.path.isfile(name)
+        if is_file:
             check_checkpoint(name)
-            state = _read_state(name)
-            try:
-                # weights are drawn before they are read: not from the caller's random state
-                with torch.random.fork_rng(devices=[]):
-                    model = importlib.import_module("clip.model").build_model(state)
-            except (KeyError, RuntimeError) as error:
-                raise ValueError(f"{name}: is no state dict of OpenAI's CLIP, {error}") from error
-        elif name in package.available_models():
-            root = None if cache_dir is None else os.fspath(cache_dir)
-            try:
-                with torch.random.fork_rng(devices=[]):
-                    model, _ = package.load(name, device="cpu", download_root=root)
-            except OSError as error:
-                raise OSError(f"clip could not download {name} ({error}); give a local file") from error
-        else:
+        elif name not in package.available_models():
             known = ", ".join(package.available_models())
             raise ValueError(f"{name!r} is neither a file nor a model of clip's; those are {known}")
-        return cls(
-            model.float().to(device),
-            name=f"clip:{name}",
-            precision=precision,
-            preprocessing=preprocessing,
-        )
+        try:
+            with hub_access(needed=False):
+                if is_file:
+                    from open_clip.factory import load_state_dict
 
-    def token_count(self, text: str) -> int | None:
-        encode = getattr(self.tokenizer, "encode", None)
-        return len(encode(text)) + 2 if callable(encode) else None
-
-    def _encode_pixels(self, pixels: Tensor) -> Tensor:
-        return self.model.encode_image(pixels)  # type: ignore[operator]
-
-    def _tokenize(self, texts: list[str]) -> Tensor:
-        return self.tokenizer(texts)
-
-    def _encode_tokens(self, tokens: Tensor) -> Tensor:
-        return self.model.encode_text(tokens.to(self.device))  # type: ignore[operator]
-
-
-def _read_state(file: str) -> dict[str, Tensor]:
-    if file.endswith(".safetensors"):
-        from safetensors.torch import load_file
-
-        return load_file(file)
-    state = torch.load(file, map_location="cpu", weights_only=True)
-    return dict(state.get("state_dict", state))
+                    model = importlib.import_module("clip.model").build_model(load_state_dict(name))
+                else:
+                    root = None if cache_dir is None else os.fspath(cache_dir)
+                    model, _ = package.load(name, device="cpu", download_root=root)
+        except (KeyError, RuntimeError) as error:
+            raise ValueError(f"{name}: is no state dict of OpenAI's CLIP, {error}") from error
+        except OSError as error:
+            raise OSError(f"clip could not download {name} ({error}); give a local file") from error
+        return cls(model.float().to(device), name=f"clip:{name}", **options)

@@ -10,18 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
+from adaneg_openood.io.checks import check_choice
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 PREPROCESSINGS = ("model", "paper")
 _PAPER_RATIO = 256 / 224  # resize to 256, crop 224
-
-
-def check_preprocessing(preprocessing: str) -> None:
-    """Raises ValueError for a name that is not in :data:`PREPROCESSINGS`."""
-    if preprocessing not in PREPROCESSINGS:
-        allowed = ", ".join(map(repr, PREPROCESSINGS))
-        raise ValueError(f"preprocessing must be one of {allowed}, got {preprocessing!r}")
 
 
 def build_preprocess(config: Any, preprocessing: str) -> tuple[Callable[[Image], Tensor], str]:
@@ -32,7 +27,7 @@ def build_preprocess(config: Any, preprocessing: str) -> tuple[Callable[[Image],
     """
     from open_clip.transform import image_transform_v2
 
-    check_preprocessing(preprocessing)
+    check_choice("preprocessing", preprocessing, PREPROCESSINGS)
     if preprocessing == "paper":
         return paper_preprocess(config.size, config.mean, config.std)
     described = (

@@ -8,7 +8,9 @@ import os
 from functools import reduce
 from typing import Any, Callable
 
-from adaneg_openood.vlm.base import VisionLanguageModel
+from adaneg_openood.io.checks import check_choice
+from adaneg_openood.vlm.base import PRECISIONS, VisionLanguageModel
+from adaneg_openood.vlm.preprocessing import PREPROCESSINGS
 
 DEFAULT_MODEL = "open_clip:ViT-B-16/openai"  # of the published numbers
 
@@ -18,7 +20,7 @@ _LOADERS: dict[str, Loader | str] = {
     "clip": "adaneg_openood.vlm.openai_clip:OpenAIClip.load",
     "demo": "adaneg_openood.demo.model:load",
     "hf": "adaneg_openood.vlm.huggingface:HuggingFaceClip.load",
-    "open_clip": "adaneg_openood.vlm.open_clip:OpenClip.by_name",
+    "open_clip": "adaneg_openood.vlm.open_clip:OpenClip.load",
 }
 # prefix -> the module it needs, and what installs it
 _LIBRARIES = {
@@ -54,7 +56,7 @@ def load_model(name: str, **options: Any) -> VisionLanguageModel:
         options: ``device``, ``precision`` and ``preprocessing`` for all; each loader's own.
 
     Raises:
-        ValueError: unknown prefix or name.
+        ValueError: an unknown prefix or name, precision or preprocessing.
         ImportError: the model's library is not installed; the message says how to install it.
 
     Example:
@@ -63,10 +65,9 @@ def load_model(name: str, **options: Any) -> VisionLanguageModel:
         ...
         ValueError: unknown kind of model 'resnet' in 'resnet:50'; known are clip, demo, hf, open_clip
     """
-    prefix, rest = split_name(name)
-    missing = missing_library(name)
-    if missing is not None:
-        raise ImportError(missing)
+    prefix, rest = _split(name)
+    check_choice("precision", options.get("precision", "auto"), PRECISIONS)
+    check_choice("preprocessing", options.get("preprocessing", "model"), PREPROCESSINGS)
     loader: Any = _LOADERS[prefix]
     if isinstance(loader, str):
         module, _, path = loader.partition(":")
@@ -88,34 +89,25 @@ def check_model(name: str) -> str:
         FileNotFoundError: weights or a folder that are not there.
         ImportError: the model's library is not installed.
     """
-    prefix, rest = split_name(name)
+    prefix, place = _split(name)
     if prefix == "demo":
         return "demo, which comes with this package"
-    missing = missing_library(name)
-    if missing is not None:
-        raise ImportError(missing)
-    weights = rest
     if prefix == "open_clip":
-        from adaneg_openood.vlm.open_clip import check_names
+        from adaneg_openood.vlm.open_clip import check_names, parse_name
 
-        architecture, slash, weights = rest.partition("/")
-        if rest.startswith(("local-dir:", "hf-hub:")):
-            architecture, slash, weights = rest, "", ""
-        check_names(architecture, os.path.expanduser(weights) if slash else None)
-    place = weights.removeprefix("local-dir:")
-    if place.startswith(("/", "~", ".")):
-        if not os.path.exists(os.path.expanduser(place)):
+        architecture, weights = parse_name(place)
+        check_names(architecture, weights)
+        place = (weights or architecture).removeprefix("local-dir:")
+    place = os.path.expanduser(place)
+    if place.startswith(("/", ".")):
+        if not os.path.exists(place):
             raise FileNotFoundError(f"no such weights: {place}")
         return f"{name}; its files are here"
     return f"{name}; its weights are fetched at first use unless they are cached"
 
 
-def split_name(name: str) -> tuple[str, str]:
-    """Prefix and what follows it.
-
-    Raises:
-        ValueError: unknown prefix, or nothing follows it.
-    """
+def _split(name: str) -> tuple[str, str]:
+    """Prefix and what follows it, of a name whose library is there."""
     prefix, colon, rest = name.partition(":")
     if name == "demo":
         rest = name
@@ -127,20 +119,13 @@ def split_name(name: str) -> tuple[str, str]:
         )
     if not rest:
         raise ValueError(f"{name!r} names no model after the colon")
-    return prefix, rest
-
-
-def missing_library(name: str) -> str | None:
-    """What must be installed before a model can be loaded, or None.
-
-    Raises:
-        ValueError: see :func:`split_name`.
-    """
-    module, command = _LIBRARIES.get(split_name(name)[0], ("", ""))
+    module, command = _LIBRARIES.get(prefix, ("", ""))
     try:
         found = not module or importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # of the package that a submodule is in
         found = False
     except ValueError:  # loaded without a spec, by hand
         found = True
-    return None if found else f"{name} needs {module.partition('.')[0]}: {command}"
+    if not found:
+        raise ImportError(f"{name} needs {module.partition('.')[0]}: {command}")
+    return prefix, rest

@@ -228,12 +228,11 @@ def test_long_texts_are_cut_as_open_clip_does_and_named(caplog):
     )
 
 
-def test_batches_do_not_change_features(capsys):
+def test_batches_do_not_change_features():
     model = wrap(open_clip_model())
     texts = [f"thing {number}" for number in range(11)]
     whole = model.encode_text(texts)
-    torch.testing.assert_close(model.encode_text(texts, batch_size=3, progress=True), whole)
-    assert "texts" in capsys.readouterr().err
+    torch.testing.assert_close(model.encode_text(texts, batch_size=3), whole)
     assert model.encode_text([]).shape == (0, 24)
     with pytest.raises(TypeError, match="one string"):
         model.encode_text("dog")

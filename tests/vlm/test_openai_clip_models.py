@@ -11,7 +11,7 @@ from tiny_models import NAMES, picture
 from torch.nn.functional import normalize
 
 from adaneg_openood.vlm import OpenAIClip, load_model
-from adaneg_openood.vlm.clip_import import import_clip, pkg_resources_packaging
+from adaneg_openood.vlm.loading import import_clip, pkg_resources_packaging
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from open_clip.pretrained import _PRETRAINED
 from tiny_models import open_clip_model, write_config
 
 from adaneg_openood.vlm import OpenClip, load_model, register
-from adaneg_openood.vlm.hub import hub_access
+from adaneg_openood.vlm.loading import hub_access
 from adaneg_openood.vlm.registry import _LOADERS
 
 
