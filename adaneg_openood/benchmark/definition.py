@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Optional
+from typing import Annotated, Any, ClassVar, Optional, Union
 
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo, model_validator
 
@@ -166,7 +166,7 @@ class Benchmark(ModelSettings, LabelSettings, StreamSettings, StorageSettings):
         dict[str, Annotated[MethodSpec, BeforeValidator(read_method)]], BeforeValidator(_some)
     ] = Field(STANDARD, description="What is compared: title -> detector and its settings.")
     seeds: Annotated[
-        tuple[int, ...], BeforeValidator(read_seeds, json_schema_input_type=int | list[int])
+        tuple[int, ...], BeforeValidator(read_seeds, json_schema_input_type=Union[int, list[int]])
     ] = Field((0, 1, 2), description="Seeds of the stream orders to average, or how many.")
 
     def model_post_init(self, context: Any) -> None:
