@@ -36,7 +36,9 @@ def sections(kind: type = Section) -> Iterator[type]:
 COMMANDS = [command.callback for command in app.registered_commands]
 
 
-@pytest.mark.parametrize("read", list(dict.fromkeys([*sections(), *COMMANDS])), ids=lambda read: read.__qualname__)
+@pytest.mark.parametrize(
+    "read", list(dict.fromkeys([*sections(), *COMMANDS])), ids=lambda read: read.__qualname__
+)
 def test_annotations_that_run_are_read_by_python_39(read):
     """pydantic and typer evaluate annotations, and Python 3.9 has no ``int | None``."""
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(read))).body

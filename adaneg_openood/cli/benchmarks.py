@@ -115,9 +115,10 @@ def _evaluate(
     from adaneg_openood.benchmark.opening import open_benchmark
     from adaneg_openood.benchmark.run import run_benchmark
     from adaneg_openood.evaluation import save_features as write_features
+    from adaneg_openood.evaluation.run_files import INDEX
     from adaneg_openood.io.processes import process_group
 
-    check_outputs(json_file, csv_file, save_features)
+    check_outputs(json_file, csv_file, save_features, None if save is None else save / INDEX)
     with process_group(device) as group:
         opened = group.local(lambda: open_benchmark(benchmark), first_alone=True)
         chosen = encode_options(device, encode_batch, workers, group)
@@ -199,6 +200,7 @@ def cache_prune(
     with readable_errors():
         if older_than is None and max_size is None and not damaged and not everything:
             raise ValueError("say what goes: --older-than, --max-size, --damaged or --all")
+        check_outputs(json_file)
         from adaneg_openood.data.store_entries import prune
 
         gone = prune(

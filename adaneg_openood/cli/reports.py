@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Optional
 import typer
 
 from adaneg_openood.cli import options
-from adaneg_openood.cli.common import named_values, readable_errors
+from adaneg_openood.cli.common import check_outputs, named_values, readable_errors
 from adaneg_openood.cli.options import CSV, DEVICE, JSON
 
 if TYPE_CHECKING:
@@ -63,9 +63,11 @@ def reproduce(
         if target not in TARGETS:
             raise ValueError(f"no target {target!r}; there are {', '.join(TARGETS)} (and 'list')")
         if plot is not None:
-            from adaneg_openood.evaluation.drawing import require_matplotlib
+            from adaneg_openood.evaluation.drawing import picture_format, require_matplotlib
 
             require_matplotlib()
+            picture_format(plot)
+        check_outputs(json_file, csv_file, plot)
         result = run(
             target,
             _features(features, device),
@@ -159,10 +161,10 @@ def report(
         200, min=2, help="Bootstrap resamples, for intervals and paired tests; 1000 for a paper."
     ),
     leaderboard: Optional[str] = typer.Option(
-        None, help="Also write the row of OpenOOD's leaderboard; an OpenOOD benchmark, with --arch."
+        None, help="Also write the row of OpenOOD's leaderboard; with --method and --arch."
     ),
     arch: Optional[str] = typer.Option(None, help="As the leaderboard writes it, such as ViT-B/16."),
-    method: str = typer.Option("AdaNeg", help="Whose row, with --leaderboard."),
+    method: Optional[str] = typer.Option(None, help="Whose row, with --leaderboard."),
     data: Optional[Path] = typer.Option(None, help="Root of a benchmark's image sets."),
     cache: Optional[Path] = typer.Option(None, help="Folder of the feature cache."),
     batch_size: Optional[int] = typer.Option(
@@ -180,18 +182,32 @@ def report(
         from adaneg_openood.benchmark.settings import shifted
         from adaneg_openood.evaluation.drawing import require_matplotlib
         from adaneg_openood.openood import compat
+        from adaneg_openood.openood.leaderboard import check_row, write_files
         from adaneg_openood.report import load_record, save_record, write_report
         from adaneg_openood.report.record import RECORD_FILE
         from adaneg_openood.report.sources import DEMO
+        from adaneg_openood.report.write import folder_of
 
         require_matplotlib()
-        if (leaderboard is None) != (arch is None):
-            raise ValueError("--leaderboard BENCHMARK and --arch ARCHITECTURE go together")
-        if leaderboard is not None and not compat.installed():
-            raise ImportError("--leaderboard needs OpenOOD, which says what a complete result is")
+        folder = folder_of(out, files)
+        kept = None if save is None else save / RECORD_FILE
+        check_outputs(out, folder / "tables.csv", kept, json_file, csv_file)
+        row: dict[str, Any] = {}
+        if leaderboard is not None and method is not None and arch is not None:
+            row = {"id_name": leaderboard, "method": method, "arch": arch}
+            if not compat.installed():
+                raise ImportError("--leaderboard needs OpenOOD, which says what a complete result is")
+        elif (leaderboard, method, arch) != (None, None, None):
+            raise ValueError(
+                "--leaderboard BENCHMARK, --method METHOD and --arch ARCHITECTURE go together"
+            )
         if (Path(run) / RECORD_FILE).is_file():
             record = load_record(run)
+            if row:
+                check_row(record.methods, record.results.splits, **row)
         else:
+            if row:
+                check_row(*_planned(run, data), **row)
             chosen = {"batch_size": batch_size, "order": order, "example_method": example_method}
             settings: dict[str, Any] = {key: value for key, value in chosen.items() if value is not None}
             if seed is not None or seeds is not None:
@@ -203,11 +219,8 @@ def report(
         name = title or ("The demo world" if run == DEMO else Path(run).name)
         page_title = f"{name}: out-of-distribution detection"
         written = write_report(record, out, files=files, title=page_title, resamples=resamples)
-        if leaderboard is not None and arch is not None:
-            from adaneg_openood.openood.leaderboard import write_files
-
-            folder = written[1].parent
-            for path in write_files(record.results, folder, leaderboard, arch=arch, method=method):
+        if row:
+            for path in write_files(record.results, folder, **row):
                 typer.echo(f"{path}: written")
         if json_file is not None:
             record.results.to_json(json_file)
@@ -215,7 +228,20 @@ def report(
             record.results.to_csv(csv_file)
         summary = record.results.summary().round(2).rename_axis(None)
         typer.echo(f"Means over sets and orders, in percent:\n{summary.T.to_string()}\n")
-        typer.echo(f"{out}: written, and {len(written) - 1} files in {written[1].parent}")
+        typer.echo(f"{out}: written, and {len(written) - 1} files in {folder}")
+
+
+def _planned(source: str, data: Path | None) -> tuple[list[str], dict[str, str]]:
+    """Methods, and OOD set -> split, of a run that is to be made."""
+    from adaneg_openood.benchmark.definition import read_benchmark
+    from adaneg_openood.evaluation import load_features
+
+    benchmark = read_benchmark(source, data=data)
+    splits = {part.name: part.split for part in benchmark.sets if not part.labelled}
+    if benchmark.features is not None:
+        whole = load_features(benchmark.features)
+        splits = {**dict.fromkeys(whole.near, "near"), **dict.fromkeys(whole.far, "far")}
+    return list(benchmark.methods), splits
 
 
 def _collected(

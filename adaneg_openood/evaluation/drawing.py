@@ -103,9 +103,18 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     """
     import matplotlib
 
-    target = Path(path)
-    kind = target.suffix.lstrip(".").lower()
-    if kind not in ("png", "svg", "pdf"):
-        raise ValueError(f"{target}: a plot's name must end in .png, .svg or .pdf")
-    with atomic_path(target) as temporary, matplotlib.rc_context(STYLE):
+    kind = picture_format(path)
+    with atomic_path(path) as temporary, matplotlib.rc_context(STYLE):
         figure.savefig(temporary, format=kind, dpi=150, facecolor="white")
+
+
+def picture_format(path: str | Path) -> str:
+    """The format that a path's ending names.
+
+    Raises:
+        ValueError: another ending than png, svg or pdf.
+    """
+    kind = Path(path).suffix.lstrip(".").lower()
+    if kind not in ("png", "svg", "pdf"):
+        raise ValueError(f"{path}: a plot's name must end in .png, .svg or .pdf")
+    return kind

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,11 +55,8 @@ def leaderboard_row(
     Raises:
         ValueError: an OOD set of the benchmark is missing or unknown, or metrics are.
     """
-    if method not in run.methods:
-        raise ValueError(f"the results hold no method {method!r}; there are {', '.join(run.methods)}")
+    check_row(run.methods, run.splits, id_name, method=method, arch=arch)
     _refuse_incomplete(run, method, id_name)
-    if not arch.strip():
-        raise ValueError("arch is empty; the leaderboard asks for it, such as 'CLIP ViT-B/16'")
     table, spread = run.table(method), run.spread(method)
     orders = len({seed for name, _, seed in run.streams if name == method})
 
@@ -157,24 +154,49 @@ def write_files(
     return row_path, table_path
 
 
-def _refuse_incomplete(run: Run, method: str, id_name: str) -> None:
+def check_row(
+    methods: Collection[str], splits: Mapping[str, str], id_name: str, *, method: str, arch: str
+) -> None:
+    """Whether a run can give a row, as far as it is known before the run.
+
+    Args:
+        methods: of the run.
+        splits: OOD set -> ``"near"`` or ``"far"``.
+        id_name, method, arch: as for :func:`leaderboard_row`.
+
+    Raises:
+        ValueError: it cannot.
+    """
     from openood.evaluation_api.datasets import DATA_INFO
 
+    if method not in methods:
+        raise ValueError(f"the results hold no method {method!r}; there are {', '.join(methods)}")
+    if not arch.strip():
+        raise ValueError("arch is empty; the leaderboard asks for it, such as 'CLIP ViT-B/16'")
     if id_name not in DATA_INFO:
         raise ValueError(f"id_name must be one of {', '.join(DATA_INFO)}, got {id_name!r}")
     problems = []
     for split in ("near", "far"):
         wanted = set(DATA_INFO[id_name]["ood"][split]["datasets"])
-        found = {name for name, of in run.splits.items() if of == split}
+        found = {name for name, of in splits.items() if of == split}
         if wanted - found:
             problems.append(f"{split}-OOD lacks {', '.join(sorted(wanted - found))}")
         if found - wanted:
             odd = ", ".join(sorted(found - wanted))
             problems.append(f"{split}-OOD holds {odd}, not of the benchmark")
+    _refuse(id_name, problems)
+
+
+def _refuse_incomplete(run: Run, method: str, id_name: str) -> None:
+    problems = []
     records = run.records[run.records["method"] == method]
     if records[_METRICS].isna().any().any():
         problems.append("metrics are missing")
     if records["n_id"].nunique() > 1:
         problems.append("the number of ID images differs between sets")
+    _refuse(id_name, problems)
+
+
+def _refuse(id_name: str, problems: list[str]) -> None:
     if problems:
         raise ValueError(f"the results are not complete for {id_name}: {'; '.join(problems)}")

@@ -48,9 +48,7 @@ def write_report(
     """
     require_matplotlib()
     target = Path(out)
-    if target.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"{target}: the report is a page, so its name must end in .html")
-    folder = target.with_suffix("") if files is None else Path(files)
+    folder = folder_of(target, files)
     tables = run_tables(record.results)
     pictures = list(run_pictures(record))
     bootstrap = None if resamples is None else record.results.bootstrap(resamples)
@@ -74,6 +72,17 @@ def write_report(
             temporary.write_text(text, encoding="utf-8")
     names = [folder / f"{picture.name}.png" for picture in pictures]
     return [target, *(path for path in texts if path != target), *names]
+
+
+def folder_of(page: Path, files: str | os.PathLike[str] | None = None) -> Path:
+    """Where the other files of a page lie: ``files``, or the page's name without its ending.
+
+    Raises:
+        ValueError: a page whose name does not end in ``.html``.
+    """
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"{page}: the report is a page, so its name must end in .html")
+    return page.with_suffix("") if files is None else Path(files)
 
 
 def _csv(frame: pd.DataFrame) -> str:

@@ -12,6 +12,9 @@ from fault_commands import JOBS, app, written
 from fault_tools import file_limit
 from typer.testing import CliRunner
 
+from adaneg_openood.detectors.base import TextDetector
+from adaneg_openood.vlm.open_clip import OpenClip
+
 OUTPUTS = [(name, output) for name, job in JOBS.items() for output in job.outputs]
 IS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 
@@ -45,18 +48,20 @@ def test_a_name_that_cannot_be_written_is_found_before_the_work(output, world, m
     """A file is to be written where a folder lies, or a folder where a file lies."""
     name, path, out = output
     if "." in path:
-        (out / path).mkdir()
+        (out / path).mkdir(parents=True)
     else:
         (out / path).write_text("a file")
-    encoded = []
-    from adaneg_openood.vlm.open_clip import OpenClip
+    done = []
+    for kind, work in ((OpenClip, "encode_image"), (TextDetector, "score")):
+        original = getattr(kind, work)
 
-    original = OpenClip.encode_image
-    monkeypatch.setattr(
-        OpenClip, "encode_image", lambda self, pixels: encoded.append(1) or original(self, pixels)
-    )
+        def noted(self, rows, *more, original=original):
+            done.append(original.__name__)
+            return original(self, rows, *more)
+
+        monkeypatch.setattr(kind, work, noted)
     refused(world, out, name, re.escape(path))
-    assert encoded == []
+    assert done == []
 
 
 def test_the_system_refuses_the_rename(output, world, monkeypatch):
