@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ from PIL import Image
 
 from adaneg_openood.data import ImageSet
 from adaneg_openood.demo.world import ADJECTIVES, FAR, ID_NAMES, NEAR, NOUNS, SIZE, draw
-from adaneg_openood.io.files import cache_folder
+from adaneg_openood.io.files import atomic_path, cache_folder
 from adaneg_openood.text import ClassNames, Corpus
 
 _FOLDER = "demo-world-1"  # the number goes up when the drawings change
-_LISTS = "benchmark_imglist/demo"
+LISTS = "benchmark_imglist/demo"
 _TEST_SEED = 7  # training draws from other seeds, see train.py
 
 
@@ -45,21 +46,20 @@ def image_set(name: str, cache: Path | None = None, **options: Any) -> ImageSet:
     if name not in known:
         raise ValueError(f"the demo draws no {name!r}; it draws {', '.join(known)}")
     root = _drawn(cache_folder("demo") if cache is None else cache / "demo")
-    return ImageSet.of(root / _LISTS / f"test_{name}.txt", root=root / "images", **options)
+    return ImageSet.of(root / LISTS / f"test_{name}.txt", root=root / "images", **options)
 
 
 def _drawn(folder: Path) -> Path:
     root = folder / _FOLDER
-    if not (root / _LISTS).is_dir():
+    if not (root / LISTS).is_dir():
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / f".{_FOLDER}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
         try:
             write_benchmark(temporary)
-            try:
-                os.replace(temporary, root)
-            except OSError:  # another process was faster
-                if not (root / _LISTS).is_dir():
-                    raise
+            os.replace(temporary, root)
+        except OSError as error:
+            if not (root / LISTS).is_dir():  # another process may have been faster
+                raise OSError(error.errno, error.strerror or str(error), str(root)) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return root
@@ -76,12 +76,12 @@ def write_benchmark(root: Path, per_class: int = 15, n_per_set: int = 150) -> No
     drawn = [
         (draw(name, rng).image, label) for label, name in enumerate(ID_NAMES) for _ in range(per_class)
     ]
-    _write_set(root, "demo", drawn)
+    write_set(root, "demo", drawn, "test_demo")
     for number, (set_name, names) in enumerate({**NEAR, **FAR}.items(), start=1):
         rng = np.random.default_rng([_TEST_SEED, number])
         images = [(draw(names[i % len(names)], rng).image, -1) for i in range(n_per_set)]
-        _write_set(root, set_name, images)
-    _write_set(root, "digits", [(image, -1) for image in _digits(n_per_set)])
+        write_set(root, set_name, images, f"test_{set_name}")
+    write_set(root, "digits", [(image, -1) for image in _digits(n_per_set)], "test_digits")
 
 
 def _digits(n: int) -> list[Image.Image]:
@@ -96,13 +96,21 @@ def _digits(n: int) -> list[Image.Image]:
     ]
 
 
-def _write_set(root: Path, name: str, images: list[tuple[Image.Image, int]]) -> None:
-    folder, lists = root / "images" / name, root / _LISTS
+def write_set(root: Path, name: str, images: Iterable[tuple[Image.Image, int]], listed: str) -> None:
+    """Write the images of a set with their labels, and then the list of them.
+
+    Raises:
+        OSError: a file cannot be written; the message names it.
+    """
+    folder = root / "images" / name
     folder.mkdir(parents=True, exist_ok=True)
-    lists.mkdir(parents=True, exist_ok=True)
     lines = []
     for number, (image, label) in enumerate(images):
-        file = f"{number:04d}.png"
-        image.save(folder / file)
-        lines.append(f"{name}/{file} {label}\n")
-    (lists / f"test_{name}.txt").write_text("".join(lines), encoding="utf-8")
+        file = folder / f"{number:04d}.png"
+        try:
+            image.save(file)
+        except OSError as error:  # of a full disk Pillow does not say the file
+            raise OSError(error.errno, error.strerror or str(error), str(file)) from error
+        lines.append(f"{name}/{file.name} {label}\n")
+    with atomic_path(root / LISTS / f"{listed}.txt") as temporary:
+        temporary.write_text("".join(lines), encoding="utf-8")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adaneg_openood.demo import world
-from adaneg_openood.demo.benchmark import write_benchmark
+from adaneg_openood.demo.benchmark import LISTS, write_benchmark, write_set
 from adaneg_openood.detectors import DETECTORS
 from adaneg_openood.io.files import atomic_path
 from adaneg_openood.openood.packaged import NETWORK, packaged_config
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from adaneg_openood.openood.network import CLIPNetwork
 
 NAME = "demo"
-_LISTS = f"benchmark_imglist/{NAME}"
+
 _TRAIN_PER_CLASS, _VAL_PER_CLASS, _OOD_VAL = 5, 2, 40
 _SEED = 19  # not the test set's
 _N_NEGATIVES = 60
 
 
 def _entry(name: str) -> dict[str, str]:
-    return {"data_dir": "images/", "imglist_path": f"{_LISTS}/{name}.txt"}
+    return {"data_dir": "images/", "imglist_path": f"{LISTS}/{name}.txt"}
 
 
 def _sets(names: Sequence[str]) -> dict[str, Any]:
@@ -107,9 +107,9 @@ def write_trial(folder: str | os.PathLike[str]) -> list[Path]:
     rng = np.random.default_rng(_SEED)
     for split, count in (("train", _TRAIN_PER_CLASS), ("val", _VAL_PER_CLASS)):
         names = [(name, label) for label, name in enumerate(world.ID_NAMES) for _ in range(count)]
-        _write_set(root, f"{split}_demo", names, rng)
+        _draw_set(root, f"{split}_demo", names, rng)
     others = [name for name in world.OTHERS if name not in world.ID_NAMES]
-    _write_set(root, "val_others", [(others[k % len(others)], -1) for k in range(_OOD_VAL)], rng)
+    _draw_set(root, "val_others", [(others[k % len(others)], -1) for k in range(_OOD_VAL)], rng)
 
     words = root / "words"
     _write(words / "class_names.txt", "\n".join(world.ID_NAMES) + "\n")
@@ -133,14 +133,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
 
 
-def _write_set(root: Path, name: str, items: list[tuple[str, int]], rng: np.random.Generator) -> None:
-    folder = root / "images" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = []
-    for number, (noun, label) in enumerate(items):
-        world.draw(noun, rng).image.save(folder / f"{number:04d}.png")
-        lines.append(f"{name}/{number:04d}.png {label}\n")
-    _write(root / _LISTS / f"{name}.txt", "".join(lines))
+def _draw_set(root: Path, name: str, items: list[tuple[str, int]], rng: np.random.Generator) -> None:
+    write_set(root, name, ((world.draw(noun, rng).image, label) for noun, label in items), name)
 
 
 def _write_own(root: Path, corpus: Path) -> None:

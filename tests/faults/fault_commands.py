@@ -151,8 +151,9 @@ JOBS = {
                 out / "cache",
             ),
             *("--save-features", out / "all.npz", "--json", out / "e.json", "--csv", out / "e.csv"),
+            *("--save", out / "scores"),
         ],
-        outputs=("all.npz", "e.json", "e.csv"),
+        outputs=("all.npz", "e.json", "e.csv", "scores"),
     ),
     "sweep": Job(
         lambda world, out: [
@@ -170,6 +171,13 @@ JOBS = {
         ],
         outputs=("sweep", "s.json"),
     ),
+    "encode labels": Job(
+        lambda world, out: [
+            *("encode", "--classes", world / "classes.txt", "--negatives", world / "negatives.txt"),
+            *("--folder", out / "bench", "--cache", out / "cache", "--model", "demo"),
+        ],
+        outputs=("bench/text.npz",),
+    ),
     "mine": Job(
         lambda world, out: [
             *("mine", "--classes", world / "classes.txt", "-n", 6),
@@ -180,9 +188,9 @@ JOBS = {
     "reproduce": Job(
         lambda world, out: [
             *("reproduce", "four-ood", "--features", world / "bench.npz", "--batch-size", 16),
-            *("--json", out / "r.json", "--csv", out / "r.csv", "--seeds", 2),
+            *("--json", out / "r.json", "--csv", out / "r.csv", "--seeds", 2, "--plot", out / "r.png"),
         ],
-        outputs=("r.json", "r.csv"),
+        outputs=("r.json", "r.csv", "r.png"),
     ),
     "report": Job(
         lambda world, out: [
@@ -196,10 +204,20 @@ JOBS = {
     "predict --keep": Job(
         lambda world, out: [
             *("predict", out / "run", world / "images" / "odd"),
-            *("--csv", out / "v.csv", "--keep", "--workers", 0, "--batch-size", 4),
+            *(
+                "--csv",
+                out / "v.csv",
+                "--json",
+                out / "v.json",
+                "--keep",
+                "--workers",
+                0,
+                "--batch-size",
+                4,
+            ),
         ],
         prepare=lambda world, out: shutil.copytree(world / "run", out / "run"),
-        outputs=("v.csv",),
+        outputs=("v.csv", "v.json"),
     ),
     "compare": Job(
         _openood(
@@ -214,6 +232,24 @@ JOBS = {
         ),
         openood=True,
         outputs=("board", "l.json"),
+    ),
+    "trial": Job(
+        lambda world, out: ["trial", out / "trial"],
+        openood=True,
+        outputs=("trial",),
+    ),
+}
+# over in a moment, and what they write is told on the terminal as well
+MOMENTS = {
+    "doctor": Job(
+        lambda world, out: ["doctor", "--data-root", world, "--json", out / "d.json"],
+        outputs=("d.json",),
+    ),
+    "cache prune": Job(
+        lambda world, out: [
+            *("cache", "prune", "--all", "--cache", out / "cache", "--json", out / "p.json"),
+        ],
+        outputs=("p.json",),
     ),
 }
 

@@ -9,6 +9,7 @@ import pytest
 from fault_tools import TinyModel, detection, file_limit, full_disk, labels, snapshot, write_images
 
 from adaneg_openood.data import ImageSet, encode_to_file
+from adaneg_openood.demo.benchmark import image_set
 from adaneg_openood.evaluation import Protocol, replay, save_features
 from adaneg_openood.predictor import Predictor
 from adaneg_openood.text import NegativeLabels
@@ -131,3 +132,11 @@ def test_read_only_file_system(writers, tmp_path, name):
         assert str(folder) in refused(writers[name], folder, {})
     finally:
         subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_world_that_cannot_be_drawn(tmp_path):
+    """Images are drawn into the cache when a command first asks for the demo."""
+    with file_limit(100), pytest.raises(OSError, match=r"too large: '.*/demo/demo-world-\d+'"):
+        image_set("digits", tmp_path)
+    assert snapshot(tmp_path) == {}
+    assert len(image_set("digits", tmp_path)) == 150

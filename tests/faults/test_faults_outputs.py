@@ -8,21 +8,22 @@ import re
 import subprocess
 
 import pytest
-from fault_commands import JOBS, app, written
+from fault_commands import JOBS, MOMENTS, app, written
 from fault_tools import file_limit
 from typer.testing import CliRunner
 
 from adaneg_openood.detectors.base import TextDetector
 from adaneg_openood.vlm.open_clip import OpenClip
 
-OUTPUTS = [(name, output) for name, job in JOBS.items() for output in job.outputs]
+ALL = {**JOBS, **MOMENTS}
+OUTPUTS = [(name, output) for name, job in ALL.items() for output in job.outputs]
 IS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 
 
 def refused(world, out, name, message):
     """Run a job that must end in one line that names the output; the rest stays as it was."""
     before = written(out)
-    done = CliRunner().invoke(app, [str(part) for part in JOBS[name].arguments(world, out)])
+    done = CliRunner().invoke(app, [str(part) for part in ALL[name].arguments(world, out)])
     assert done.exit_code == 2, (done.exit_code, done.output[-2000:], done.exception)
     (line,) = [line for line in done.output.splitlines() if line.startswith("error: ")]
     assert ".tmp" not in line and re.search(message, line), line
@@ -35,12 +36,12 @@ def refused(world, out, name, message):
 def output(request, world, tmp_path, monkeypatch):
     """(job, output, folder) of each; the cache is the folder's own."""
     name, path = request.param
-    if JOBS[name].openood:
+    if ALL[name].openood:
         request.getfixturevalue("trial")
     out = tmp_path / "out"
     out.mkdir()
     monkeypatch.setenv("ADANEG_CACHE", str(tmp_path / "cache"))
-    JOBS[name].prepare(world, out)
+    ALL[name].prepare(world, out)
     return name, path, out
 
 
@@ -78,10 +79,10 @@ def test_the_system_refuses_the_rename(output, world, monkeypatch):
     assert not [file.name for file in out.rglob("*") if file.name.endswith(".tmp")]
 
 
-@pytest.fixture(params=JOBS)
+@pytest.fixture(params=ALL)
 def job(request, world, tmp_path, monkeypatch):
     """(name, folder) of each job; the cache lies in the folder too."""
-    if JOBS[request.param].openood:
+    if ALL[request.param].openood:
         request.getfixturevalue("trial")
     out = tmp_path / "out"
     out.mkdir()
@@ -91,8 +92,8 @@ def job(request, world, tmp_path, monkeypatch):
 
 def test_a_full_disk(job, world):
     name, out = job
-    JOBS[name].prepare(world, out)
-    with file_limit(60):
+    ALL[name].prepare(world, out)
+    with file_limit(1):
         refused(world, out, name, rf"/{out.name}/\w.*cannot be written|too large.*/{out.name}/\w")
     assert not [file.name for file in out.rglob("*") if file.name.endswith(".tmp")]
 
@@ -104,7 +105,7 @@ def test_a_read_only_folder(job, world):
         if subprocess.run(mount, capture_output=True, check=False).returncode:
             pytest.skip("mounting a tmpfs needs a container that allows it")
     try:
-        JOBS[name].prepare(world, out)
+        ALL[name].prepare(world, out)
         if IS_ROOT:
             subprocess.run(["mount", "-o", "remount,ro", str(out)], check=True)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from adaneg_openood.evaluation import Run
 from adaneg_openood.openood import CLIPNetwork, Evaluator, Postprocessor
 from adaneg_openood.openood.doctor import diagnose
 from adaneg_openood.openood.leaderboard import COLUMNS, leaderboard_row, to_csv, write_files
+from adaneg_openood.report import sources
 
 
 def test_doctor_names_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,10 +96,19 @@ def test_report_writes_the_row_too(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     pytest.importorskip("matplotlib", reason="plots need matplotlib")
     monkeypatch.chdir(tmp_path)
     runner = CliRunner()
-    asked = ["report", "demo", "--seeds", "1", "--leaderboard", "demo", "--method", "AdaNeg (task)"]
-    refused = runner.invoke(app, asked)
-    assert refused.exit_code == 2 and "--arch ARCHITECTURE go together" in refused.output
-    done = runner.invoke(app, [*asked, "--arch", "tiny"])
+    asked = ["report", "demo", "--seeds", "1", "--leaderboard", "demo", "--arch", "tiny"]
+    with monkeypatch.context() as patched:
+        patched.setattr(sources, "collect", lambda *args, **kwargs: pytest.fail("it ran"))
+        for more, message in (
+            ([], "--method METHOD and --arch ARCHITECTURE go together"),
+            (["--method", "AdaNeg"], r"no method 'AdaNeg'; there are MCM, NegLabel, AdaNeg \(task\)"),
+            (["--method", "MCM", "--arch", " "], "arch is empty"),
+            (["--method", "MCM", "--leaderboard", "cifar10"], "near-OOD lacks cifar100, tin"),
+            (["--method", "MCM", "--leaderboard", "cifar"], "id_name must be one of"),
+        ):
+            refused = runner.invoke(app, [*asked, *more])
+            assert refused.exit_code == 2 and re.search(message, refused.output), refused.output
+    done = runner.invoke(app, [*asked, "--method", "AdaNeg (task)"])
     assert done.exit_code == 0, done.output
     row = (tmp_path / "report" / "demo_AdaNeg_(task)_row.csv").read_text().splitlines()[1]
     table = (tmp_path / "report" / "demo_AdaNeg_(task).csv").read_text()
