@@ -98,6 +98,18 @@ class Predictor:
         """Below it an image is OOD; set by :meth:`calibrate`."""
         return self.detector.threshold
 
+    @property
+    def shown_threshold(self) -> Threshold:
+        """The threshold on the scale of :attr:`Prediction.confidence`.
+
+        Raises:
+            RuntimeError: before :meth:`calibrate`.
+        """
+        if self.threshold is None:
+            raise RuntimeError("no threshold yet: calibrate with images first")
+        limit = self._shown(torch.tensor([self.threshold.value]))[0]
+        return dataclasses.replace(self.threshold, value=limit)
+
     def calibrate(
         self,
         images: ImageSet,
@@ -147,10 +159,9 @@ class Predictor:
         Raises:
             RuntimeError: before :meth:`calibrate`.
         """
+        limit, names = self.shown_threshold.value, self.labels.names
         threshold = self.threshold
-        if threshold is None:
-            raise RuntimeError("no threshold yet: calibrate with images first")
-        names, limit = self.labels.names, self._shown(torch.tensor([threshold.value]))[0]
+        assert threshold is not None
         for indices, bad, features, pred, conf in self._scored(images, batch_size, workers, progress):
             made = {index: Prediction(images.names[index], "", error=error) for index, error in bad}
             if features is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Union
 
 from adaneg_openood.benchmark.settings import LabelSettings, NameSettings, NegativeSettings
+from adaneg_openood.data import ImageSet
 from adaneg_openood.text import (
     ClassNames,
     LabelFeatures,
@@ -17,6 +18,7 @@ from adaneg_openood.text import (
     class_names,
     label_features,
 )
+from adaneg_openood.text.classnames import BENCHMARKS
 from adaneg_openood.text.learned import load_prompts
 from adaneg_openood.vlm import VisionLanguageModel
 
@@ -37,12 +39,18 @@ def named_classes(settings: NameSettings, where: str) -> ClassNames | None:
         where: named as the source of a list of names.
 
     Raises:
-        ValueError, OSError: a file that cannot be read as class names.
+        ValueError, OSError: a file of no class names, or a folder of no class folders.
     """
     if isinstance(settings.classes, tuple):
         return ClassNames(f"{where}: classes", settings.classes)
     if settings.classes in _WORLDS:
         return world(settings.classes).class_names()
+    if (
+        settings.classes is not None
+        and settings.classes not in BENCHMARKS
+        and Path(settings.classes).is_dir()
+    ):
+        return ImageSet.of(settings.classes, labelled=True).class_names()
     if settings.classes is not None:
         return class_names(settings.classes)
     if settings.text_features is not None:

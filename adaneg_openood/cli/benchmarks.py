@@ -27,12 +27,21 @@ def demo(
     cache: Optional[Path] = options.CACHE,
     json_file: Optional[Path] = options.JSON,
     csv_file: Optional[Path] = options.CSV,
+    draw: Optional[Path] = typer.Option(
+        None, help="Only draw pictures into this folder, to try the tutorial's steps on."
+    ),
 ) -> None:
     """Near- and far-OOD tables on an embedded world of drawn images; no download, under a minute.
 
     It is the same as: adaneg-openood eval demo
     """
     with readable_errors():
+        if draw is not None:
+            from adaneg_openood.demo.benchmark import draw_pictures
+
+            draw_pictures(draw)
+            typer.echo(f"{draw}: drawn; test and validation hold one folder per class, others has none")
+            return
         benchmark = read_source("demo", None, seed=seed, seeds=seeds, cache=cache)
         _evaluate(benchmark, device, workers=0, json_file=json_file, csv_file=csv_file)
 

@@ -75,7 +75,9 @@ def show_run(
     for text in (run.format_occupancy(), run.format_warnings(), bootstrap and bootstrap.format()):
         if text:
             typer.echo(f"\n{text}")
-    typer.echo(f"\n{settings_text(run.provenance()['methods'])}")
+    about = run.provenance()
+    typer.echo(f"\n{settings_text(about['methods'])}")
+    typer.echo(f"Negative labels: {about['negatives']['rows']}")
     if json_file is not None:
         run.to_json(json_file, bootstrap)
     if csv_file is not None:
@@ -92,6 +94,8 @@ def settings_text(methods: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
     return json.dumps(value) if isinstance(value, (bool, type(None))) else str(value)
 
 

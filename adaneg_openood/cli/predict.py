@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any, Optional
 import typer
 
 from adaneg_openood.cli import options
-from adaneg_openood.cli.common import check_outputs, named_values, readable_errors, write_json
+from adaneg_openood.cli.common import (
+    check_outputs,
+    named_values,
+    readable_errors,
+    settings_text,
+    write_json,
+)
 from adaneg_openood.cli.labels import label_settings
 
 if TYPE_CHECKING:
@@ -30,7 +36,9 @@ SET = typer.Option(None, "--set", help="A setting of the detector, such as group
 
 def build(
     classes: str = options.CLASSES,
-    validation: Path = typer.Option(..., help="ID images for the threshold: a folder or an imglist."),
+    validation: Path = typer.Option(
+        ..., help="ID images for the threshold, at least 20: a folder or an imglist."
+    ),
     out: Path = typer.Option(..., help="Folder of the predictor."),
     method: str = METHOD,
     settings: Optional[list[str]] = SET,
@@ -86,7 +94,7 @@ def build(
         towers = load_model(model, device=device, precision=precision)
         labels = make_labels(towers, names, asked, cache=cache, progress=True)
         predictor = Predictor(towers, labels, spec.detector, spec.settings)
-        threshold = predictor.calibrate(
+        predictor.calibrate(
             images,
             tpr,
             of_id=not stream,
@@ -96,7 +104,9 @@ def build(
         )
         predictor.save(out)
         typer.echo(f"{out}: {labels.n_id} ID names, {labels.n_negatives} negatives, method {method}")
-        typer.echo(f"threshold {threshold}")
+        typer.echo(f"threshold {predictor.shown_threshold}")
+        about = {**predictor.detector.settings(), "batch_size": batch_size}
+        typer.echo(settings_text({predictor.detector.info.title: about}))
 
 
 def predict(
@@ -152,7 +162,7 @@ def _judged(
 ) -> Iterator[dict[str, Any]]:
     """A row per image; each is printed as soon as it is there."""
     about = predictor.detector.info.title
-    typer.echo(f"{about}, threshold {predictor.threshold}")
+    typer.echo(f"{about}, threshold {predictor.shown_threshold}")
     for source in sources:
         for made in predictor.predict(source, **chosen):
             typer.echo(_line(made))

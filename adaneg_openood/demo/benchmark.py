@@ -18,7 +18,7 @@ from adaneg_openood.text import ClassNames, Corpus
 
 _FOLDER = "demo-world-1"  # the number goes up when the drawings change
 LISTS = "benchmark_imglist/demo"
-_TEST_SEED = 7  # training draws from other seeds, see train.py
+_TEST_SEED, _PICTURES_SEED = 7, 23  # training draws from other seeds, see train.py
 
 
 def class_names() -> ClassNames:
@@ -82,6 +82,28 @@ def write_benchmark(root: Path, per_class: int = 15, n_per_set: int = 150) -> No
         images = [(draw(names[i % len(names)], rng).image, -1) for i in range(n_per_set)]
         write_set(root, set_name, images, f"test_{set_name}")
     write_set(root, "digits", [(image, -1) for image in _digits(n_per_set)], "test_digits")
+
+
+def draw_pictures(root: Path) -> None:
+    """Draw pictures as people keep their own, to try every step on.
+
+    ``root/test/CLASS/*.png`` and ``root/validation/CLASS/*.png`` show the 20 ID classes, 10 and 5
+    pictures of each; ``root/others/*.png`` shows the things of the OOD sets, 3 pictures of each.
+    """
+    others = (name for names in {**NEAR, **FAR}.values() for name in names)
+    wanted = [
+        *(
+            (f"{part}/{name}", name, n)
+            for part, n in (("test", 10), ("validation", 5))
+            for name in ID_NAMES
+        ),
+        *(("others", name, 3) for name in others),
+    ]
+    rng = np.random.default_rng([_PICTURES_SEED, 0])
+    for folder, name, count in wanted:
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            draw(name, rng).image.save(root / folder / f"{name}_{number:02d}.png")
 
 
 def _digits(n: int) -> list[Image.Image]:
