@@ -1,49 +1,41 @@
-"""What the wheel holds, and that the oldest Python can read it."""
+"""What is published: the packages of the wheel, the version, and the Pythons that are tested."""
 
 from __future__ import annotations
 
-import ast
 import configparser
-import inspect
-import textwrap
-from collections.abc import Iterator
+import re
 from pathlib import Path
 
-import pytest
+import yaml
 from setuptools import find_packages
 
-from adaneg_openood.benchmark import definition, postprocessor  # noqa: F401, whose settings are counted
-from adaneg_openood.cli import app
-from adaneg_openood.io.configuration import Section
+from adaneg_openood import __version__
 
 ROOT = Path(__file__).parents[1]
+SETUP = configparser.ConfigParser()
+SETUP.read(ROOT / "setup.cfg", encoding="utf-8")
 
 
 def test_every_package_is_listed():
-    setup = configparser.ConfigParser()
-    setup.read(ROOT / "setup.cfg", encoding="utf-8")
-    listed = setup["options"]["packages"].split()
+    listed = SETUP["options"]["packages"].split()
     found = find_packages(str(ROOT), include=["adaneg_openood*"])
     assert sorted(listed) == sorted([*found, "adaneg_openood.configs"])
 
 
-def sections(kind: type = Section) -> Iterator[type]:
-    for found in kind.__subclasses__():
-        yield found
-        yield from sections(found)
+def test_the_version_is_the_same_everywhere():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    newest = re.search(r"^## (\S+) \((\S+)\)$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.M)
+    assert newest and newest.groups() == (__version__, str(cited["date-released"]))
+    assert str(cited["version"]) == __version__
+    assert SETUP["metadata"]["version"] == "attr: adaneg_openood._version.__version__"
 
 
-COMMANDS = [command.callback for command in app.registered_commands]
-
-
-@pytest.mark.parametrize(
-    "read", list(dict.fromkeys([*sections(), *COMMANDS])), ids=lambda read: read.__qualname__
-)
-def test_annotations_that_run_are_read_by_python_39(read):
-    """pydantic and typer evaluate annotations, and Python 3.9 has no ``int | None``."""
-    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(read))).body
-    body = tree.body if isinstance(tree, ast.ClassDef) else [*tree.args.args, *tree.args.kwonlyargs]
-    for part in body:
-        if isinstance(part, (ast.AnnAssign, ast.arg)) and part.annotation is not None:
-            kinds = [type(node.op) for node in ast.walk(part.annotation) if isinstance(node, ast.BinOp)]
-            assert ast.BitOr not in kinds, ast.unparse(part.annotation)
+def test_the_workflow_runs_the_pythons_that_are_stated():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text("utf-8"))
+    tested = workflow["jobs"]["suite"]["strategy"]["matrix"]["python"]
+    stated = re.findall(r":: (3\.\d+)$", SETUP["metadata"]["classifiers"], re.M)
+    assert tested == stated and SETUP["options"]["python_requires"] == f">={stated[0]}"
+    readme = re.findall(r"^    (pip install -e .*)$", (ROOT / "README.md").read_text("utf-8"), re.M)
+    assert [step["run"] for step in workflow["jobs"]["suite"]["steps"] if "run" in step][:2] == readme[
+        :2
+    ]
