@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Iterable
 
 # what moves a cursor, colours a screen, ends a line, hides or turns text round, or is half a character
 _INVISIBLE = re.compile(
@@ -48,6 +49,12 @@ def harmless(text: object, place: str = "terminal") -> str:
     if place == "latex":
         return "".join(_LATEX.get(sign, sign) for sign in shown)
     return html.escape(shown) if place == "html" else shown
+
+
+def listed(parts: Iterable[object], most: int = 8) -> str:
+    """The first few of some things, joined by commas, with dots where there are more."""
+    shown = [str(part) for part in parts]
+    return ", ".join(shown[:most]) + (", ..." if len(shown) > most else "")
 
 
 def _escaped(sign: str) -> str:

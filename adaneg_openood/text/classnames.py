@@ -5,19 +5,19 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from adaneg_openood.io.names import listed
 from adaneg_openood.text.layouts import read_names
 from adaneg_openood.text.words import clean_word
 
 logger = logging.getLogger(__name__)
 
-_WNID = re.compile(r"n\d{8}")
 _CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck".split()
 # No library that pip installs carries CIFAR-100's names without its images.
 _CIFAR100 = """
@@ -102,32 +102,21 @@ def class_names(source: str | os.PathLike[str]) -> ClassNames:
 def _imagenet() -> ClassNames:
     from open_clip import IMAGENET_CLASSNAMES
 
-    return ClassNames("imagenet", tuple(IMAGENET_CLASSNAMES), _imagenet_wnids())
+    wnids = tuple(_timm_table("imagenet_synsets.txt").split())
+    return ClassNames("imagenet", tuple(IMAGENET_CLASSNAMES), wnids)
 
 
 def _imagenet200() -> ClassNames:
     # OpenOOD's ImageNet-200 is the 200 classes of ImageNet-R in the order of their wnids.
     whole, rows = _imagenet(), [int(row) for row in _timm_table("imagenet_r_indices.txt").split()]
-    assert whole.wnids is not None
-    return ClassNames(
-        "imagenet200",
-        tuple(whole.names[row] for row in rows),
-        tuple(whole.wnids[row] for row in rows),
-    )
-
-
-def _imagenet_wnids() -> tuple[str, ...]:
-    return tuple(_timm_table("imagenet_synsets.txt").split())
+    names, wnids = (tuple(part[row] for row in rows) for part in (whole.names, whole.wnids or ()))
+    return ClassNames("imagenet200", names, wnids)
 
 
 def _timm_table(name: str) -> str:
     """A table of timm, which open_clip depends on, without importing timm (seconds)."""
-    from importlib.util import find_spec
-
-    spec = find_spec("timm")
-    if spec is None or not spec.submodule_search_locations:
-        raise ImportError("ImageNet's wnids come from timm: pip install timm")
-    return (Path(spec.submodule_search_locations[0]) / "data" / "_info" / name).read_text("utf-8")
+    spec: Any = find_spec("timm")
+    return (Path(spec.origin).parent / "data" / "_info" / name).read_text("utf-8")
 
 
 BENCHMARKS: dict[str, Any] = {
@@ -152,10 +141,7 @@ def read_class_names(path: str | os.PathLike[str]) -> ClassNames:
         OSError: the file cannot be read.
     """
     found = read_names(Path(path))
-    names = found.names
-    if names is None:
-        assert found.wnids is not None  # read_names gives one of them
-        names = names_of_wnids(found.wnids, str(path))
+    names = found.names or names_of_wnids(found.wnids or (), str(path))
     return ClassNames(str(path), tuple(map(clean_word, names)), found.wnids)
 
 
@@ -174,7 +160,7 @@ def names_of_wnids(wnids: Sequence[str], source: str) -> tuple[str, ...]:
     missing = [wnid for wnid in wnids if wnid not in known]
     if missing:
         raise ValueError(
-            f"{source}: no name is known for the wnid(s) {', '.join(missing[:8])}; put the names beside "
-            "them, as 'wnid name'"
+            f"{source}: no name is known for the wnid(s) {listed(missing)}; put the names beside them, "
+            "as 'wnid name'"
         )
     return tuple(known[wnid] for wnid in wnids)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -24,25 +23,11 @@ _BESIDE = (
     ("kind", re.compile(rf"(.+?){_SEPARATOR}(adj|noun)"), False),
     ("number", re.compile(rf"(.+?)(?:\s*[,;\t:]\s*({NUMBER})|\s+([-+]?[0-9]*\.[0-9]+))"), False),
 )
-
-
+Columns = list[tuple[str, list[str]]]  # the header's title, folded and empty without one; the cells
 HINT = (
     "Understood are one name per line, 'wnid name', 'index name', a CSV file with a header, and JSON; a "
     "JSON list of names is taken as it stands"
 )
-
-
-@dataclass
-class Column:
-    """One column of a table.
-
-    Attributes:
-        title: of the header, folded; empty without a header.
-        values: one per row.
-    """
-
-    title: str
-    values: list[str]
 
 
 class ListFile:
@@ -64,9 +49,9 @@ class ListFile:
         raise ValueError(f"{self.path}{place}: {why}{got}. {HINT}")
 
 
-def peeled(file: ListFile, lines: list[str], strict: bool) -> tuple[list[Column], list[str]]:
+def peeled(file: ListFile, lines: list[str], strict: bool) -> tuple[Columns, list[str]]:
     """Take off what stands before or after the name in every line."""
-    columns: list[Column] = []
+    columns: Columns = []
     while any(lines):
         for kind, pattern, leading in _BESIDE:
             if kind in ("kind", "number") and not file.words:
@@ -79,7 +64,7 @@ def peeled(file: ListFile, lines: list[str], strict: bool) -> tuple[list[Column]
                 if strict:
                     _look_at_numbers(file, lines, values, leading)
                 continue
-            columns.append(Column("", values))
+            columns.append(("", values))
             lines = [name.strip() for name in rest]
             break
         else:

@@ -11,12 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from adaneg_openood.text.layouts import read_names
-from adaneg_openood.text.wordnet import (
-    LEXICOGRAPHER_FILES,
-    WordNet,
-    WordNetMissing,
-    download_wordnet,
-)
+from adaneg_openood.text.wordnet import LEXICOGRAPHER_FILES, WordNet, WordNetMissing, download_wordnet
 from adaneg_openood.text.words import clean_word
 
 logger = logging.getLogger(__name__)
@@ -28,10 +23,9 @@ DEFAULT_FILES = tuple(
     if name.startswith("adj.") or (name.startswith("noun.") and name not in ("noun.animal", "noun.food"))
 )
 # how the released lists wrap their words, in either case and with or without the full stop
-_NOUN_PROMPT = re.compile(r"the nice (?P<word>.+?)\.?$", re.IGNORECASE)
+_PROMPT = re.compile(r"the nice (?P<noun>.+?)\.?$|this is an? (?P<adj>.+?) photo\.?$", re.IGNORECASE)
 _LISTS = (".txt", ".csv", ".tsv", ".json")
 _ADJECTIVES = re.compile(r"^adj|(?:^|[^a-z])adjs?(?:[^a-z]|$)|adjective")
-_ADJECTIVE_PROMPT = re.compile(r"this is an? (?P<word>.+?) photo\.?$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -200,8 +194,7 @@ def read_word_lists(path: str | os.PathLike[str]) -> Corpus:
     """
     place = Path(path)
     if place.is_dir():
-        files = sorted(file for file in place.iterdir() if file.suffix in _LISTS)
-        files = [file for file in files if not file.name.startswith(".")]
+        files = sorted(file for file in place.glob("[!.]*") if file.suffix in _LISTS)
         if not files:
             raise ValueError(f"{place}: no list of words ({', '.join(_LISTS)}) in this folder")
     elif place.is_file():
@@ -240,34 +233,20 @@ def _kind_by_name(file: Path) -> str:
 
 def _unwrapped(file: Path, words: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
     """The words of finished prompts, and their kinds; other words as they are, without kinds."""
-    if not _are_prompts(words):
+    matches = [_PROMPT.match(word) for word in words]
+    # most lines, not all: one stray line must not leave ten thousand words wrapped
+    if 2 * sum(map(bool, matches)) <= len(words):
         return tuple(words), None
     logger.info("%s: its lines are finished prompts; the words are taken out of them", file)
     default = "adj" if file.name.startswith("adj.") else "noun"
-    taken, kinds = [], []
-    for word in words:
-        kind = default
-        for pattern, meant in ((_NOUN_PROMPT, "noun"), (_ADJECTIVE_PROMPT, "adj")):
-            match = pattern.match(word)
-            if match:
-                word, kind = match.group("word"), meant
-                break
-        taken.append(word)
-        kinds.append(kind)
-    return tuple(taken), tuple(kinds)
-
-
-def _are_prompts(lines: Sequence[str]) -> bool:
-    """Most lines, not all: one stray line must not leave ten thousand words wrapped."""
-    matches = sum(1 for x in lines if _NOUN_PROMPT.match(x) or _ADJECTIVE_PROMPT.match(x))
-    return bool(lines) and matches > len(lines) / 2
+    kinds = tuple(str(match.lastgroup) if match else default for match in matches)
+    taken = (match[kind] if match else word for word, match, kind in zip(words, matches, kinds))
+    return tuple(taken), kinds
 
 
 def _unique(words: Iterable[str]) -> tuple[str, ...]:
     """Cleaned, the first of each spelling kept, however it was capitalised."""
     seen: dict[str, str] = {}
-    for word in words:
-        word = clean_word(word)
-        if word:
-            seen.setdefault(word.casefold(), word)
+    for word in filter(None, map(clean_word, words)):
+        seen.setdefault(word.casefold(), word)
     return tuple(seen.values())

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from adaneg_openood.io.archives import refuse_bombs
+from adaneg_openood.io.checkpoints import StoredTensor, read_checkpoint
 from adaneg_openood.io.digests import tensor_digest
-from adaneg_openood.io.files import atomic_path
-from adaneg_openood.text.label_files import read_label_file
+from adaneg_openood.io.files import atomic_path, read_json_object
 
-if TYPE_CHECKING:
-    pass
-
-logger = logging.getLogger(__name__)
-
-_NAMED = 8  # rows or words that a message lists
+_NAMED = 8  # rows that a message lists
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,24 +135,25 @@ class LabelFeatures:
             FileNotFoundError: no such file.
         """
         file = Path(path)
-        found = read_label_file(file)
-        count = found.n_id if found.n_id is not None else n_id
-        if count is None:
+        found = _read(file)
+        rows, own = unit_rows(found["text_features"]), found.get("names")
+        count: Any = found.get("n_id")
+        if count is None and n_id is None:
             raise ValueError(f"{file}: does not say how many of its rows are ID classes; give n_id")
-        if n_id is not None and count != n_id:
+        if None not in (count, n_id) and count != n_id:
             raise ValueError(f"{file}: holds n_id {count}, but {n_id} ID classes were asked for")
-        own = found.names
+        count = n_id if count is None else count
         if own is None:
-            known = tuple(names or ())[:count]
-            own = (*known, *(f"label {row}" for row in range(len(known), len(found.features))))
-        about: dict[str, Any] = {"file": str(file)}
-        if found.sha256 is not None:
-            text = found.provenance or "{}"
-            if _digest(found.features, count, own, found.logit_scale, text) != found.sha256:
+            own = list(names or ())[:count]
+            own += [f"label {row}" for row in range(len(own), len(rows))]
+        scale, about = found.get("logit_scale"), {"file": str(file)}
+        if "sha256" in found:
+            told = str(found.get("provenance", "{}"))
+            if _digest(found["text_features"], count, own, scale, told) != found["sha256"]:
                 raise ValueError(f"{file}: damaged, it does not have its checksum; make it again")
-            about = json.loads(text)
+            about = json.loads(told)
         try:
-            return cls(unit_rows(found.features), count, own, found.logit_scale, about)
+            return cls(rows, count, tuple(own), scale, about)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
 
@@ -172,3 +170,79 @@ def _digest(
 ) -> str:
     rest = json.dumps([n_id, list(names), logit_scale, provenance], ensure_ascii=True)
     return hashlib.sha256(f"{tensor_digest(features)} {rest}".encode()).hexdigest()
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """What a file says, each key of its kind; what it does not say is left out."""
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file of text features")
+    try:
+        if file.suffix == ".npz":
+            found = _from_npz(file)
+        elif file.suffix == ".safetensors":
+            found = _from_safetensors(file)
+        elif file.suffix in (".pt", ".pth", ".tar", ".bin"):
+            found = _from_checkpoint(file)
+        else:
+            raise ValueError("must be .npz, .safetensors or .pt")
+    except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds over damaged files
+        text = (str(error) or type(error).__name__).removeprefix(f"{file}: ")
+        raise ValueError(f"{file}: cannot be read as text features, {text}") from error
+    found = {str(key): value for key, value in found.items() if value is not None}
+    if "text_features" not in found:
+        raise ValueError(f"{file}: needs the key text_features, found {', '.join(sorted(found))}")
+    features, names = found["text_features"], found.get("names", [])
+    if not isinstance(features, Tensor) or features.ndim != 2 or not features.is_floating_point():
+        shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise ValueError(f"{file}: text_features must be (C + M, D) floating point, got {shape}")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{file}: names must be a list of strings")
+    for key in {"n_id", "logit_scale"} & set(found):
+        value = found[key]
+        if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
+            value = value.item()
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ValueError(f"{file}: {key} must be one number")
+        if not abs(value) < 2**53:
+            raise ValueError(f"{file}: {key} must be a number within reason, got {value}")
+        if key == "n_id" and value != int(value):
+            raise ValueError(f"{file}: n_id must be a whole number, got {value}")
+        found[key] = int(value) if key == "n_id" else value
+    readable, about = file.with_suffix(".json"), str(found.get("provenance", "{}"))
+    if "sha256" in found and readable.is_file():
+        told = read_json_object(readable)
+        if told.pop("sha256", None) != found["sha256"] or told != json.loads(about):
+            raise ValueError(f"{readable}: belongs to other text features than {file}; make both again")
+    return found
+
+
+def _from_npz(file: Path) -> dict[str, Any]:
+    with zipfile.ZipFile(file) as archive:
+        refuse_bombs(file, archive)
+    with np.load(file, allow_pickle=False) as arrays:
+        return {
+            key: array.tolist() if array.dtype.kind == "U" else torch.from_numpy(array)
+            for key, array in arrays.items()
+        }
+
+
+def _from_safetensors(file: Path) -> dict[str, Any]:
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as opened:
+        found = {key: opened.get_tensor(key) for key in opened.keys()}
+        names = (opened.metadata() or {}).get("names")
+    return found if names is None else {**found, "names": json.loads(names)}
+
+
+def _from_checkpoint(file: Path) -> dict[str, Any]:
+    loaded = read_checkpoint(file)
+    if isinstance(loaded, StoredTensor):
+        return {"text_features": loaded.load()}
+    if not isinstance(loaded, dict):
+        raise ValueError(f"it holds {type(loaded).__name__}, and must hold a tensor or a dict")
+    kept = ("text_features", "n_id", "names", "logit_scale")
+    return {
+        key: value.load() if isinstance(value, StoredTensor) and key in kept else value
+        for key, value in loaded.items()
+    }

@@ -1,6 +1,6 @@
 """Lists of names in the layouts that people have: columns are found, and what is no name is refused.
 
-:data:`LAYOUTS` in ``layout_table.py`` is the list of what is understood; each row is a test.
+docs/file_layouts.md is the list of what is understood; each of its rows is a test.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from adaneg_openood.io.names import harmless
-from adaneg_openood.text.columns import NUMBER, WNID, Column, ListFile, is_index, peeled
+from adaneg_openood.text.columns import NUMBER, WNID, Columns, ListFile, is_index, peeled
 
 _LONGEST = 1000  # characters of a line
 # titles of columns, the likeliest first
@@ -26,41 +25,14 @@ _NAME_TITLES = (
     *("classes", "label", "labels", "title", "species", "common_name", "description", "synset"),
 )
 _INDEX_TITLES = (
-    "index",
-    "idx",
-    "id",
-    "label_id",
-    "class_id",
-    "class_idx",
-    "class_index",
-    "target",
-    "no",
-    "#",
+    *("index", "idx", "id", "label_id", "class_id", "class_idx", "class_index", "target", "no", "#"),
 )
-_OTHER_TITLES = (
-    "wnid",
-    "synset_id",
-    "wordnet_id",
-    "score",
-    "count",
-    "kind",
-    "pos",
-    "folder",
-    "similarity",
-)
+_OTHER_TITLES = "wnid synset_id wordnet_id score count kind pos folder similarity".split()
 _TITLES = frozenset((*_NAME_TITLES, *_INDEX_TITLES, *_OTHER_TITLES))
 # those that nothing else can be: the first line of a file without columns
-_TITLES_ALONE = _TITLES - {
-    "text",
-    "english",
-    "title",
-    "species",
-    "description",
-    "count",
-    "folder",
-    "no",
-    "#",
-}
+_TITLES_ALONE = _TITLES.difference(
+    ("text", "english", "title", "species", "description", "count", "folder", "no", "#")
+)
 _CONTAINERS = ("names", "classes", "class_names", "id2label", "categories", "labels", "words")
 _KINDS = {"adj": "adj", "adjective": "adj", "a": "adj", "s": "adj", "noun": "noun", "n": "noun"}
 # what markup, code, paths and other layouts leave in a name
@@ -101,24 +73,15 @@ def read_names(path: Path, *, words: bool = False) -> Names:
         ValueError: nothing is understood, or a line is no name; the message shows it.
         OSError: the file cannot be read.
     """
-    file = ListFile(path, words)
-    text = _decoded(path, words)
-    structured = _structured(file, text)
-    if structured is not None:
-        columns = _columns_of_value(file, structured)
-    else:
-        columns = _columns_of_lines(file, text)
-    return _assembled(file, columns)
-
-
-def _decoded(path: Path, words: bool) -> str:
-    content = path.read_bytes()
+    file, content = ListFile(path, words), path.read_bytes()
     utf16 = content[:2] in (b"\xff\xfe", b"\xfe\xff")
     try:
-        return content.decode("utf-16" if utf16 else "utf-8-sig")
+        text = content.decode("utf-16" if utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
         what = "a word list" if words else "class names"
         raise ValueError(f"{path}: {what} must be UTF-8 text, {error}") from error
+    value = _structured(file, text)
+    return _assembled(file, _of_lines(file, text) if value is None else _of_value(file, value))
 
 
 # -- JSON and Python ------------------------------------------------------------------------------------
@@ -155,83 +118,70 @@ def _value_of(node: ast.AST) -> Any:
     raise ValueError("no literal")
 
 
-def _is_words(key: str, part: Any) -> bool:
-    return str(key).lower().removesuffix("s") in _KINDS and isinstance(part, list)
-
-
-def _columns_of_value(file: ListFile, value: Any) -> list[Column]:
+def _of_value(file: ListFile, value: Any) -> Columns:
     if isinstance(value, _Pairs):
-        for key in _CONTAINERS:
-            inner = next((part for name, part in value if name == key), None)
-            if isinstance(inner, list) and len(inner):
-                value = inner
-                break
+        parts = {str(key): part for key, part in reversed(value)}
+        inner = [parts[key] for key in _CONTAINERS if isinstance(parts.get(key), list) and parts[key]]
+        value = inner[0] if inner else value
     if not isinstance(value, list):
         raise ValueError(f"{file.path}: must be a list of names, or an object from label to name")
     if not value:
         raise ValueError(f"{file.path}: holds no {'word' if file.words else 'class name'}")
-    if file.words and isinstance(value, _Pairs) and all(_is_words(key, part) for key, part in value):
-        value = [[key.lower().removesuffix("s"), word] for key, part in value for word in part]
+    rows: list[Any] = list(value)
     if isinstance(value, _Pairs):
-        nested = all(isinstance(part, _Pairs) for _, part in value)
-        rows = [
-            _Pairs([("", key), *part])
-            if nested
-            else [key, *(part if isinstance(part, list) else [part])]
-            for key, part in value
-        ]
+        folded = [(str(key).lower().removesuffix("s"), part) for key, part in value]
+        if file.words and all(key in _KINDS and isinstance(part, list) for key, part in folded):
+            return _of_value(file, [[key, word] for key, part in folded for word in part])
+        if all(isinstance(part, _Pairs) for _, part in value):
+            rows = [_Pairs([("", key), *part]) for key, part in value]
+        else:
+            rows = [[key, *(part if isinstance(part, list) else [part])] for key, part in value]
         twice, n = Counter(str(key) for key, _ in value).most_common(1)[0]
         if n > 1:
             raise ValueError(f"{file.path}: key {twice[:80]!r} is there twice; keep one")
-    else:
-        rows = list(value)
     file.places = [f"entry {row}" for row in range(len(rows))]
     file.shown = [str(row)[:200] for row in rows]
     for row, cells in enumerate(rows):
-        plain = cells if isinstance(cells, list) else [cells]
-        plain = [part for _, part in plain] if isinstance(cells, _Pairs) else plain
+        plain = [part for _, part in cells] if isinstance(cells, _Pairs) else cells
+        plain = plain if isinstance(plain, list) else [plain]
         if not all(isinstance(part, (str, int, float)) and not isinstance(part, bool) for part in plain):
             file.refuse("must be a name, or names and numbers", row)
-        if not isinstance(cells, list) and not isinstance(cells, str):
+        if not isinstance(cells, (list, str)):
             file.refuse("must be a list of names, or an object from label to name", row)
     if all(isinstance(cells, str) for cells in rows):
-        long = next((row for row, cells in enumerate(rows) if len(cells) > _LONGEST), None)
-        if long is not None:
-            file.refuse(f"is longer than {_LONGEST} characters", long)
-        columns, rest = peeled(file, [str(cells).strip() for cells in rows], strict=False)
-        return [*columns, Column("", rest)] if any(rest) else columns
+        columns, rest = peeled(file, [cells.strip() for cells in _not_too_long(file, rows)], False)
+        return [*columns, ("", rest)] if any(rest) else columns
     if all(isinstance(cells, _Pairs) for cells in rows):
         titles = [str(title) for title, _ in rows[0]]
         for row, cells in enumerate(rows):
             if [str(title) for title, _ in cells] != titles:
                 file.refuse(f"must have the keys {', '.join(titles)[:200]}", row)
-        tables = [[str(part) for _, part in cells] for cells in rows]
-        return [Column(_title(t), list(v)) for t, v in zip(titles, zip(*tables))]
+        table = zip(*([str(part) for _, part in cells] for cells in rows))
+        return [(_title(title), list(column)) for title, column in zip(titles, table)]
     width = len(rows[0])
     for row, cells in enumerate(rows):
         if not isinstance(cells, list) or isinstance(cells, _Pairs) or len(cells) != width or not width:
             file.refuse(f"must hold {width} values, as the first one", row)
-    return [Column("", [str(part) for part in column]) for column in zip(*rows)]
+    return [("", [str(part) for part in column]) for column in zip(*rows)]
+
+
+def _not_too_long(file: ListFile, lines: list[str]) -> list[str]:
+    for row, line in enumerate(lines):
+        if len(line) > _LONGEST:
+            file.refuse(f"is longer than {_LONGEST} characters", row)
+    return lines
 
 
 # -- lines ----------------------------------------------------------------------------------------------
 
 
-def _columns_of_lines(file: ListFile, text: str) -> list[Column]:
+def _of_lines(file: ListFile, text: str) -> Columns:
     lines = [line.strip(" \f\v") for line in re.split(r"\r\n|\n|\r", text.rstrip())]
-    empty = []
-    kept: list[str] = []
-    for number, line in enumerate(lines, 1):
-        if line.startswith(("#", "//")):
-            continue
-        if not line.strip():
-            empty.append(str(number))
-            continue
-        kept.append(line)
-        file.places.append(f"line {number}")
-        file.shown.append(line)
-        if len(line) > _LONGEST:
-            file.refuse(f"is longer than {_LONGEST} characters", len(kept) - 1)
+    numbered = [(i, line) for i, line in enumerate(lines, 1) if not line.startswith(("#", "//"))]
+    empty = [str(number) for number, line in numbered if not line.strip()]
+    file.places = [f"line {number}" for number, line in numbered if line.strip()]
+    file.shown = kept = [line for _, line in numbered if line.strip()]
+    _not_too_long(file, kept)
     if not kept:
         raise ValueError(f"{file.path}: holds no {'word' if file.words else 'class name'}")
     if empty and not file.words:
@@ -243,17 +193,19 @@ def _columns_of_lines(file: ListFile, text: str) -> list[Column]:
         return titled
     if all(re.match(r"[-*]\s+\S", line) for line in kept):
         kept = [line[1:].strip() for line in kept]  # a list in YAML or Markdown
-    columns, rest = peeled(file, [_without_comma(line) for line in kept], strict=True)
+    # entries of a list in code end with a comma
+    bare = [line[:-1].rstrip() if line.endswith((",", ";")) else line for line in kept]
+    columns, rest = peeled(file, bare, strict=True)
     if not any(rest):
         return columns
     separators = "\t,;" if file.path.suffix in (".csv", ".tsv") else "\t"
     for row, name in enumerate(rest):
         if any(sign in name for sign in separators) and _unquoted(name) == name:
             file.refuse("has several columns, and no header says which is the name", row)
-    return [*columns, Column("", rest)]
+    return [*columns, ("", rest)]
 
 
-def _titled(file: ListFile, lines: list[str]) -> list[Column] | None:
+def _titled(file: ListFile, lines: list[str]) -> Columns | None:
     """The columns of a table with a header, or None where the first line is none."""
     for delimiter in "\t,;":
         cells = next(csv.reader(lines[:1], delimiter=delimiter))
@@ -271,17 +223,13 @@ def _titled(file: ListFile, lines: list[str]) -> list[Column] | None:
             raise ValueError(f"{file.path}: not CSV, {error}") from error
         for row, found in enumerate(rows, 1):
             if len(found) != len(titles):
-                # one row of the reader may be several lines
-                where = min(row, len(lines) - 1)
-                file.refuse(
-                    f"has {len(found)} cells, the header {len(titles)}; put names in quotes", where
-                )
+                said = f"has {len(found)} cells, the header {len(titles)}; put names in quotes"
+                file.refuse(said, min(row, len(lines) - 1))  # a row may be several lines
         if not rows:
             file.refuse("is a header, and nothing follows", 0)
         file.places, file.shown = file.places[1:], file.shown[1:]
-        return [
-            Column(title, [cell.strip() for cell in column]) for title, column in zip(titles, zip(*rows))
-        ]
+        table = zip(*([cell.strip() for cell in row] for row in rows))
+        return [(title, list(column)) for title, column in zip(titles, table)]
     if _title(lines[0]) in _TITLES_ALONE and len(lines) > 1:
         file.refuse("looks like a header; remove the line, or call the file .csv", 0)
     return None
@@ -290,37 +238,37 @@ def _titled(file: ListFile, lines: list[str]) -> list[Column] | None:
 # -- columns to names -----------------------------------------------------------------------------------
 
 
-def _assembled(file: ListFile, columns: list[Column]) -> Names:
+def _assembled(file: ListFile, columns: Columns) -> Names:
     index = wnids = kinds = None
-    texts: list[Column] = []
-    for column in columns:
-        values = [value.strip() for value in column.values]
+    texts: Columns = []
+    for title, cells in columns:
+        values = [value.strip() for value in cells]
+        alone, of_kinds = len(columns) == 1, all(value.lower() in _KINDS for value in values)
         if all(re.fullmatch(WNID, value) for value in values):
             wnids = values if wnids is None else wnids
-        elif file.words and (column.title in ("kind", "pos") or not column.title) and _all_kinds(values):
+        elif file.words and title in ("", "kind", "pos") and of_kinds:
             kinds = [_KINDS[value.lower()] for value in values]
-        elif all(re.fullmatch(r"[0-9]{1,18}", value) for value in values) and len(columns) > 1:
-            if is_index(values) and not file.words:
+        elif alone or not all(re.fullmatch(NUMBER, value) for value in values):
+            texts.append((title, [" ".join(_unquoted(value).split()) for value in values]))
+        elif file.words:
+            continue  # scores
+        elif all(re.fullmatch(r"[0-9]{1,18}", value) for value in values):
+            if is_index(values):
                 order = [int(value) - min(map(int, values)) for value in values]
                 if index is not None and index != order:
                     file.refuse("two columns hold numbers of labels, and they differ", 0)
                 index = order
-            elif not file.words and (
-                not column.title or column.title in (*_INDEX_TITLES, *_NAME_TITLES)
-            ):
-                title = f" of the column {column.title}" if column.title else ""
-                file.refuse(f"the numbers{title} are not 0..C-1 or 1..C, so they are no labels", 0)
-        elif all(re.fullmatch(NUMBER, value) for value in values) and len(columns) > 1:
-            if not file.words and not column.title:
-                file.refuse("has a number that is no label", 0)
-        else:
-            texts.append(Column(column.title, [" ".join(_unquoted(value).split()) for value in values]))
+            elif title in ("", *_INDEX_TITLES, *_NAME_TITLES):
+                of = f" of the column {title}" if title else ""
+                file.refuse(f"the numbers{of} are not 0..C-1 or 1..C, so they are no labels", 0)
+        elif not title:
+            file.refuse("has a number that is no label", 0)
     names = _chosen(file, texts)
-    if names is None and wnids is None:
-        file.refuse("holds numbers alone, no name", 0)
     if names is not None:
         _refuse_strange(file, names)
-    rows = list(range(len(columns[0].values)))
+    elif wnids is None:
+        file.refuse("holds numbers alone, no name", 0)
+    rows = list(range(len(columns[0][1])))
     if index is not None:
         rows.sort(key=lambda row: index[row])
 
@@ -330,20 +278,14 @@ def _assembled(file: ListFile, columns: list[Column]) -> Names:
     return Names(ordered(names), ordered(wnids), ordered(kinds))
 
 
-def _all_kinds(values: Sequence[str]) -> bool:
-    return all(value.lower() in _KINDS for value in values)
-
-
-def _chosen(file: ListFile, texts: list[Column]) -> list[str] | None:
+def _chosen(file: ListFile, texts: Columns) -> list[str] | None:
     """The column of names."""
     if len(texts) > 1:
-        for title in _NAME_TITLES:
-            for column in texts:
-                if column.title == title:
-                    return column.values
-        titles = ", ".join(column.title or "without a title" for column in texts)
-        file.refuse(f"has several columns of text ({titles[:200]}); call the one of the names 'name'", 0)
-    return texts[0].values if texts else None
+        texts = [column for title in _NAME_TITLES for column in texts if column[0] == title] or texts
+        if texts[0][0] not in _NAME_TITLES:
+            titles = ", ".join(title or "without a title" for title, _ in texts)[:200]
+            file.refuse(f"has several columns of text ({titles}); call the one of the names 'name'", 0)
+    return texts[0][1] if texts else None
 
 
 def _refuse_strange(file: ListFile, names: list[str]) -> None:
@@ -361,11 +303,6 @@ def _refuse_strange(file: ListFile, names: list[str]) -> None:
 
 def _title(cell: str) -> str:
     return cell.strip().strip("\"'").strip().lower().replace(" ", "_").replace("-", "_")
-
-
-def _without_comma(line: str) -> str:
-    """Without the comma that an entry of a list in code ends with."""
-    return line[:-1].rstrip() if line.endswith((",", ";")) else line
 
 
 def _unquoted(text: str) -> str:

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from adaneg_openood.io.checkpoints import StoredTensor, Unread, read_checkpoint, tensors_in
+from adaneg_openood.io.names import listed
 from adaneg_openood.text.classnames import ClassNames
 from adaneg_openood.text.negatives import NegativeLabels
-from adaneg_openood.text.prompts import NameEncoder, PromptSet
+from adaneg_openood.text.prompts import NameEncoder, PromptSet, TextCache
 
 if TYPE_CHECKING:
-    from adaneg_openood.text.cache import TextCache
-    from adaneg_openood.vlm import VisionLanguageModel
+    from adaneg_openood.vlm import TwoTowerModel, VisionLanguageModel
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +37,8 @@ _TRAINING = re.compile(
     r"best_\w+|result\w*|metric\w*|loss\w*|acc\w*|args|cfg|config|hyper_parameters|opt|seed|rng_state\w*|"
     r"arch|version|pytorch-lightning_version|callbacks|loops|classnames|class_names"
 )
-_NAMED = 8  # keys that a message lists
 _MOST_ROWS = 1_000_000
+_BATCH = 256  # texts a forward pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,9 +93,7 @@ class LearnedPrompts:
         return self.negative_context is not None and self.negative_context.ndim > 2
 
 
-def load_prompts(
-    path: str | os.PathLike[str], id_key: str | None = None, negative_key: str | None = None
-) -> LearnedPrompts:
+def load_prompts(path: str | os.PathLike[str]) -> LearnedPrompts:
     """Context vectors from a prompt-learning checkpoint.
 
     Every key of the file is accounted for: the context vectors are read, the class names' tokens and a
@@ -105,8 +103,6 @@ def load_prompts(
     Args:
         path: ``.pt``, ``.pth``, ``.pth.tar`` or ``.tar`` as CoOp's and Dassl's trainers write, or
             ``.safetensors``.
-        id_key: name of the ID context; None tries ``ctx_positive``, ``ctx`` and the like.
-        negative_key: name of the negative context; None tries ``ctx_negative`` and the like.
 
     Raises:
         ValueError: no such context vectors, several, or keys that are not understood; the message
@@ -117,26 +113,26 @@ def load_prompts(
     vectors: dict[str, StoredTensor] = {}
     strange: list[str] = []
     for key, value in _entries(file, read_checkpoint(file)):
-        last = key.rpartition(".")[2]
-        if isinstance(value, StoredTensor) and "meta_net" in key.split("."):
+        if not isinstance(value, StoredTensor):
+            if isinstance(value, Unread) or next(tensors_in(value), None) is not None:
+                strange.append(key)
+        elif "meta_net" in key.split("."):
             raise ValueError(
                 f"{file}: holds {key}: its vectors depend on the image (CoCoOp), so there are no text "
                 "rows to take from it"
             )
-        if isinstance(value, StoredTensor) and not _HARMLESS.fullmatch(last):
+        elif not _HARMLESS.fullmatch(key.rpartition(".")[2]):
             vectors[key] = value
-        elif isinstance(value, Unread) or (not isinstance(value, StoredTensor) and _holds(value)):
-            strange.append(key)
-    ids = _found(vectors, (id_key,) if id_key else _ID_KEYS)
-    negatives = _found(vectors, (negative_key,) if negative_key else _NEGATIVE_KEYS)
-    for keys, asked, needed in (
-        (ids, id_key or " or ".join(_ID_KEYS), True),
-        (negatives, negative_key or " or ".join(_NEGATIVE_KEYS), bool(negative_key)),
-    ):
-        if needed and not keys:
-            raise ValueError(
-                f"{file}: no context vectors called {asked}; it holds {_listed(vectors) or 'no tensors'}"
-            )
+    ids, negatives = (
+        [key for key in vectors if key.rpartition(".")[2] in names]
+        for names in (_ID_KEYS, _NEGATIVE_KEYS)
+    )
+    if not ids:
+        raise ValueError(
+            f"{file}: no context vectors called {' or '.join(_ID_KEYS)}; it holds "
+            f"{_listed(vectors) or 'no tensors'}"
+        )
+    for keys in (ids, negatives):
         if len(keys) > 1:
             raise ValueError(
                 f"{file}: {_listed(keys)} are all context vectors; keep the one that is meant"
@@ -181,18 +177,70 @@ def _entries(file: Path, loaded: Any) -> list[tuple[str, Any]]:
     return found
 
 
-def _holds(value: Any) -> bool:
-    return next(tensors_in(value), None) is not None
-
-
-def _found(vectors: dict[str, StoredTensor], names: Sequence[str]) -> list[str]:
-    """The keys that end in one of the names."""
-    return [key for key in vectors if any(key == n or key.endswith(f".{n}") for n in names)]
-
-
 def _listed(keys: Any) -> str:
-    shown = [repr(key)[1:-1][:80] for key in keys]
-    return ", ".join(shown[:_NAMED]) + (", ..." if len(shown) > _NAMED else "")
+    return listed(repr(key)[1:-1][:80] for key in keys)
+
+
+@torch.no_grad()
+def encode_with_context(model: TwoTowerModel, names: Sequence[str], context: Tensor) -> Tensor:
+    """Features of "[V1]...[Vn] name." with learned vectors V.
+
+    Args:
+        model: an open_clip or OpenAI CLIP.
+        names: N names.
+        context: (n, width) for all names, or (N, n, width), one a name; float.
+
+    Returns:
+        (N, D) float32 of unit length, on the CPU.
+
+    Raises:
+        ValueError: the width is not the text tower's, there are more vectors than it takes, or the
+            model's tower takes no vectors.
+
+    Source: CoOp (Zhou et al., IJCV 2022), class token at the end.
+    """
+    embedding = _token_embedding(model.model)
+    n_context, width = context.shape[-2:]
+    if width != embedding.weight.shape[1]:
+        raise ValueError(
+            f"the prompts' vectors have width {width}, the text tower of {model.name} has "
+            f"{embedding.weight.shape[1]}; they were learned for another backbone"
+        )
+    limit = model.context_length
+    # the start mark, at least one token of a name, the full stop and the end mark
+    if limit is not None and n_context > limit - 4:
+        raise ValueError(
+            f"{n_context} context vectors leave no room for a name: the text tower of {model.name} "
+            f"takes {limit} tokens"
+        )
+    # CoOp's own form: as many placeholder words of one token each, which the vectors replace
+    texts = [f"{'X ' * n_context}{name}." for name in names]
+    parts = []
+    for start in range(0, len(texts), _BATCH):
+        rows = slice(start, start + _BATCH)
+        vectors = context if context.ndim == 2 else context[rows]
+
+        def replace(module: nn.Module, inputs: Any, output: Tensor, vectors: Tensor = vectors) -> Tensor:
+            output = output.clone()
+            output[:, 1 : 1 + n_context] = vectors.to(output)  # after the start mark
+            return output
+
+        handle = embedding.register_forward_hook(replace)
+        try:
+            parts.append(model.encode_text(texts[rows], batch_size=_BATCH).cpu())
+        finally:
+            handle.remove()
+    return torch.cat(parts) if parts else torch.zeros(0, model.dim)
+
+
+def _token_embedding(model: nn.Module) -> nn.Embedding:
+    for place in (model, getattr(model, "text", None)):
+        found = getattr(place, "token_embedding", None)
+        if isinstance(found, nn.Embedding):
+            return found
+    raise ValueError(
+        f"{type(model).__name__} has no CLIP text tower, so learned prompts cannot be put into it"
+    )
 
 
 @torch.no_grad()
@@ -226,7 +274,6 @@ def learned_rows(
         ValueError: the widths, the lengths or the number of classes differ.
     """
     from adaneg_openood.vlm import TwoTowerModel
-    from adaneg_openood.vlm.context import encode_with_context
 
     if not isinstance(model, TwoTowerModel):
         raise ValueError(f"{model.name}: learned prompts need an open_clip or OpenAI CLIP")
@@ -274,9 +321,6 @@ def learned_rows(
             parts.append(encoded(negatives.words, of_mined))
         else:
             with NameEncoder(model, cache=cache) as encoder:
-                for kind in negatives.order:
-                    parts.append(
-                        encoder.rows(negatives.of_kind(kind), getattr(templates, kind), templates.raw)
-                    )
+                parts += encoder.kinds(negatives, templates)
         names += negatives.words
     return parts, names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 from dataclasses import dataclass, field
@@ -11,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from adaneg_openood.text.cache import TextCache
+from adaneg_openood.io.checks import check_int, check_number
 from adaneg_openood.text.classnames import ClassNames
 from adaneg_openood.text.corpus import Corpus, load_corpus
-from adaneg_openood.text.miner import NegativeMiner
 from adaneg_openood.text.negatives import NegativeLabels
-from adaneg_openood.text.prompts import NameEncoder
-from adaneg_openood.text.recipes import RECIPES, MiningConfig
+from adaneg_openood.text.prompts import NameEncoder, TextCache, described
+from adaneg_openood.text.recipes import RECIPES, MiningConfig, split_counts
 from adaneg_openood.text.wordnet import WordNet
 from adaneg_openood.text.words import fold, keys, synonyms
 
@@ -26,11 +26,105 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_CHUNK = 4096  # candidates compared at a time, so memory is O(chunk x C) and not O(candidates x C)
+
+
+class NegativeMiner:
+    """The lowest candidates of a stream, in O(kept + batch) memory.
+
+    A candidate's value is a percentile of its C cosines to the ID classes. The candidates of lowest
+    value are kept; equal values keep the order in which they came, so the result never depends on
+    hashing.
+
+    Args:
+        id_features: (C, D) text features of the ID names, unit length, any float dtype.
+        n_negatives: how many to keep, at least 1; ``None`` keeps all.
+        percentile: in [0, 1].
+        interpolated: take the interpolated quantile; False takes the sorted cosine at
+            ``int(percentile * C)``.
+        near_copy: a candidate whose largest cosine is above it has the value 1; None has no limit.
+
+    Raises:
+        ValueError: no ID features, or a number out of its range.
+
+    Source: NegLabel (Jiang et al., ICLR 2024), section 3.1; CSP (Chen et al., NeurIPS 2024).
+    """
+
+    def __init__(
+        self,
+        id_features: Tensor,
+        n_negatives: int | None,
+        percentile: float = 0.95,
+        *,
+        interpolated: bool = False,
+        near_copy: float | None = None,
+    ) -> None:
+        if id_features.ndim != 2 or not len(id_features):
+            raise ValueError(f"id_features must be (C, D) with C > 0, got {tuple(id_features.shape)}")
+        n_id = len(id_features)
+        check_number("percentile", percentile, 0.0, 1.0)
+        if n_negatives is not None:
+            check_int("n_negatives", n_negatives)
+        self.n_negatives = n_negatives
+        self.near_copy = near_copy
+        self.n_seen = 0
+        # between the sorted cosines at rank and rank + 1, so much of the way
+        place = percentile * (n_id - 1) if interpolated else int(percentile * n_id)
+        self._rank = min(math.floor(place), n_id - 1)
+        self._way = place - self._rank if self._rank < n_id - 1 else 0.0
+        self._id_columns = id_features.detach().float().T
+        self._values = torch.empty(0)
+        self._indices = torch.empty(0, dtype=torch.int64)
+
+    @torch.no_grad()
+    def update(self, candidates: Tensor) -> None:
+        """Take the next candidates.
+
+        Args:
+            candidates: (n, D) text features, unit length, any float dtype and device.
+
+        Raises:
+            ValueError: D differs from the ID features'.
+        """
+        if candidates.ndim != 2 or candidates.shape[1] != len(self._id_columns):
+            raise ValueError(
+                "candidates and id_features must be (N, D) and (C, D) of one width, got "
+                f"{tuple(candidates.shape)} and {tuple(self._id_columns.T.shape)}"
+            )
+        for chunk in candidates.split(_CHUNK):
+            cosines = chunk.to(self._id_columns.device).float() @ self._id_columns
+            values = self._valued(cosines).cpu()
+            indices = torch.arange(self.n_seen, self.n_seen + len(values))
+            self.n_seen += len(values)
+            values = torch.cat([self._values, values])
+            # what was kept comes first, so a stable sort leaves ties in order of arrival
+            order = torch.argsort(values, stable=True)[: self.n_negatives]
+            self._values = values[order]
+            self._indices = torch.cat([self._indices, indices])[order]
+
+    def _valued(self, cosines: Tensor) -> Tensor:
+        values = cosines.kthvalue(self._rank + 1, dim=1).values
+        if self._way:
+            values = values.lerp(cosines.kthvalue(self._rank + 2, dim=1).values, self._way)
+        if self.near_copy is not None:
+            values = values.masked_fill(cosines.amax(dim=1) > self.near_copy, 1.0)
+        return values
+
+    @property
+    def indices(self) -> Tensor:
+        """(n,) int64 positions in the stream, lowest value first; n <= n_negatives."""
+        return self._indices
+
+    @property
+    def values(self) -> Tensor:
+        """(n,) float32, the kept candidates' values, ascending."""
+        return self._values
+
 
 def filter_candidates(
     corpus: Corpus,
     classes: ClassNames | None,
-    match: str = "caseless",
+    match: str | None = "caseless",
     related: set[str] | None = None,
 ) -> Corpus:
     """Drop the ID names, adjectives that are also nouns, and related words.
@@ -40,7 +134,7 @@ def filter_candidates(
         classes: the ID classes, or None where they are not known. A class that is called by several
             synonyms ("tench, Tinca tinca") drops each of them, except under ``"exact"``.
         match: see :class:`MiningConfig`; it also decides when an adjective is a noun, except that
-            plurals do not count there.
+            plurals do not count there. None drops related words alone.
         related: folded words to drop besides, from :meth:`WordNet.related`.
 
     Raises:
@@ -49,18 +143,17 @@ def filter_candidates(
     names = () if classes is None else classes.names
     if match != "exact":  # the released code compares whole names
         names = tuple(word for name in names for word in synonyms(name))
-    id_keys = {key for name in names for key in keys(name, match)}
-    spelling = "caseless" if match == "plural" else match
-    nouns = {key for word in corpus.nouns for key in keys(word, spelling)}
-    related = related or set()
-
-    def kept(word: str) -> bool:
-        return fold(word) not in related and not keys(word, match) & id_keys
-
-    left_nouns = tuple(word for word in corpus.nouns if kept(word))
-    left_adjectives = tuple(
-        word for word in corpus.adjectives if kept(word) and not keys(word, spelling) & nouns
-    )
+    wanted = [
+        [word for word in words if fold(word) not in (related or ())]
+        for words in (corpus.nouns, corpus.adjectives)
+    ]
+    if match is not None:
+        ids = {key for name in names for key in keys(name, match)}
+        wanted = [[word for word in words if not keys(word, match) & ids] for words in wanted]
+        spelling = "caseless" if match == "plural" else match
+        nouns = {key for word in corpus.nouns for key in keys(word, spelling)}
+        wanted[1] = [word for word in wanted[1] if not keys(word, spelling) & nouns]
+    left_nouns, left_adjectives = map(tuple, wanted)
     if not left_nouns and not left_adjectives:
         raise ValueError(
             f"{corpus.source}: every candidate is an ID name or related to one; "
@@ -71,33 +164,6 @@ def filter_candidates(
         *(len(left_nouns), len(corpus.nouns), len(left_adjectives), len(corpus.adjectives)),
     )
     return Corpus(left_nouns, left_adjectives, corpus.source)
-
-
-def split_counts(n_adjectives: int, n_nouns: int, config: MiningConfig) -> tuple[int, int]:
-    """How many adjectives and nouns are kept.
-
-    Of M in all: ``int(M n_adj / (n_adj + n_noun))`` adjectives, and nouns for the rest; a kind with too
-    few candidates is filled up with the other. Of a share: ``int(share n)`` of each kind.
-
-    Example:
-        >>> split_counts(30, 70, MiningConfig(n_negatives=10))
-        (3, 7)
-        >>> split_counts(30, 70, MiningConfig(share=0.5))
-        (15, 35)
-    """
-    config = config.resolved()
-    if config.share is not None:
-        return int(config.share * n_adjectives), int(config.share * n_nouns)
-    total = n_adjectives + n_nouns
-    wanted = min(config.n_negatives, total) if isinstance(config.n_negatives, int) else total
-    if config.adjective_share is None:
-        # integers, so that no rounding can take one away
-        adjectives = wanted * n_adjectives // total
-    else:
-        adjectives = int(wanted * config.adjective_share)
-    adjectives = min(adjectives, n_adjectives)
-    nouns = min(wanted - adjectives, n_nouns)
-    return min(wanted - nouns, n_adjectives), nouns
 
 
 def candidates_of(
@@ -115,11 +181,8 @@ def candidates_of(
     words = corpus.without(config.exclude or ())
     if recipe.underscores != "clean":
         words = words.as_read(spaces=recipe.underscores == "spaces")
-    if config.match is not None:
+    if config.match is not None or related:
         words = filter_candidates(words, classes, config.match, related)
-    elif related:
-        kept = [[w for w in part if fold(w) not in related] for part in (words.nouns, words.adjectives)]
-        words = Corpus(tuple(kept[0]), tuple(kept[1]), corpus.source)
     if recipe.superclasses:
         draw = random.Random(config.seed)
         phrases = tuple(f"{word} {draw.choice(recipe.superclasses)}" for word in words.adjectives)
@@ -178,17 +241,14 @@ def mine(
         raise ValueError(f"{corpus.source}: too few candidates, a share of {full.share} keeps none")
     prompts = config.prompts()
     words: list[str] = []
-    kinds: list[str] = []
-    total = sum(len(left.of_kind(kind)) for kind in recipe.kinds if wanted[kind])
-    total += 0 if classes is None else len(classes)
+    kinds = [kind for kind in recipe.kinds if wanted[kind]]
+    total = sum(len(left.of_kind(kind)) for kind in kinds) + len(classes or ())
     with NameEncoder(model, cache=cache, total=total if progress else None) as encoder:
         ids = id_features
         if classes is not None:
             ids = encoder.rows(classes.names, prompts.id, prompts.raw)
         assert ids is not None
-        for kind in recipe.kinds:
-            if not wanted[kind]:
-                continue
+        for kind in kinds:
             candidates = left.of_kind(kind)
             miner = NegativeMiner(
                 ids,
@@ -200,9 +260,9 @@ def mine(
             for features in encoder.parts(candidates, getattr(prompts, kind), prompts.raw):
                 miner.update(features)
             words += [candidates[index] for index in miner.indices.tolist()]
-            kinds += [kind] * len(miner.indices)
     about = _provenance(model, classes, corpus, config, left)
-    return NegativeLabels(tuple(words), tuple(kinds), about)
+    of_each = tuple(kind for kind in kinds for _ in range(wanted[kind]))
+    return NegativeLabels(tuple(words), of_each, about)
 
 
 @dataclass(frozen=True)
@@ -227,41 +287,24 @@ class Mining:
         Raises:
             WordNetMissing, ValueError, OSError: see ``load_corpus``.
         """
-        database = None
-        of_wordnet = isinstance(self.corpus, str) and self.corpus == "wordnet"
+        database, of_wordnet = None, self.corpus == "wordnet"
         if self.config.exclude_related or (of_wordnet and not self.download):
             database = WordNet(self.wordnet)
         if isinstance(self.corpus, Corpus):
             return self.corpus, database
-        words = load_corpus(
-            self.corpus,
-            wordnet=database or self.wordnet,
-            lemmas=self.lemmas,
-            download=self.download,
-        )
-        return words, database
+        where: dict[str, Any] = {
+            "lemmas": self.lemmas,
+            "download": self.download,
+            "wordnet": database or self.wordnet,
+        }
+        return load_corpus(self.corpus, **where), database
 
     def run(
-        self,
-        model: VisionLanguageModel,
-        classes: ClassNames | None,
-        *,
-        id_features: Tensor | None = None,
-        cache: TextCache | None = None,
-        progress: bool = False,
+        self, model: VisionLanguageModel, classes: ClassNames | None, **options: Any
     ) -> NegativeLabels:
-        """Mine; arguments as in :func:`mine`."""
+        """Mine; ``options`` are ``id_features``, ``cache`` and ``progress`` of :func:`mine`."""
         words, database = self.load()
-        return mine(
-            model,
-            classes,
-            words,
-            self.config,
-            id_features=id_features,
-            wordnet=database,
-            cache=cache,
-            progress=progress,
-        )
+        return mine(model, classes, words, self.config, wordnet=database, **options)
 
 
 def _provenance(
@@ -271,13 +314,9 @@ def _provenance(
     config: MiningConfig,
     left: Corpus,
 ) -> dict[str, Any]:
-    from adaneg_openood.vlm import describe
-
     recipe = RECIPES[config.recipe]
-    about = describe(model)
-    about.pop("preprocessing", None)
     made: dict[str, Any] = {
-        "model": about,
+        "model": described(model),
         "mining": config.recipe,
         "groups": recipe.groups,
         "corpus": corpus.source,

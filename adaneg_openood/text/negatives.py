@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from adaneg_openood.io.checks import check_choice
 from adaneg_openood.io.files import atomic_path
 from adaneg_openood.text.corpus import Corpus, read_word_lists
 from adaneg_openood.text.prompts import PromptSet
-from adaneg_openood.text.recipes import KINDS, RECIPES, check_recipe
+from adaneg_openood.text.recipes import KINDS, RECIPES
 
 _HEADER = "adaneg-openood negative labels, version 1"
 
@@ -38,15 +39,12 @@ class NegativeLabels:
         if unknown:
             raise ValueError(f"kinds must be 'adj' or 'noun', got {', '.join(map(repr, unknown))}")
         if self.mining is not None:
-            check_recipe(self.mining)
-        groups = self.groups
-        if groups is not None and (type(groups) is not int or groups < 1):
-            raise ValueError(f"groups must be a whole number from 1, got {groups!r}")
+            check_choice("mining", self.mining, tuple(RECIPES))
+        if self.groups is not None and (type(self.groups) is not int or self.groups < 1):
+            raise ValueError(f"groups must be a whole number from 1, got {self.groups!r}")
         self.prompts  # noqa: B018  a damaged header is told now, not when its prompts are used
         if [*self.kinds] != [kind for kind in self.order for own in self.kinds if own == kind]:
-            first, second = (
-                ("adjectives", "nouns") if self.order[0] == "adj" else ("nouns", "adjectives")
-            )
+            first, second = ({"adj": "adjectives", "noun": "nouns"}[kind] for kind in self.order)
             raise ValueError(f"{first} must come before {second}, the row order of every feature file")
 
     def __len__(self) -> int:

@@ -1,7 +1,9 @@
-"""Names in prompts, and their features."""
+"""Names in prompts, and their features, which may be kept on disk."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -13,9 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from adaneg_openood.text.cache import TextCache
+from adaneg_openood.io.files import atomic_path, cache_folder
+from adaneg_openood.io.names import listed
 
 if TYPE_CHECKING:
+    from adaneg_openood.text.negatives import NegativeLabels
     from adaneg_openood.vlm import VisionLanguageModel
 
 logger = logging.getLogger(__name__)
@@ -30,7 +34,6 @@ _SHORT = {
 }
 NAMED_TEMPLATES = (*_SHORT, "ensemble")
 CHUNK = 4096  # names encoded at a time: bounds memory, and is the unit of caching
-_NAMED = 8  # shortened names a warning lists
 
 
 def templates(which: Prompt) -> tuple[str, ...]:
@@ -57,40 +60,28 @@ def templates(which: Prompt) -> tuple[str, ...]:
         from open_clip import OPENAI_IMAGENET_TEMPLATES
 
         return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
+    where = ""
     if isinstance(which, (str, os.PathLike)):
         text = os.fspath(which)
         if "{}" in text:
-            found: tuple[str, ...] = (text,)
+            which = (text,)
         elif Path(text).is_file():
-            found = _from_file(Path(text))
+            where = f"{text}: "
+            try:
+                lines = Path(text).read_text("utf-8-sig").splitlines()
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{where}templates must be UTF-8 text, {error}") from error
+            which = tuple(line.strip() for line in lines if line.strip())
         else:
             raise ValueError(
                 f"{text!r} is no prompt: give one of {', '.join(NAMED_TEMPLATES)}, a template with "
                 "{} where the name goes, or a file of templates"
             )
-    else:
-        found = tuple(which)
-    bad = [template for template in found if not isinstance(template, str) or template.count("{}") != 1]
-    if bad or not found:
-        listed = ", ".join(map(repr, bad[:3])) or "none"
-        raise ValueError(f"a template must hold {{}} exactly once, got {listed}")
-    return found
-
-
-def _from_file(file: Path) -> tuple[str, ...]:
-    try:
-        lines = file.read_text("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: templates must be UTF-8 text, {error}") from error
-    found = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
-    for number, line in found:
-        if line.count("{}") != 1:
-            raise ValueError(
-                f"{file}, line {number}: a template holds {{}} exactly once, got {line[:80]!r}"
-            )
-    if not found:
-        raise ValueError(f"{file}: holds no template")
-    return tuple(line for _, line in found)
+    bad = [one for one in which if not isinstance(one, str) or one.count("{}") != 1]
+    if bad or not which:
+        told = listed((repr(one)[:80] for one in bad), most=3) or "none"
+        raise ValueError(f"{where}a template must hold {{}} exactly once, got {told}")
+    return tuple(which)
 
 
 def named(prompt: Prompt) -> str | list[str]:
@@ -133,13 +124,85 @@ class PromptSet:
             raise ValueError("prompts must hold id, noun, adj, and average, which is raw or unit")
         if not all(isinstance(value[kind], list) for kind in kinds):
             raise ValueError("prompts must be lists of templates")
-        raw = value["average"] == "raw"
-        return cls(**{kind: templates(value[kind]) for kind in kinds}, raw=raw)
+        found = {kind: templates(value[kind]) for kind in kinds}
+        return cls(**found, raw=value["average"] == "raw")
 
 
 def fill(template: str, name: str) -> str:
     """The prompt of a name; braces in the name itself mean nothing."""
     return template.replace("{}", name)
+
+
+class TextCache:
+    """A folder of text features.
+
+    An entry belongs to one model (its weights, precision and context), templates and names; any
+    change makes another entry. A damaged entry is encoded again. Of a model that does not tell its
+    weights apart (no ``describe()`` with ``weights``) nothing is kept.
+
+    Args:
+        folder: made when the first entry is written; None is the user's, see
+            :func:`~adaneg_openood.io.files.cache_folder`.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
+        self.folder = Path(folder).expanduser() if folder else cache_folder("text")
+
+    def get(
+        self, model: VisionLanguageModel, prompts: Sequence[str], names: Sequence[str], raw: bool = False
+    ) -> Tensor | None:
+        """(N, D) float32 as it was put, or None; ``raw`` as in ``NameEncoder.parts``."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        file = self._file(model, prompts, names, raw)
+        if file is None or not file.exists():
+            return None
+        try:
+            features = load_file(file).get("features")
+        except (SafetensorError, OSError) as error:
+            logger.warning("%s: cannot be read (%s), so it is made again", file, error)
+            return None
+        if features is None or tuple(features.shape) != (len(names), model.dim):
+            logger.warning("%s: does not hold what its name says, so it is made again", file)
+            return None
+        return features
+
+    def put(
+        self,
+        model: VisionLanguageModel,
+        prompts: Sequence[str],
+        names: Sequence[str],
+        features: Tensor,
+        raw: bool = False,
+    ) -> None:
+        """Keep (N, D) float32 features."""
+        from safetensors.torch import save_file
+
+        file = self._file(model, prompts, names, raw)
+        if file is None:
+            return
+        with atomic_path(file) as temporary:
+            save_file({"features": features.contiguous()}, temporary)
+
+    def _file(
+        self, model: VisionLanguageModel, prompts: Sequence[str], names: Sequence[str], raw: bool
+    ) -> Path | None:
+        about = described(model)
+        if "weights" not in about:
+            return None
+        parts = [about, list(prompts), list(names), *(["raw"] if raw else [])]
+        key = json.dumps(parts, sort_keys=True, ensure_ascii=True)
+        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
+
+
+def described(model: VisionLanguageModel) -> dict[str, Any]:
+    """What text features depend on besides the texts."""
+    from adaneg_openood.vlm import describe
+
+    about = describe(model)
+    about.pop("preprocessing", None)  # of images only
+    return about
 
 
 class NameEncoder:
@@ -172,19 +235,22 @@ class NameEncoder:
         if self._bar is not None:
             self._bar.close()
         if self._shortened:
-            listed = ", ".join(repr(name[:80]) for name in list(self._shortened)[:_NAMED])
             logger.warning(
-                "%d name(s) shortened to the model's %d tokens: %s%s",
+                "%d name(s) shortened to the model's %d tokens: %s",
                 len(self._shortened),
                 getattr(self.model, "context_length", 0),
-                listed,
-                ", ..." if len(self._shortened) > _NAMED else "",
+                listed(repr(name[:80]) for name in self._shortened),
             )
 
     def rows(self, names: Sequence[str], prompt: Prompt = "nice", raw: bool = False) -> Tensor:
         """(N, D) float32 of unit length, on the CPU; see :meth:`parts`."""
         found = list(self.parts(names, prompt, raw))
         return torch.cat(found) if found else torch.zeros(0, self.model.dim)
+
+    def kinds(self, labels: NegativeLabels, prompts: PromptSet) -> list[Tensor]:
+        """Rows of negative labels, kind by kind in their order."""
+        templates_of = ((kind, getattr(prompts, kind)) for kind in labels.order)
+        return [self.rows(labels.of_kind(kind), own, prompts.raw) for kind, own in templates_of]
 
     @torch.no_grad()
     def parts(
@@ -207,14 +273,28 @@ class NameEncoder:
             found = None if self.cache is None else self.cache.get(self.model, prompts, part, raw)
             if found is None:
                 found = self._encoded(part, prompts, raw)
-                self._keep(prompts, part, found, raw)
+                try:
+                    if self.cache is not None:
+                        self.cache.put(self.model, prompts, part, found, raw)
+                except OSError as error:  # a folder that is read-only or full serves what it holds
+                    logger.warning("text features are not kept: %s", error)
+                    self.cache = None
             if self._bar is not None:
                 self._bar.update(len(part))
             yield found
 
     def _encoded(self, names: list[str], prompts: tuple[str, ...], raw: bool) -> Tensor:
         fitted = self.fitted(names, prompts)
-        encode = self._raw_encoder() if raw else self.model.encode_text
+        encode: Any = getattr(self.model, "encode_text_raw", None) if raw else self.model.encode_text
+        if encode is None:
+            encode = self.model.encode_text
+            if not self._told_unit:
+                logger.warning(
+                    "%s gives unit text features alone, so they are averaged in place of raw "
+                    "embeddings; the rows differ a little from the published ones",
+                    self.model.name,
+                )
+            self._told_unit = True
         total = torch.zeros(len(names), self.model.dim)
         for template in prompts:
             total += encode([fill(template, name) for name in fitted]).float().cpu()
@@ -222,28 +302,6 @@ class NameEncoder:
         if len(prompts) == 1 and not raw:
             return total
         return normalize(total / len(prompts), dim=-1)
-
-    def _keep(self, prompts: tuple[str, ...], names: list[str], rows: Tensor, raw: bool) -> None:
-        if self.cache is None:
-            return
-        try:
-            self.cache.put(self.model, prompts, names, rows, raw)
-        except OSError as error:  # a folder that is read-only or full serves what it holds
-            logger.warning("text features are not kept: %s", error)
-            self.cache = None
-
-    def _raw_encoder(self) -> Any:
-        encode = getattr(self.model, "encode_text_raw", None)
-        if callable(encode):
-            return encode
-        if not self._told_unit:
-            self._told_unit = True
-            logger.warning(
-                "%s gives unit text features alone, so they are averaged in place of raw embeddings; "
-                "the rows differ a little from the published ones",
-                self.model.name,
-            )
-        return self.model.encode_text
 
     def fitted(self, names: Sequence[str], prompts: Sequence[str]) -> list[str]:
         """Shorten names whose prompts are longer than the model's context.
@@ -264,12 +322,9 @@ class NameEncoder:
             return list(names)
 
         def fits(name: str) -> bool:
-            for template in prompts:
-                prompt = fill(template, name)
-                # a byte is at most one token, so most prompts need no counting
-                if len(prompt.encode()) + 2 > limit and (count(prompt) or 0) > limit:
-                    return False
-            return True
+            texts = (fill(template, name) for template in prompts)
+            # a byte is at most one token, so most prompts need no counting
+            return all(len(t.encode()) + 2 <= limit or (count(t) or 0) <= limit for t in texts)
 
         fitted = []
         for name in names:
@@ -282,26 +337,3 @@ class NameEncoder:
                 self._shortened[name] = None
             fitted.append(short or name)
         return fitted
-
-
-def encode_names(
-    model: VisionLanguageModel,
-    names: Sequence[str],
-    prompt: Prompt = "nice",
-    *,
-    cache: TextCache | None = None,
-    progress: bool = False,
-) -> Tensor:
-    """Text features of names.
-
-    Args:
-        model: any image-text model.
-        names, prompt: see :meth:`NameEncoder.parts`.
-        cache: where features are looked up and kept.
-        progress: show a bar.
-
-    Returns:
-        (N, D) float32 of unit length, on the CPU.
-    """
-    with NameEncoder(model, cache=cache, total=len(names) if progress else None) as encoder:
-        return encoder.rows(names, prompt)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from adaneg_openood.io.checks import check_choice, check_number
 from adaneg_openood.text.prompts import Prompt, PromptSet, named, templates
 from adaneg_openood.text.words import MATCHES
 
@@ -142,28 +143,26 @@ class MiningConfig:
     exclude_related: bool = False
 
     def __post_init__(self) -> None:
-        check_recipe(self.recipe)
+        check_choice("mining", self.recipe, tuple(RECIPES))
         if self.n_negatives is not None and self.share is not None:
             raise ValueError("n_negatives and share are both given; keep the one that is meant")
         count = self.n_negatives
         if count not in (None, "all") and (type(count) is not int or count < 1):
             raise ValueError(f"n_negatives must be at least 1, or 'all', got {count!r}")
         for name in ("share", "percentile", "adjective_share", "near_copy"):
-            value = getattr(self, name)
-            if value is not None and not 0.0 <= value <= 1.0:
-                raise ValueError(f"{name} must be in [0, 1], got {value}")
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), 0.0, 1.0)
         if self.share == 0:
             raise ValueError("share must be above 0, or no word is kept")
-        if self.adjective_share is not None and self.resolved_count() is None:
+        if self.adjective_share is not None and self._count() is None:
             raise ValueError("adjective_share goes with n_negatives; share keeps as much of each kind")
-        if self.match is not None and self.match not in MATCHES:
-            allowed = ", ".join(map(repr, MATCHES))
-            raise ValueError(f"match must be one of {allowed}, got {self.match!r}")
+        if self.match is not None:
+            check_choice("match", self.match, MATCHES)
         if isinstance(self.exclude, str):
             raise ValueError(f"exclude must be a list of file names, got {self.exclude!r}")
         self.prompts()
 
-    def resolved_count(self) -> int | str | None:
+    def _count(self) -> int | str | None:
         """M, or ``"all"``; None where ``share`` decides."""
         if self.n_negatives is None and self.share is None:
             return RECIPES[self.recipe].n_negatives
@@ -172,7 +171,7 @@ class MiningConfig:
     def resolved(self) -> MiningConfig:
         """With the recipe's values in place of None, except that nothing excludes something."""
         recipe = RECIPES[self.recipe]
-        count = self.resolved_count()
+        count = self._count()
         filled = {
             name: getattr(recipe, name) if getattr(self, name) is None else getattr(self, name)
             for name in ("near_copy", "exclude", "prompt", "adjective_prompt", "match")
@@ -197,7 +196,28 @@ class MiningConfig:
         return {**values, "exclude": list(values["exclude"])}
 
 
-def check_recipe(name: Any) -> None:
-    """Raises ValueError for a name that is not in :data:`RECIPES`."""
-    if name not in RECIPES:
-        raise ValueError(f"mining must be one of {', '.join(RECIPES)}, got {name!r}")
+def split_counts(n_adjectives: int, n_nouns: int, config: MiningConfig) -> tuple[int, int]:
+    """How many adjectives and nouns are kept.
+
+    Of M in all: ``int(M n_adj / (n_adj + n_noun))`` adjectives, and nouns for the rest; a kind with too
+    few candidates is filled up with the other. Of a share: ``int(share n)`` of each kind.
+
+    Example:
+        >>> split_counts(30, 70, MiningConfig(n_negatives=10))
+        (3, 7)
+        >>> split_counts(30, 70, MiningConfig(share=0.5))
+        (15, 35)
+    """
+    config = config.resolved()
+    if config.share is not None:
+        return int(config.share * n_adjectives), int(config.share * n_nouns)
+    total = n_adjectives + n_nouns
+    wanted = min(config.n_negatives, total) if isinstance(config.n_negatives, int) else total
+    if config.adjective_share is None:
+        # integers, so that no rounding can take one away
+        adjectives = wanted * n_adjectives // total
+    else:
+        adjectives = int(wanted * config.adjective_share)
+    adjectives = min(adjectives, n_adjectives)
+    nouns = min(wanted - adjectives, n_nouns)
+    return min(wanted - nouns, n_adjectives), nouns

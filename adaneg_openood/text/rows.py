@@ -5,18 +5,18 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Union
 
 import torch
 from torch import Tensor
 
-from adaneg_openood.text.cache import TextCache
+from adaneg_openood.io.names import listed
 from adaneg_openood.text.classnames import ClassNames
 from adaneg_openood.text.labels import LabelFeatures, unit_rows
 from adaneg_openood.text.learned import LearnedPrompts, learned_rows, load_prompts
 from adaneg_openood.text.mining import Mining
 from adaneg_openood.text.negatives import NegativeLabels
-from adaneg_openood.text.prompts import NameEncoder, Prompt, PromptSet, named
+from adaneg_openood.text.prompts import NameEncoder, Prompt, PromptSet, TextCache, described, named
 from adaneg_openood.text.words import keys, synonyms
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 
 Negatives = Union[NegativeLabels, Mining, str, "os.PathLike[str]"]
 
-_NAMED = 8  # words that a message lists
 _NO_MODEL = "names cannot be encoded without a model; give text_features, or features of the ID names"
 
 
@@ -74,20 +73,32 @@ def label_features(
         OSError: a file cannot be read.
     """
     if text_features is not None:
-        return _from_file(text_features, classes, with_negatives, logit_scale)
-    listed: NegativeLabels | None = None
-    if with_negatives and negatives is not None:
-        listed = _listed(negatives, model, classes, id_features, cache, progress)
-    prompts = _prompts(prompt, adjective_prompt, listed)
+        made = LabelFeatures.load(text_features, *((len(classes), classes.names) if classes else ()))
+        if with_negatives and not made.n_negatives:
+            raise ValueError(
+                f"text_features: {text_features} holds {len(made.names)} rows, all of them ID: no "
+                "negative label is left"
+            )
+        return made if logit_scale is None else dataclasses.replace(made, logit_scale=logit_scale)
+    labels: NegativeLabels | None = None
+    if not with_negatives or negatives is None:
+        pass
+    elif not isinstance(negatives, Mining):
+        labels = _read(negatives, classes)
+    elif model is None:
+        raise ValueError(_NO_MODEL)
+    else:
+        labels = negatives.run(model, classes, id_features=id_features, cache=cache, progress=progress)
+    prompts = _prompts(prompt, adjective_prompt, labels)
     if learned_prompts is not None:
         if classes is None or model is None:
             raise ValueError("learned prompts need the ID names and a model")
         if not isinstance(learned_prompts, LearnedPrompts):
             learned_prompts = load_prompts(learned_prompts)
-        rows, names = learned_rows(model, classes, learned_prompts, listed, prompts, cache)
+        rows, names = learned_rows(model, classes, learned_prompts, labels, prompts, cache)
     else:
-        rows, names = _from_templates(model, classes, listed, prompts, id_features, cache, progress)
-        if listed is None and with_negatives and negative_features is not None:
+        rows, names = _from_templates(model, classes, labels, prompts, id_features, cache, progress)
+        if labels is None and with_negatives and negative_features is not None:
             rows.append(unit_rows(negative_features))
             names += [f"negative {row}" for row in range(len(negative_features))]
     n_id = len(rows[0])
@@ -100,54 +111,46 @@ def label_features(
         raise ValueError(
             f"negative labels have features of width {rows[-1].shape[1]}, ID names of {rows[0].shape[1]}"
         )
-    about = described(model, classes)
-    about["prompt"] = "learned" if learned_prompts is not None else _told(prompt, listed)
-    if listed is not None:
-        about["negatives"] = listed.provenance
+    about = {} if model is None else described(model)
+    if classes is not None:
+        about["id"] = classes.source
+    about["prompt"] = "nice" if prompt is None else named(prompt)
+    if labels is not None:
+        about["negatives"] = labels.provenance
+        if prompt is None and labels.prompts is not None:
+            about["prompt"] = labels.prompts.to_json()
+    if learned_prompts is not None:
+        about["prompt"] = "learned"
     if logit_scale is None and model is not None:
         logit_scale = float(model.logit_scale)
     return LabelFeatures(torch.cat(rows), n_id, tuple(names), logit_scale, about)
 
 
-def _from_file(
-    file: str | os.PathLike[str],
-    classes: ClassNames | None,
-    with_negatives: bool,
-    logit_scale: float | None,
-) -> LabelFeatures:
-    made = LabelFeatures.load(file, *((len(classes), classes.names) if classes else ()))
-    if with_negatives and not made.n_negatives:
-        raise ValueError(
-            f"text_features: {file} holds {len(made.names)} rows, all of them ID: no negative label is "
-            "left"
-        )
-    return made if logit_scale is None else dataclasses.replace(made, logit_scale=logit_scale)
-
-
-def _listed(
-    negatives: Negatives,
-    model: VisionLanguageModel | None,
-    classes: ClassNames | None,
-    id_features: Tensor | None,
-    cache: TextCache | None,
-    progress: bool,
+def _read(
+    negatives: NegativeLabels | str | os.PathLike[str], classes: ClassNames | None
 ) -> NegativeLabels:
-    """The negative labels, read or mined."""
-    if isinstance(negatives, Mining):
-        if model is None:
-            raise ValueError(_NO_MODEL)
-        return negatives.run(model, classes, id_features=id_features, cache=cache, progress=progress)
+    """A list of negative labels; names of ID classes in it are warned of."""
     found = negatives if isinstance(negatives, NegativeLabels) else NegativeLabels.load(negatives)
     # mining for these classes drops their names, or keeps them knowingly
-    if classes is not None and found.provenance.get("id_sha256") != classes.digest:
-        _warn_of_id_names(classes, found, negatives)
+    if classes is None or found.provenance.get("id_sha256") == classes.digest:
+        return found
+    ids = {key for name in classes.names for word in synonyms(name) for key in keys(word, "caseless")}
+    same = [word for word in found.words if keys(word, "caseless") & ids]
+    if same:
+        logger.warning(
+            "%s: %d negative label(s) are names of ID classes, which hurts those classes; remove them: "
+            "%s",
+            "the negatives" if found is negatives else negatives,
+            len(same),
+            listed(map(repr, same)),
+        )
     return found
 
 
 def _from_templates(
     model: VisionLanguageModel | None,
     classes: ClassNames | None,
-    listed: NegativeLabels | None,
+    labels: NegativeLabels | None,
     prompts: PromptSet,
     id_features: Tensor | None,
     cache: TextCache | None,
@@ -162,22 +165,17 @@ def _from_templates(
             if classes is None
             else _NO_MODEL
         )
-    words = [] if listed is None else [*listed.words]
-    if not encoded and not words:
-        assert id_features is not None
-        return [unit_rows(id_features)], _id_names(classes, len(id_features))
-    if model is None:
-        raise ValueError(_NO_MODEL)
-    total = len(words) + (0 if classes is None else len(classes))
-    with NameEncoder(model, cache=cache, total=total if progress else None) as encoder:
-        if classes is not None:
-            rows = [encoder.rows(classes.names, prompts.id, prompts.raw)]
-        else:
-            assert id_features is not None
-            rows = [unit_rows(id_features)]
-        for kind in () if listed is None else listed.order:
-            assert listed is not None
-            rows.append(encoder.rows(listed.of_kind(kind), getattr(prompts, kind), prompts.raw))
+    words = () if labels is None else labels.words
+    rows = [] if encoded or id_features is None else [unit_rows(id_features)]
+    if encoded or words:
+        if model is None:
+            raise ValueError(_NO_MODEL)
+        total = len(words) + len(classes or ()) if progress else None
+        with NameEncoder(model, cache=cache, total=total) as encoder:
+            if classes is not None:
+                rows = [encoder.rows(classes.names, prompts.id, prompts.raw)]
+            if labels is not None:
+                rows += encoder.kinds(labels, prompts)
     return rows, [*_id_names(classes, len(rows[0])), *words]
 
 
@@ -189,19 +187,10 @@ def _id_names(classes: ClassNames | None, n_id: int) -> list[str]:
     return list(classes.names)
 
 
-def described(model: VisionLanguageModel | None, classes: ClassNames | None) -> dict[str, Any]:
-    """Model and ID classes, for a provenance."""
-    from adaneg_openood.vlm import describe
-
-    about = {} if model is None else describe(model)
-    about.pop("preprocessing", None)  # of images only
-    return about if classes is None else {**about, "id": classes.source}
-
-
 def _prompts(
-    prompt: Prompt | None, adjective_prompt: Prompt | None, listed: NegativeLabels | None
+    prompt: Prompt | None, adjective_prompt: Prompt | None, labels: NegativeLabels | None
 ) -> PromptSet:
-    told = None if listed is None else listed.prompts
+    told = None if labels is None else labels.prompts
     if told is None:
         return PromptSet.of(
             "nice" if prompt is None else prompt,
@@ -209,31 +198,12 @@ def _prompts(
         )
     if prompt is None and adjective_prompt is None:
         return told
-    assert listed is not None
+    assert labels is not None
     logger.warning(
         "the negatives were mined as %s has it, with prompts of their own; the prompt that is set "
         "replaces them, and the scores are not those of %s",
-        *(listed.mining, listed.mining),
+        *(labels.mining, labels.mining),
     )
     own = PromptSet.of(told.id if prompt is None else prompt, told.adj)
     adj = told.adj if adjective_prompt is None else PromptSet.of("plain", adjective_prompt).adj
     return PromptSet(own.id, told.noun if prompt is None else own.noun, adj, told.raw)
-
-
-def _told(prompt: Prompt | None, listed: NegativeLabels | None) -> Any:
-    if prompt is not None:
-        return named(prompt)
-    return "nice" if listed is None or listed.prompts is None else listed.prompts.to_json()
-
-
-def _warn_of_id_names(classes: ClassNames, negatives: NegativeLabels, source: Any) -> None:
-    ids = {key for name in classes.names for word in synonyms(name) for key in keys(word, "caseless")}
-    same = [word for word in negatives.words if keys(word, "caseless") & ids]
-    if same:
-        where = source if isinstance(source, (str, os.PathLike)) else "the negatives"
-        logger.warning(
-            "%s: %d negative label(s) are names of ID classes, which hurts those classes; remove them: "
-            "%s%s",
-            *(where, len(same), ", ".join(map(repr, same[:_NAMED]))),
-            ", ..." if len(same) > _NAMED else "",
-        )

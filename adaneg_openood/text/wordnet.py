@@ -9,7 +9,7 @@ import re
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 ENVIRONMENT = "ADANEG_WORDNET"
 # where Linux distributions' packages put the database
 _SYSTEM = ("/usr/share/wordnet", "/usr/share/wordnet/dict", "/usr/local/WordNet-3.0/dict")
+_CORPORA = ("wordnet", "wordnet.zip")  # as nltk downloads it
 _NEEDED = ("data.noun", "index.noun", "data.adj", "index.adj")
 _DOWNLOAD = "python -m nltk.downloader wordnet"
 _WNID = re.compile(r"n\d{8}$")
@@ -60,19 +61,13 @@ def find_wordnet(path: str | os.PathLike[str] | None = None) -> str:
     """
     import nltk.data
 
-    if path is not None:
-        places: Sequence[str] = [os.fspath(path)]
-    elif os.environ.get(ENVIRONMENT):
-        places = [os.environ[ENVIRONMENT]]
-    else:
-        folders = [os.path.join(folder, "corpora") for folder in nltk.data.path]
-        names = ("wordnet", "wordnet.zip")
-        places = [os.path.join(folder, name) for folder in folders for name in names]
-        places = [*places, *_SYSTEM]
+    told = path or os.environ.get(ENVIRONMENT)
+    usual = [Path(folder, "corpora", name) for folder in nltk.data.path for name in _CORPORA]
+    places = [Path(told).expanduser()] if told else [*usual, *map(Path, _SYSTEM)]
     damaged: ValueError | None = None
     for place in places:
         try:
-            found = _inside(Path(place).expanduser())
+            found = _inside(place)
         except ValueError as error:
             damaged = damaged or error  # another place may have it whole
             continue
@@ -80,20 +75,15 @@ def find_wordnet(path: str | os.PathLike[str] | None = None) -> str:
             return found
     if damaged is not None:
         raise damaged
-    looked = os.fspath(path) if path is not None else f"{len(places)} places (nltk's and the system's)"
     raise WordNetMissing(
-        f"WordNet was not found in {looked}: no folder or zip file with {', '.join(_NEEDED)}. "
-        f"Get it with\n    {_DOWNLOAD}\nor, on Debian and Ubuntu, apt-get install wordnet-base; "
-        "or name the folder that holds it"
+        f"WordNet was not found in {told or 'the folders of nltk and the system'}: no folder or zip "
+        f"file with {', '.join(_NEEDED)}. Get it with\n    {_DOWNLOAD}\nor, on Debian and Ubuntu, "
+        "apt-get install wordnet-base; or name the folder that holds it"
     )
 
 
 def download_wordnet() -> None:
-    """Let nltk fetch WordNet into its data folder; called only when a user asked for it.
-
-    Raises:
-        OSError: it could not be fetched.
-    """
+    """Let nltk fetch WordNet into its data folder. Raises OSError where that fails."""
     import nltk
 
     logger.info("fetching WordNet through nltk")
@@ -175,19 +165,11 @@ class WordNet:
                 synsets = [self._synset(name)]
             else:
                 synsets = self._reader.synsets(name.strip().replace(" ", "_"), "n")
-                if len(synsets) > 1:
-                    logger.debug("%s has %d noun senses, all count", name, len(synsets))
-                if not synsets:
-                    logger.info("%r is no noun of WordNet; nothing is related to it", name)
             for synset in synsets:
                 related.add(synset)
-                for step in (_below, _above):
-                    related.update(synset.closure(step))
+                related.update(synset.closure(lambda s: s.hyponyms() + s.instance_hyponyms()))
+                related.update(synset.closure(lambda s: s.hypernyms() + s.instance_hypernyms()))
         return {fold(word) for synset in related for word in synset.lemma_names()}
-
-    def name(self, wnid: str) -> str:
-        """A wnid's first word, with spaces. Raises ValueError for one that is not there."""
-        return str(self._synset(wnid).lemma_names()[0]).replace("_", " ")
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -197,12 +179,9 @@ class WordNet:
             raise ValueError(f"{self.path}: not a readable WordNet database, {error!r}") from error
 
     def _synset(self, wnid: str) -> Any:
-        if not _WNID.match(wnid):
-            raise ValueError(f"{wnid!r} is not a wnid, which is n and eight digits")
+        synset, cause = None, None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the error below says it better
-            synset: Any = None
-            cause: Exception | None = None
             try:
                 synset = self._reader.synset_from_pos_and_offset("n", int(wnid[1:]))
             except Exception as error:  # an offset amid a line: nltk raises what the parsing raises
@@ -213,14 +192,6 @@ class WordNet:
                 "ImageNet's wnids are those of WordNet 3.0"
             ) from cause
         return synset
-
-
-def _below(synset: Any) -> list[Any]:
-    return synset.hyponyms() + synset.instance_hyponyms()
-
-
-def _above(synset: Any) -> list[Any]:
-    return synset.hypernyms() + synset.instance_hypernyms()
 
 
 def _inside(place: Path) -> str | None:
@@ -246,25 +217,20 @@ def _entries(place: Path) -> set[str]:
     Raises:
         ValueError: damaged, such as by a download that broke off.
     """
-    with place.open("rb") as file:
-        begins_as_zip = file.read(2) == b"PK"
-    if not begins_as_zip and place.suffix != ".zip":
+    if place.suffix != ".zip" and not zipfile.is_zipfile(place):
         return set()
     try:
         with zipfile.ZipFile(place) as archive:
             refuse_bombs(place, archive)
             broken = archive.testzip()
-            names = set(archive.namelist())
+            if broken is not None:
+                raise zipfile.BadZipFile(f"{broken!r} in it does not have its checksum")
+            return set(archive.namelist())
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
         raise ValueError(
             f"{place}: damaged, {error}; a download may have broken off: remove the file and run "
             f"{_DOWNLOAD}"
         ) from error
-    if broken is not None:
-        raise ValueError(
-            f"{place}: damaged, {broken!r} in it does not have its checksum; fetch it again"
-        )
-    return names
 
 
 def _open_reader(path: str) -> Any:
@@ -286,12 +252,9 @@ def _open_reader(path: str) -> Any:
                 if file != "lexnames":
                     raise
                 kinds = {"noun": 1, "verb": 2, "adj": 3, "adv": 4}
-                return io.StringIO(
-                    "".join(
-                        f"{i:02d}\t{name}\t{kinds[name.partition('.')[0]]}\n"
-                        for i, name in enumerate(LEXICOGRAPHER_FILES)
-                    )
-                )
+                rows = enumerate(LEXICOGRAPHER_FILES)
+                lines = [f"{i:02d}\t{name}\t{kinds[name.partition('.')[0]]}\n" for i, name in rows]
+                return io.StringIO("".join(lines))
 
     root: Any = path
     zipped = re.match(r"(.*\.zip)/(.*)$", path)

@@ -9,17 +9,8 @@ MATCHES = ("exact", "caseless", "plural")
 
 # WordNet's own noun detachment rules (morphy(7WN)): ending of the plural, ending of the singular
 _PLURALS = (
-    ("s", ""),
-    ("ses", "s"),
-    ("ves", "f"),
-    ("ves", "fe"),
-    ("xes", "x"),
-    ("zes", "z"),
-    ("ches", "ch"),
-    ("shes", "sh"),
-    ("oes", "o"),
-    ("men", "man"),
-    ("ies", "y"),
+    *(("s", ""), ("ses", "s"), ("ves", "f"), ("ves", "fe"), ("xes", "x"), ("zes", "z")),
+    *(("ches", "ch"), ("shes", "sh"), ("oes", "o"), ("men", "man"), ("ies", "y")),
 )
 
 
@@ -52,20 +43,13 @@ def keys(word: str, match: str) -> frozenset[str]:
         match: ``"exact"`` compares cleaned spellings, case included, as NegLabel's code does;
             ``"caseless"`` folds case; ``"plural"`` also takes "dogs" and "dog" for the same.
 
-    Raises:
-        ValueError: unknown match.
-
     Example:
         >>> bool(keys("Fire_Engines", "plural") & keys("fire engine", "plural"))
         True
     """
     if match == "exact":
         return frozenset([clean_word(word)])
-    if match == "caseless":
-        return frozenset([fold(word)])
-    if match == "plural":
-        return frozenset(_singulars(fold(word)))
-    raise ValueError(f"match must be one of {', '.join(map(repr, MATCHES))}, got {match!r}")
+    return frozenset(_singulars(fold(word)) if match == "plural" else [fold(word)])
 
 
 def _singulars(word: str) -> set[str]:

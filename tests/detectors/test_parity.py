@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from adaneg_openood import MCM, AdaNeg, AdaNegConfig, NegLabel
 from adaneg_openood.evaluation import ood_metrics
-from adaneg_openood.text import mine_negatives
+from adaneg_openood.text import NegativeMiner
 from benchmarks.common import golden_config
 
 TESTS = Path(__file__).parents[1]
@@ -182,7 +182,8 @@ def test_real_clip_mining(real: dict, task: str) -> None:
     candidates = [i for i in np.flatnonzero(pool) if str(text["word"][i]) not in names]
     words = normalize(torch.from_numpy(text["feature"]).float(), dim=1)
     ids = normalize(torch.from_numpy(text["id_feature"][id_words]).float(), dim=1)
-    mined = mine_negatives(words[candidates], ids, 1000)
+    miner = NegativeMiner(ids, 1000)
+    miner.update(words[candidates])
     np.testing.assert_array_equal(
-        np.asarray(candidates)[mined.numpy()], real["expected"][f"mined_index__{task}"]
+        np.asarray(candidates)[miner.indices.numpy()], real["expected"][f"mined_index__{task}"]
     )

@@ -12,8 +12,7 @@ from adaneg_openood.data import ImageSet, encode_to_file
 from adaneg_openood.demo.benchmark import image_set
 from adaneg_openood.evaluation import Protocol, replay, save_features
 from adaneg_openood.predictor import Predictor
-from adaneg_openood.text import NegativeLabels
-from adaneg_openood.text.cache import TextCache
+from adaneg_openood.text import NegativeLabels, TextCache
 
 IS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from layout_table import CLASS_LAYOUTS, WORD_LAYOUTS, as_markdown
 
 from adaneg_openood.text import NegativeLabels, class_names, load_corpus
-from adaneg_openood.text.layout_table import CLASS_LAYOUTS, WORD_LAYOUTS, as_markdown
 from adaneg_openood.text.layouts import read_names
 
 DOCS = Path(__file__).parents[2] / "docs" / "file_layouts.md"
@@ -45,7 +45,7 @@ def test_byte_order_marks(tmp_path, layout, encoding):
 
 
 def test_the_page_shows_the_table():
-    assert as_markdown() in DOCS.read_text("utf-8"), "python tests/text/write_layouts.py"
+    assert as_markdown() in DOCS.read_text("utf-8"), "python tests/text/layout_table.py"
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,8 @@ from safetensors.torch import save_file
 from text_fakes import HashModel
 
 from adaneg_openood.text import ClassNames, NegativeLabels, label_features
-from adaneg_openood.text.learned import LearnedPrompts, load_prompts
+from adaneg_openood.text.learned import LearnedPrompts, encode_with_context, load_prompts
 from adaneg_openood.vlm import OpenClip
-from adaneg_openood.vlm.context import encode_with_context
 
 VISION = {"image_size": 16, "layers": 1, "width": 32, "patch_size": 8, "head_width": 32}
 TEXT = {"context_length": 20, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
@@ -110,11 +109,13 @@ def test_bad_prompt_files(tmp_path):
     torch.save({"ctx": torch.zeros(2)}, tmp_path / "flat.pt")
     with pytest.raises(ValueError, match=r"flat\.pt: id_context must be"):
         load_prompts(tmp_path / "flat.pt")
-    torch.save({"mine": torch.zeros(2, 3), "bad": torch.zeros(1, 2, 4)}, tmp_path / "named.pt")
-    with pytest.raises(ValueError, match=r"named\.pt: holds bad beside the context vectors"):
-        load_prompts(tmp_path / "named.pt", "mine")
-    with pytest.raises(ValueError, match="negative_context must be"):
-        load_prompts(tmp_path / "named.pt", "mine", "bad")
+    for other, message in (
+        ("bad", r"named\.pt: holds bad beside the context vectors"),
+        ("ctx_negative", "negative_context must be"),
+    ):
+        torch.save({"ctx": torch.zeros(2, 3), other: torch.zeros(1, 2, 4)}, tmp_path / "named.pt")
+        with pytest.raises(ValueError, match=message):
+            load_prompts(tmp_path / "named.pt")
     with pytest.raises(FileNotFoundError):
         load_prompts(tmp_path / "nosuch.pt")
 

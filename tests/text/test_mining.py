@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from text_fakes import HashModel, write_wordnet
+from text_fakes import HashModel, encode_names, mined, write_wordnet
 from torch.nn.functional import normalize
 
 from adaneg_openood.text import (
@@ -19,14 +19,13 @@ from adaneg_openood.text import (
     MiningConfig,
     NegativeLabels,
     NegativeMiner,
-    encode_names,
+    TextCache,
     label_features,
     load_corpus,
     mine,
-    mine_negatives,
 )
-from adaneg_openood.text.cache import TextCache
-from adaneg_openood.text.mining import filter_candidates, split_counts
+from adaneg_openood.text.mining import filter_candidates
+from adaneg_openood.text.recipes import split_counts
 from adaneg_openood.text.wordnet import WordNet
 from adaneg_openood.text.words import keys
 
@@ -48,7 +47,7 @@ def test_real_clip_features_give_the_released_negatives(task, parts):
     if task == "animals_vs_vehicles":
         ids, names = ids[2:8], names[2:8]
     pool = np.flatnonzero((text["source"] < 3) & ~np.isin(text["word"], text["id_word"]))
-    chosen = mine_negatives(features[torch.from_numpy(pool)].chunk(parts), ids, 1000)
+    chosen = mined(features[torch.from_numpy(pool)].chunk(parts), ids, 1000)
     assert pool[chosen.numpy()].tolist() == expected[f"mined_index__{task}"].tolist()
 
 
@@ -99,11 +98,11 @@ def test_bad_options(options, message):
 
 def test_bad_features():
     with pytest.raises(ValueError, match="one width"):
-        mine_negatives(torch.zeros(2, 3), torch.zeros(2, 4), 1)
-    with pytest.raises(ValueError, match="no ID class"):
-        mine_negatives(torch.zeros(2, 3), torch.zeros(0, 3), 1)
+        mined(torch.zeros(2, 3), torch.zeros(2, 4), 1)
+    with pytest.raises(ValueError, match="with C > 0"):
+        mined(torch.zeros(2, 3), torch.zeros(0, 3), 1)
     with pytest.raises(ValueError, match="n_negatives"):
-        mine_negatives(torch.zeros(2, 3), torch.zeros(1, 3), 0)
+        mined(torch.zeros(2, 3), torch.zeros(1, 3), 0)
 
 
 CORPUS = Corpus(

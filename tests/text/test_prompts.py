@@ -3,11 +3,10 @@ from __future__ import annotations
 import open_clip
 import pytest
 import torch
-from text_fakes import HashModel
+from text_fakes import HashModel, encode_names
 from torch.nn.functional import normalize
 
-from adaneg_openood.text import class_names, encode_names, prompts, templates
-from adaneg_openood.text.cache import TextCache
+from adaneg_openood.text import TextCache, class_names, prompts, templates
 from adaneg_openood.text.prompts import NameEncoder
 
 

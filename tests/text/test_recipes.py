@@ -180,7 +180,10 @@ def test_a_cache_tells_raw_averages_from_unit_ones(tmp_path):
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ('# mining: "cps"', "mining must be one of openood-vlm, neglabel, csp, got 'cps'"),
+        (
+            '# mining: "cps"',
+            "mining must be one of 'openood-vlm', 'neglabel', 'csp', got 'cps'; did you mean 'csp'?",
+        ),
         ("# groups: 0", "groups must be a whole number from 1, got 0"),
         ('# groups: "5"', "groups must be a whole number from 1"),
         ('# prompts: {"id": ["x"]}', "prompts must hold id, noun, adj, and average"),
@@ -203,7 +206,7 @@ def test_a_damaged_header_is_told_when_it_is_read(tmp_path, header, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"recipe": "negmine"}, "mining must be one of openood-vlm, neglabel, csp"),
+        ({"recipe": "negmine"}, "mining must be one of 'openood-vlm', 'neglabel', 'csp'"),
         ({"share": 0.5, "n_negatives": 5}, "n_negatives and share are both given"),
         ({"share": 0.0}, "share must be above 0"),
         ({"share": 1.5}, r"share must be in \[0, 1\]"),

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from text_fakes import noun_offset, write_wordnet
+from text_fakes import write_wordnet
 
 from adaneg_openood.text import load_corpus
 from adaneg_openood.text.corpus import DEFAULT_FILES, read_word_lists
@@ -86,7 +86,6 @@ def test_related_words_by_name_and_wnid(folder):
     by_wnid = wordnet.related([f"n{senses.pop()}"])
     assert {"poodle", "toy poodle", "animal"} <= by_wnid and "frank" not in by_wnid
     assert wordnet.related(["no such word"]) == set()
-    assert wordnet.name(f"n{noun_offset(folder, 'fire_engine'):08d}") == "fire engine"
     with pytest.raises(ValueError, match=r"n00000001 is not in the WordNet .* \(version 3\.0\)"):
         wordnet.related(["n00000001"])
 
@@ -115,7 +114,7 @@ def test_absent_wordnet_gives_the_command(tmp_path, monkeypatch):
     assert len(load_corpus("wordnet", download=True)) == 14
     assert asked == ["wordnet"]
     monkeypatch.setenv("ADANEG_WORDNET", str(tmp_path / "nowhere"))
-    with pytest.raises(WordNetMissing, match="nowhere|1 places"):
+    with pytest.raises(WordNetMissing, match="nowhere"):
         WordNet()
 
 

@@ -9,6 +9,9 @@ from pathlib import Path
 import torch
 from torch.nn.functional import normalize
 
+from adaneg_openood.text import NegativeMiner
+from adaneg_openood.text.prompts import NameEncoder
+
 # name: (lexicographer file number, words, hypernym); numbers as in lexnames(5WN)
 NOUNS = {
     "entity": (3, ["entity"], None),
@@ -130,3 +133,17 @@ class HashModel:
 
     def to(self, device):
         return self
+
+
+def encode_names(model, names, prompt="nice", *, cache=None, progress=False):
+    """Text features of names alone."""
+    with NameEncoder(model, cache=cache, total=len(names) if progress else None) as encoder:
+        return encoder.rows(names, prompt)
+
+
+def mined(candidates, ids, n):
+    """Indices of the n candidates that are least similar to the ID names."""
+    miner = NegativeMiner(ids, n)
+    for part in [candidates] if isinstance(candidates, torch.Tensor) else candidates:
+        miner.update(part)
+    return miner.indices
