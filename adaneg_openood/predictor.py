@@ -20,6 +20,7 @@ from adaneg_openood._version import __version__
 from adaneg_openood.benchmark.methods import further_inputs
 from adaneg_openood.data import ImageSet, decoded_batches
 from adaneg_openood.data.batches import progress_bar, worker_deaths_named
+from adaneg_openood.data.encoding import listed_broken
 from adaneg_openood.detectors import make_detector
 from adaneg_openood.detectors.threshold import LEAST_SCORES, Threshold
 from adaneg_openood.io.configuration import Number, Section, Whole, checked
@@ -137,9 +138,14 @@ class Predictor:
             raise ValueError(
                 f"{images.name}: holds {len(images)} image(s); a threshold needs at least {LEAST_SCORES}"
             )
-        scored = self._scored(images, batch_size, workers, progress)
-        scores = [conf for *_, conf in scored if len(conf)]
-        conf = torch.cat(scores) if scores else torch.empty(0)
+        scores: list[Tensor] = [torch.empty(0)]
+        broken: dict[int, str] = {}
+        for _, bad, *_, conf in self._scored(images, batch_size, workers, progress):
+            scores.append(conf.cpu())
+            broken.update(bad)
+        if broken:
+            logger.warning("%s. They are left out", listed_broken(images, broken))
+        conf = torch.cat(scores)
         return self.detector.calibrate(conf, tpr, "id" if of_id else "stream")
 
     def predict(
@@ -194,8 +200,6 @@ class Predictor:
         with worker_deaths_named(images.name), progress_bar(progress, images.name, len(images)) as bar:
             for indices, pixels, bad in batches:
                 bar.update(len(indices) + len(bad))
-                for index, error in bad:
-                    logger.warning("%s cannot be read (%s)", images.names[index], error)
                 if pixels is None:
                     yield indices, bad, None, torch.empty(0), torch.empty(0)
                     continue

@@ -108,6 +108,19 @@ def test_a_broken_file_is_named_and_the_rest_predicted(predictor, folders, tmp_p
     assert made[0].label and made[2].label and made[0].error == made[2].error == ""
 
 
+def test_broken_validation_images_are_left_out_with_one_warning(
+    model, labels, folders, tmp_path, caplog
+):
+    for file in (folders / "id").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    for name in ("000.png", "007.png"):
+        (tmp_path / name).write_bytes(b"\x89PNG broken")
+    threshold = Predictor(model, labels).calibrate(ImageSet.of(tmp_path))
+    assert threshold.n == 58
+    (told,) = caplog.messages
+    assert "2 broken image(s): 000.png (" in told and "; 007.png (" in told
+
+
 def test_ten_thousand_images_in_bounded_memory(model, labels):
     """The bank holds at most memory_length - 1 images per row, however long the stream."""
     images = [world.draw(name, np.random.default_rng(5)).image for name in world.ID_NAMES]

@@ -133,7 +133,9 @@ def progress_bar(shown: bool, title: str, total: int, done: int = 0) -> Iterator
     from tqdm.auto import tqdm
 
     name = os.path.basename(title.rstrip(os.sep)) or title
-    with tqdm(total=total, initial=done, desc=name, unit="image", disable=not shown) as bar:
+    with tqdm(
+        total=total, initial=done, desc=f"encoding {name}", unit="image", disable=not shown
+    ) as bar:
         yield bar
         bar.update(total - bar.n)  # those that other processes did
 

@@ -98,14 +98,18 @@ def encode_parts(
                 features, kept, broken = [], [], {}
 
 
-def broken_images(images: ImageSet, broken: Mapping[int, str]) -> str:
-    """What to say of images that cannot be read, by index."""
+def listed_broken(images: ImageSet, broken: Mapping[int, str]) -> str:
+    """How many images cannot be read, and the first of them, on one line."""
     told = [f"{images.names[index]} ({error})" for index, error in list(broken.items())[:_NAMED]]
     more = f"; and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
+    return f"{images.name}: {len(broken)} broken image(s): {'; '.join(told)}{more}"
+
+
+def broken_images(images: ImageSet, broken: Mapping[int, str]) -> str:
+    """The error for images that cannot be read, by index."""
     return (
-        f"{images.name}: {len(broken)} broken image(s): {'; '.join(told)}{more}. Mend or remove them, "
-        "or leave them out with --skip-broken (skip_broken=True); what was encoded so far is kept, and "
-        "the next run goes on from there"
+        f"{listed_broken(images, broken)}. Mend or remove them, or leave them out with --skip-broken "
+        "(skip_broken=True); what was encoded so far is kept, and the next run goes on from there"
     )
 
 

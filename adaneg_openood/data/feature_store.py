@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from adaneg_openood.data.batches import progress_bar, worker_deaths_named
-from adaneg_openood.data.encoding import broken_images, encode_parts
+from adaneg_openood.data.encoding import broken_images, encode_parts, listed_broken
 from adaneg_openood.data.image_lists import OOD_LABEL
 from adaneg_openood.data.image_set import ImageSet
 from adaneg_openood.data.parts import Part, PartFeatures, read_part, write_part
@@ -267,8 +267,8 @@ def _joined(
         raise ValueError(broken_images(images, broken))
     if len(broken) == len(images):
         raise ValueError(f"{images.name}: every image is broken")
-    for index, error in broken.items():
-        logger.warning("%s: skipped broken image %s (%s)", images.name, images.names[index], error)
+    if broken:
+        logger.warning("%s. They are left out", listed_broken(images, broken))
     rows = torch.cat([made.kept + part.start for part, made in zip(parts, whole)])
     labels = torch.tensor(images.labels, dtype=torch.int64)[rows]
     # one part alone stays memory-mapped

@@ -78,11 +78,11 @@ def replay(
     images = _Images(data, device)
     sizes = [len(names) * images.size(stream) for stream, names in jobs]
     hidden = not (progress and group.is_first)
-    bar = tqdm(total=sum(sizes), unit="image", unit_scale=True, disable=hidden)
+    bar = tqdm(total=sum(sizes), desc="scoring", unit="image", unit_scale=True, disable=hidden)
 
     def work(job: Job) -> list[Any]:
         stream, names = job
-        bar.set_description(stream.dataset)
+        bar.set_description(f"scoring {stream.dataset}")
         known = {} if files is None else files.load(stream, names)
         bar.update(len(known) * images.size(stream))
         missing = {name: detectors[name] for name in names if name not in known}
