@@ -24,10 +24,10 @@ class _Printable(logging.Formatter):
     """Log lines hold file names, which may hold anything."""
 
     def format(self, record: logging.LogRecord) -> str:
-        from adaneg_openood.io.names import harmless
+        from adaneg_openood.io.names import harmless, harmless_lines
 
-        lines = super().format(record).split("\n")
-        return "\n".join(map(harmless, lines)) if record.exc_info else harmless("\n".join(lines))
+        text = super().format(record)
+        return harmless_lines(text) if record.exc_info else harmless(text)
 
 
 def _version(asked: bool) -> None:

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any, Optional
 import typer
 
 from adaneg_openood.cli import options
-from adaneg_openood.cli.common import check_outputs, read_source, readable_errors, show_run, write_json
+from adaneg_openood.cli.common import (
+    check_outputs,
+    read_source,
+    readable_errors,
+    show,
+    show_run,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from adaneg_openood.benchmark.definition import Benchmark
@@ -93,7 +100,7 @@ def evaluate_benchmark(
             from adaneg_openood.benchmark.opening import open_benchmark
 
             opened = open_benchmark(benchmark, fetch=False)
-            typer.echo(to_text(opened.items))
+            show(to_text(opened.items))
             if opened.missing():
                 raise typer.Exit(1)
             return
@@ -247,7 +254,7 @@ def _show_entries(entries: list[Entry], json_file: Path | None) -> None:
         model, images, source = (about.get(key, "?") for key in ("model", "images", "source"))
         what = f"{model}, {images} images of {source}"
         problem = f"  [{entry.problem}]" if entry.problem else ""
-        typer.echo(f"{entry.key[:12]}  {used}  {readable_bytes(entry.size):>9}  {what}{problem}")
+        show(f"{entry.key[:12]}  {used}  {readable_bytes(entry.size):>9}  {what}{problem}")
     rows = [{**dataclasses.asdict(entry), "files": list(map(str, entry.files))} for entry in entries]
     write_json(json_file, rows)
     total = sum(entry.size for entry in entries)

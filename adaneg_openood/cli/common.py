@@ -26,10 +26,15 @@ def readable_errors() -> Iterator[None]:
     except (ValueError, TypeError, OSError, ImportError) as error:
         # of torchrun's processes the first speaks for all: an error on one is raised on every one
         if os.environ.get("RANK", "0") == "0":
-            from adaneg_openood.io.names import harmless
-
-            typer.echo("error: " + "\n".join(map(harmless, str(error).split("\n"))), err=True)
+            show(f"error: {error}", err=True)
         raise typer.Exit(2) from None
+
+
+def show(text: str, err: bool = False) -> None:
+    """Print what may hold names of a stranger's."""
+    from adaneg_openood.io.names import harmless_lines
+
+    typer.echo(harmless_lines(text), err=err)
 
 
 def check_outputs(*files: Path | None) -> None:
@@ -69,14 +74,14 @@ def show_run(
 ) -> None:
     """Print every table and the settings, and write the files that were asked for."""
     for method in run.methods:
-        typer.echo(f"\n{run.format_table(method)}")
+        show(f"\n{run.format_table(method)}")
     summary = run.summary().round(2).rename_axis(None)
-    typer.echo(f"\nMeans over sets and orders, in percent:\n{summary.T.to_string()}")
+    show(f"\nMeans over sets and orders, in percent:\n{summary.T.to_string()}")
     for text in (run.format_occupancy(), run.format_warnings(), bootstrap and bootstrap.format()):
         if text:
-            typer.echo(f"\n{text}")
+            show(f"\n{text}")
     about = run.provenance()
-    typer.echo(f"\n{settings_text(about['methods'])}")
+    show(f"\n{settings_text(about['methods'])}")
     typer.echo(f"Negative labels: {about['negatives']['rows']}")
     if json_file is not None:
         run.to_json(json_file, bootstrap)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Optional
 import typer
 
 from adaneg_openood.cli import options
-from adaneg_openood.cli.common import check_outputs, readable_errors, show_run
+from adaneg_openood.cli.common import check_outputs, readable_errors, show, show_run
 from adaneg_openood.cli.options import DEVICE, JSON, PRECISION, PREPROCESSING
 
 if TYPE_CHECKING:
@@ -75,9 +75,9 @@ def compare(
                 num_workers=workers,
                 fsood=fsood,
             )
-        typer.echo(result.table.round(2).to_string())
+        show(result.table.round(2).to_string())
         for name, why in result.failed.items():
-            typer.echo(f"{name}: cannot run, {why}")
+            show(f"{name}: cannot run, {why}")
         if json_file is not None:
             report = {"table": result.table.to_dict("index"), "failed": result.failed}
             with atomic_path(json_file) as temporary:
@@ -153,7 +153,7 @@ def doctor(
         from adaneg_openood.openood.doctor import diagnose
 
         items = diagnose(data, benchmark, full=full)
-        typer.echo(to_text(items))
+        show(to_text(items))
         if json_file is not None:
             found = [dataclasses.asdict(item) for item in items]
             with atomic_path(json_file) as temporary:

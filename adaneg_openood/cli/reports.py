@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Optional
 import typer
 
 from adaneg_openood.cli import options
-from adaneg_openood.cli.common import check_outputs, named_values, readable_errors
+from adaneg_openood.cli.common import check_outputs, named_values, readable_errors, show
 from adaneg_openood.cli.options import CSV, DEVICE, JSON
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def reproduce(
             double=double,
             device=device,
         )
-        typer.echo(result.to_text(every_set))
+        show(result.to_text(every_set))
         if json_file is not None:
             result.to_json(json_file)
         if csv_file is not None:
@@ -134,10 +134,14 @@ def _settings(given: list[str] | None) -> dict[str, Any]:
 def _streams(given: list[str] | None) -> dict[str, np.ndarray]:
     import numpy as np
 
-    return {
-        name: np.load(path, allow_pickle=False)
-        for name, path in named_values("--stream", "SET=FILE.npy", given)
-    }
+    found = {}
+    for name, path in named_values("--stream", "SET=FILE.npy", given):
+        try:
+            with Path(path).open("rb") as file:
+                found[name] = np.lib.format.read_array(file, allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise ValueError(f"--stream: {path} is no array of numpy's ({error})") from error
+    return found
 
 
 def report(
@@ -227,7 +231,7 @@ def report(
         if csv_file is not None:
             record.results.to_csv(csv_file)
         summary = record.results.summary().round(2).rename_axis(None)
-        typer.echo(f"Means over sets and orders, in percent:\n{summary.T.to_string()}\n")
+        show(f"Means over sets and orders, in percent:\n{summary.T.to_string()}\n")
         typer.echo(f"{out}: written, and {len(written) - 1} files in {folder}")
 
 

@@ -14,6 +14,7 @@ from adaneg_openood.cli.common import (
     named_values,
     read_source,
     readable_errors,
+    show,
     write_json,
 )
 
@@ -108,7 +109,7 @@ def sweep(
             best = result.best("AUROC", row)
             if len(best):
                 text = best[columns].head(_SHOWN).round(2).to_string(index=False)
-                typer.echo(f"\nBest AUROC on {row}, in percent:\n{text}")
+                show(f"\nBest AUROC on {row}, in percent:\n{text}")
         written = ["results.csv", "summary.csv", "conventions.json"]
         if plots and result.axes:
             from adaneg_openood.evaluation.sweep_plots import plot_sweep

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from adaneg_openood.data.image_set import ImageSet
+from adaneg_openood.io.names import harmless
 from adaneg_openood.vlm import VisionLanguageModel
 
 CHANGED = "it changed after it was listed"
@@ -132,7 +133,7 @@ def progress_bar(shown: bool, title: str, total: int, done: int = 0) -> Iterator
     """A bar of images, full at the end; its ``update`` takes a number of images."""
     from tqdm.auto import tqdm
 
-    name = os.path.basename(title.rstrip(os.sep)) or title
+    name = harmless(os.path.basename(title.rstrip(os.sep)) or title)
     with tqdm(
         total=total, initial=done, desc=f"encoding {name}", unit="image", disable=not shown
     ) as bar:

@@ -20,6 +20,7 @@ from adaneg_openood.evaluation.scoring import score_stream
 from adaneg_openood.evaluation.stream_result import StreamResult, packed, unpacked
 from adaneg_openood.evaluation.streams import Detector, Protocol, Stream, keeps_state, streams_of
 from adaneg_openood.io.locks import first_holds
+from adaneg_openood.io.names import harmless
 from adaneg_openood.io.processes import ALONE, Group
 
 Job = tuple[Stream, tuple[str, ...]]
@@ -82,7 +83,7 @@ def replay(
 
     def work(job: Job) -> list[Any]:
         stream, names = job
-        bar.set_description(f"scoring {stream.dataset}")
+        bar.set_description(f"scoring {harmless(stream.dataset)}")
         known = {} if files is None else files.load(stream, names)
         bar.update(len(known) * images.size(stream))
         missing = {name: detectors[name] for name in names if name not in known}

@@ -21,7 +21,7 @@ from adaneg_openood.evaluation.stream_result import StreamResult
 from adaneg_openood.evaluation.streams import ORDERS, Protocol, Stream
 from adaneg_openood.evaluation.tables import GROUP_ROWS, Tables, by_row, plain_rows, records_frame
 from adaneg_openood.io.files import atomic_path
-from adaneg_openood.io.names import harmless
+from adaneg_openood.io.names import harmless, harmless_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -220,15 +220,10 @@ class Run(Tables):
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write :attr:`records` as UTF-8 CSV, atomically; missing values are empty fields."""
         with atomic_path(path) as temporary:
-            names = {column: self.records[column].map(_for_csv) for column in ("method", "dataset")}
-            self.records.assign(**names).to_csv(temporary, index=False, encoding="utf-8")
+            harmless_table(self.records).to_csv(temporary, index=False, encoding="utf-8")
 
     def to_json(self, path: str | os.PathLike[str], bootstrap: Bootstrap | None = None) -> None:
         """Write :meth:`to_dict` as UTF-8 JSON, atomically."""
         text = json.dumps(self.to_dict(bootstrap), indent=2, ensure_ascii=False, allow_nan=False)
         with atomic_path(path) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
-
-
-def _for_csv(name: str) -> str:
-    return harmless(name, "csv")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from adaneg_openood.evaluation.metrics import CONVENTIONS, METRICS
 from adaneg_openood.evaluation.tables import GROUP_ROWS, group_means
 from adaneg_openood.io.files import atomic_path
+from adaneg_openood.io.names import harmless_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,7 +72,8 @@ class SweepResult:
         files = [root / "results.csv", root / "summary.csv", root / "conventions.json"]
         for file, frame in zip(files, (self.records, self.summary())):
             with atomic_path(file) as temporary:
-                frame.to_csv(temporary, index=False, encoding="utf-8", lineterminator="\n")
+                text = harmless_table(frame).to_csv(index=False, lineterminator="\n")
+                temporary.write_bytes(text.encode())
         with atomic_path(files[-1]) as temporary:
             about = {"units": "percent", "axes": list(self.axes), "conventions": CONVENTIONS}
             temporary.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", "utf-8")

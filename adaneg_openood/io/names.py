@@ -5,6 +5,10 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # what moves a cursor, colours a screen, ends a line, hides or turns text round, or is half a character
 _INVISIBLE = re.compile(
@@ -55,6 +59,21 @@ def listed(parts: Iterable[object], most: int = 8) -> str:
     """The first few of some things, joined by commas, with dots where there are more."""
     shown = [str(part) for part in parts]
     return ", ".join(shown[:most]) + (", ..." if len(shown) > most else "")
+
+
+def harmless_lines(text: str) -> str:
+    """Text of several lines, such as a table or a message, as a terminal may show it."""
+    return "\n".join(map(harmless, text.split("\n")))
+
+
+def harmless_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """A copy whose texts a spreadsheet takes for texts; numbers and gaps stay as they are."""
+
+    def shown(value: object) -> object:
+        return harmless(value, "csv") if isinstance(value, str) else value
+
+    words = frame.columns.difference(frame.select_dtypes(["number", "bool"]).columns)
+    return frame.assign(**{column: frame[column].map(shown) for column in words})
 
 
 def _escaped(sign: str) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from adaneg_openood.detectors.threshold import find_threshold
 from adaneg_openood.evaluation.metrics import CONVENTIONS
 from adaneg_openood.evaluation.streams import ORDERS
+from adaneg_openood.io.names import harmless_lines
 from adaneg_openood.report.certainty import reference_of, surely_best
 from adaneg_openood.report.figures import distinct_banks
 from adaneg_openood.report.svg import to_svg
@@ -63,6 +64,7 @@ def page(
     environment = Environment(
         loader=PackageLoader("adaneg_openood", "report"),
         autoescape=True,
+        finalize=_visible,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
@@ -83,6 +85,11 @@ def page(
         images=None if images is None or images.empty else _images(images),
         provenance=_provenance(record),
     )
+
+
+def _visible(value: object) -> object:
+    """Names of strangers, without what hides in them; markup of our own is left alone."""
+    return harmless_lines(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def _subtitle(record: RunRecord) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from adaneg_openood.evaluation.drawing import require_matplotlib, save_figure
 from adaneg_openood.io.files import atomic_path
-from adaneg_openood.io.names import harmless
+from adaneg_openood.io.names import harmless_table
 from adaneg_openood.report.certainty import certainty_table
 from adaneg_openood.report.figures import distinct_banks, run_pictures
 from adaneg_openood.report.image_table import image_table
@@ -55,13 +55,13 @@ def write_report(
     certainty = None if bootstrap is None else certainty_table(bootstrap)
     images = image_table(record)
     texts = {
-        folder / "tables.csv": to_long(tables).to_csv(index=False),
+        folder / "tables.csv": _csv(to_long(tables)),
         folder / "tables.md": to_markdown(tables),
         folder / "tables.tex": to_latex(tables),
-        folder / "runs.csv": record.results.records.to_csv(index=False),
+        folder / "runs.csv": _csv(record.results.records),
         folder / "images.csv": _csv(images),
         folder / "negatives.csv": _negatives(record),
-        **({} if certainty is None else {folder / "certainty.csv": certainty.to_csv(index=False)}),
+        **({} if certainty is None else {folder / "certainty.csv": _csv(certainty)}),
         target: page(record, tables, pictures, title, bootstrap, certainty, images),
     }
     for picture in pictures:
@@ -86,11 +86,7 @@ def folder_of(page: Path, files: str | os.PathLike[str] | None = None) -> Path:
 
 
 def _csv(frame: pd.DataFrame) -> str:
-    """A table as CSV whose names are harmless in a spreadsheet."""
-    safe = frame.copy()
-    for column in frame.columns.difference(frame.select_dtypes("number").columns):
-        safe[column] = [harmless(value, "csv") for value in frame[column]]
-    return str(safe.to_csv(index=False))
+    return str(harmless_table(frame).to_csv(index=False))
 
 
 def _negatives(record: RunRecord) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from adaneg_openood.evaluation.tables import group_means
 from adaneg_openood.io.files import atomic_path
+from adaneg_openood.io.names import harmless_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -151,7 +152,7 @@ class Reproduction:
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write the records as UTF-8 CSV, atomically."""
         with atomic_path(path) as temporary:
-            self.records.to_csv(temporary, index=False, encoding="utf-8")
+            harmless_table(self.records).to_csv(temporary, index=False, encoding="utf-8")
 
 
 def summarised(records: pd.DataFrame, splits: dict[str, str], how: str = "mean") -> pd.DataFrame:
