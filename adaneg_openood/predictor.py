@@ -19,15 +19,15 @@ from torch import Tensor
 from adaneg_openood._version import __version__
 from adaneg_openood.benchmark.methods import further_inputs
 from adaneg_openood.data import ImageSet, decoded_batches
-from adaneg_openood.data.batches import progress_bar, worker_deaths_named
+from adaneg_openood.data.batches import Batch, progress_bar, worker_deaths_named
 from adaneg_openood.data.encoding import listed_broken
-from adaneg_openood.detectors import make_detector
+from adaneg_openood.detectors import Scores, make_detector
 from adaneg_openood.detectors.threshold import LEAST_SCORES, Threshold
 from adaneg_openood.io.configuration import Number, Section, Whole, checked
 from adaneg_openood.io.files import atomic_path, read_json_object
 from adaneg_openood.io.locks import exclusive
 from adaneg_openood.text import LabelFeatures
-from adaneg_openood.vlm import VisionLanguageModel, describe
+from adaneg_openood.vlm import VisionLanguageModel, describe, load_model
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ ID, OOD = "ID", "OOD"
 DEFAULT_DETECTOR = "smoothed_neglabel"
 _FORMAT = 3
 PREDICTOR_FILE = "predictor.json"
-_IDENTITY = ("model", "weights", "dim")
+_N_NEAREST = 3  # negative labels that a prediction names
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Predictor:
         """
         if self.threshold is None:
             raise RuntimeError("no threshold yet: calibrate with images first")
-        limit = self._shown(torch.tensor([self.threshold.value]))[0]
+        [limit] = self._shown(torch.tensor([self.threshold.value]))
         return dataclasses.replace(self.threshold, value=limit)
 
     def calibrate(
@@ -140,13 +140,12 @@ class Predictor:
             )
         scores: list[Tensor] = [torch.empty(0)]
         broken: dict[int, str] = {}
-        for _, bad, *_, conf in self._scored(images, batch_size, workers, progress):
-            scores.append(conf.cpu())
+        for (_, _, bad), found, _ in self._scored(images, batch_size, workers, progress):
+            scores += [] if found is None else [found.conf.cpu()]
             broken.update(bad)
         if broken:
             logger.warning("%s. They are left out", listed_broken(images, broken))
-        conf = torch.cat(scores)
-        return self.detector.calibrate(conf, tpr, "id" if of_id else "stream")
+        return self.detector.calibrate(torch.cat(scores), tpr, "id" if of_id else "stream")
 
     def predict(
         self,
@@ -154,7 +153,6 @@ class Predictor:
         *,
         batch_size: int = 64,
         workers: int | None = 0,
-        n_negatives: int = 3,
         progress: bool = False,
     ) -> Iterator[Prediction]:
         """One prediction per image, in order; a broken image gets one that says so.
@@ -165,47 +163,40 @@ class Predictor:
         Raises:
             RuntimeError: before :meth:`calibrate`.
         """
-        limit, names = self.shown_threshold.value, self.labels.names
-        threshold = self.threshold
-        assert threshold is not None
-        for indices, bad, features, pred, conf in self._scored(images, batch_size, workers, progress):
+        limit, threshold = self.shown_threshold.value, self.threshold
+        assert threshold is not None  # or it had raised
+        names, n_id = self.labels.names, self.labels.n_id
+        text = self.labels.features[n_id:]
+        for batch, scores, features in self._scored(images, batch_size, workers, progress):
+            indices, _, bad = batch
             made = {index: Prediction(images.names[index], "", error=error) for index, error in bad}
-            if features is not None:
-                near = self._nearest_negatives(features, n_negatives)
-                verdicts = [ID if value >= threshold.value else OOD for value in conf.tolist()]
-                for index, verdict, row, shown, words in zip(
-                    indices, verdicts, pred.tolist(), self._shown(conf), near
-                ):
-                    made[index] = Prediction(
-                        images.names[index], verdict, names[row], shown, limit, words
-                    )
+            if scores is not None and features is not None:
+                cosines = features @ text.to(features).T
+                near = cosines.topk(min(_N_NEAREST, len(text)), dim=1).indices + n_id
+                rows = zip(
+                    indices, scores.conf.tolist(), scores.pred, self._shown(scores.conf), near.tolist()
+                )
+                for index, conf, label, shown, words in rows:
+                    verdict = ID if conf >= threshold.value else OOD
+                    about = names[label], shown, limit, tuple(names[word] for word in words)
+                    made[index] = Prediction(images.names[index], verdict, *about)
             for index in sorted(made):
                 yield made[index]
 
     def _shown(self, conf: Tensor) -> list[float]:
         return [float(value) for value in self.detector.shown(conf).tolist()]
 
-    def _nearest_negatives(self, features: Tensor, n: int) -> list[tuple[str, ...]]:
-        """(B,) names of the n negative labels whose text is nearest to each image."""
-        text = self.labels.features[self.labels.n_id :].to(features)
-        if not n or not len(text):
-            return [()] * len(features)
-        rows = (features @ text.T).topk(min(n, len(text)), dim=1).indices + self.labels.n_id
-        return [tuple(self.labels.names[row] for row in near) for near in rows.tolist()]
-
     def _scored(
         self, images: ImageSet, batch_size: int, workers: int | None, progress: bool
-    ) -> Iterator[tuple[list[int], list[tuple[int, str]], Tensor | None, Tensor, Tensor]]:
+    ) -> Iterator[tuple[Batch, Scores | None, Tensor | None]]:
+        """Batches with their scores and features, None where no image can be read."""
         batches = decoded_batches(self.model, images, batch_size, workers)
         with worker_deaths_named(images.name), progress_bar(progress, images.name, len(images)) as bar:
-            for indices, pixels, bad in batches:
+            for batch in batches:
+                indices, pixels, bad = batch
                 bar.update(len(indices) + len(bad))
-                if pixels is None:
-                    yield indices, bad, None, torch.empty(0), torch.empty(0)
-                    continue
-                features = self.model.encode_image(pixels)
-                scores = self.detector.score(features)
-                yield indices, bad, features, scores.pred, scores.conf
+                features = None if pixels is None else self.model.encode_image(pixels)
+                yield batch, None if features is None else self.detector.score(features), features
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write labels, settings, threshold and memory; the model's weights are not copied.
@@ -217,25 +208,18 @@ class Predictor:
             BlockingIOError: another process is at work there.
             OSError: it cannot be written.
         """
-        root = Path(folder)
-        with exclusive(root / PREDICTOR_FILE):
-            self._save(root)
-
-    def _save(self, root: Path) -> None:
         from safetensors.torch import save
 
+        root = Path(folder)
         state = {f"detector.{name}": value for name, value in self.detector.state_dict().items()}
         del state["detector.text_features"]  # they are the labels', in the detector's order
         state["labels"] = self.labels.features
         content = save({name: value.cpu().contiguous() for name, value in state.items()})
         digest = hashlib.sha256(content).hexdigest()
-        file = root / f"state-{digest[:16]}.safetensors"
-        with atomic_path(file) as temporary:
-            temporary.write_bytes(content)
         about: dict[str, Any] = {
             "format": _FORMAT,
             "version": __version__,
-            "state": {"file": file.name, "sha256": digest},
+            "state": {"file": f"state-{digest[:16]}.safetensors", "sha256": digest},
             "model": describe(self.model),
             "names": list(self.labels.names),
             "n_id": self.labels.n_id,
@@ -246,11 +230,15 @@ class Predictor:
             "threshold": None if self.threshold is None else dataclasses.asdict(self.threshold),
         }
         about["checksum"] = _checksum(about)
-        with atomic_path(root / PREDICTOR_FILE) as temporary:
-            temporary.write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", "utf-8")
-        for old in [*root.glob("state-*.safetensors"), *root.glob(".*.tmp")]:
-            if old != file:  # of earlier saves, and of those that were killed
-                old.unlink(missing_ok=True)
+        with exclusive(root / PREDICTOR_FILE):
+            file = root / about["state"]["file"]
+            with atomic_path(file) as temporary:
+                temporary.write_bytes(content)
+            with atomic_path(root / PREDICTOR_FILE) as temporary:
+                temporary.write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", "utf-8")
+            for old in [*root.glob("state-*.safetensors"), *root.glob(".*.tmp")]:
+                if old != file:  # of earlier saves, and of those that were killed
+                    old.unlink(missing_ok=True)
 
     @classmethod
     def load(
@@ -273,8 +261,6 @@ class Predictor:
         root = Path(folder)
         about, state = _read(root)
         if model is None:
-            from adaneg_openood.vlm import load_model
-
             model = load_model(str(about.model["model"]), device=device)
         _check_same_model(about.model, describe(model), str(root))
         try:
@@ -293,31 +279,22 @@ class Predictor:
 
     @classmethod
     @contextmanager
-    def keeping(
-        cls,
-        folder: str | os.PathLike[str],
-        model: VisionLanguageModel | None = None,
-        device: str = "cpu",
-    ) -> Iterator[Predictor]:
+    def keeping(cls, folder: str | os.PathLike[str], **options: Any) -> Iterator[Predictor]:
         """Load, and save what was learned at the end of the block; nobody else does so meanwhile.
 
         A second process waits until the first has saved, and goes on from there.
 
         Args:
-            folder, model, device: see :meth:`load`.
+            folder, options: see :meth:`load`.
         """
-        target = Path(folder) / PREDICTOR_FILE
-        if not target.is_file():  # else the lock would make the folder
-            raise FileNotFoundError(
-                f"{folder}: holds no predictor ({PREDICTOR_FILE}); make one with build"
-            )
+        target = _predictor_file(Path(folder))  # else the lock would make the folder
         with ExitStack() as held:
             try:
                 held.enter_context(exclusive(target))
             except BlockingIOError as error:
                 logger.warning("%s; waiting for it", str(error).partition(";")[0])
                 held.enter_context(exclusive(target, wait=True))
-            predictor = cls.load(folder, model, device)
+            predictor = cls.load(folder, **options)
             yield predictor
             predictor.save(folder)
 
@@ -344,12 +321,16 @@ class _Saved(Section):
     checksum: str
 
 
+def _predictor_file(root: Path) -> Path:
+    if not (root / PREDICTOR_FILE).is_file():
+        raise FileNotFoundError(f"{root}: holds no predictor ({PREDICTOR_FILE}); make one with build")
+    return root / PREDICTOR_FILE
+
+
 def _read(root: Path) -> tuple[_Saved, dict[str, Tensor]]:
     from safetensors.torch import load
 
-    file = root / PREDICTOR_FILE
-    if not file.is_file():
-        raise FileNotFoundError(f"{root}: holds no predictor ({PREDICTOR_FILE}); make one with build")
+    file = _predictor_file(root)
     while True:
         found = read_json_object(file)
         if found.get("format") != _FORMAT:
@@ -377,7 +358,7 @@ def _checksum(about: Mapping[str, Any]) -> str:
 
 
 def _check_same_model(known: Mapping[str, Any], model: Mapping[str, Any], what: str) -> None:
-    for key in _IDENTITY:
+    for key in ("model", "weights", "dim"):
         if key == "model" and known.get("weights") == model.get("weights") is not None:
             continue  # the same weights under another name
         if key in known and key in model and known[key] != model[key]:

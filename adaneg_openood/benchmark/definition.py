@@ -6,7 +6,6 @@ import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Optional, Union
 
@@ -31,6 +30,7 @@ from adaneg_openood.io.configuration import (
     given_values,
     not_allowed,
     read_yaml,
+    shipped,
     shown,
 )
 
@@ -223,17 +223,6 @@ class Benchmark(ModelSettings, LabelSettings, StreamSettings, StorageSettings):
         return self.model_copy(update=given)
 
 
-def shipped_benchmarks() -> dict[str, Path]:
-    """Name -> YAML file of the definitions that come with this package."""
-    package = files("adaneg_openood")
-    # in the wheel the folder lies inside the package, in a checkout beside it
-    for place in (Path(str(package)) / "configs", Path(str(package)).parent / "configs"):
-        found = {path.stem: path for path in sorted((place / "benchmarks").glob("*.yml"))}
-        if found:
-            return found
-    return {}
-
-
 def read_benchmark(
     source: str | os.PathLike[str], *, data: str | os.PathLike[str] | None = None
 ) -> Benchmark:
@@ -250,7 +239,7 @@ def read_benchmark(
     """
     path = Path(source)
     # a folder of data may be called as a benchmark is; one of features holds its text features
-    of_features = any(path.glob("text*")) or os.fspath(source) not in shipped_benchmarks()
+    of_features = any(path.glob("text*")) or os.fspath(source) not in shipped("benchmarks")
     if path.suffix == ".npz" or (path.is_dir() and of_features):
         values: Any = {"features": str(path.absolute())}
         return checked(Benchmark, {"name": path.stem, **values}, str(path), {"origin": str(path)})
@@ -274,14 +263,13 @@ def _find(source: str | os.PathLike[str]) -> tuple[Path, Path]:
     path = Path(source)
     if path.is_file():
         return path, path.parent
-    shipped = shipped_benchmarks()
-    name = os.fspath(source)
-    if name in shipped:
-        return shipped[name], Path()  # a shipped definition knows no folder of the user's
-    near = difflib.get_close_matches(name, shipped, n=1)
+    known, name = shipped("benchmarks"), os.fspath(source)
+    if name in known:
+        return known[name], Path()  # a shipped definition knows no folder of the user's
+    near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise FileNotFoundError(
-        f"{name}: neither a file nor a benchmark of this package ({', '.join(shipped)}){hint}"
+        f"{name}: neither a file nor a benchmark of this package ({', '.join(known)}){hint}"
     )
 
 

@@ -154,23 +154,19 @@ def benchmarks(
 ) -> None:
     """The benchmarks that come with this package; with a name, its definition."""
     with readable_errors():
-        from adaneg_openood.benchmark.definition import (
-            benchmark_schema,
-            read_benchmark,
-            shipped_benchmarks,
-        )
-        from adaneg_openood.io.configuration import not_allowed
+        from adaneg_openood.benchmark.definition import benchmark_schema, read_benchmark
+        from adaneg_openood.io.configuration import not_allowed, shipped
 
-        shipped = shipped_benchmarks()
+        known = shipped("benchmarks")
         if name == "schema":
             typer.echo(json.dumps(benchmark_schema(), indent=2))
         elif name is not None:
-            if name not in shipped:
-                raise ValueError(f"NAME {not_allowed(name, [*shipped, 'schema'])}")
-            typer.echo(shipped[name].read_text("utf-8"), nl=False)
+            if name not in known:
+                raise ValueError(f"NAME {not_allowed(name, [*known, 'schema'])}")
+            typer.echo(known[name].read_text("utf-8"), nl=False)
         else:
-            width = max(map(len, shipped), default=0)
-            for key in shipped:
+            width = max(map(len, known), default=0)
+            for key in known:
                 typer.echo(f"{key:<{width}}  {read_benchmark(key).description}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from adaneg_openood.text import ClassNames, Corpus
 
 _FOLDER = "demo-world-1"  # the number goes up when the drawings change
 LISTS = "benchmark_imglist/demo"
-_TEST_SEED, _PICTURES_SEED = 7, 23  # training draws from other seeds, see train.py
+_TEST_SEED, _PICTURES_SEED = 7, 23  # training draws from other seeds, see tests/demo/train_weights.py
 
 
 def class_names() -> ClassNames:
@@ -90,15 +90,9 @@ def draw_pictures(root: Path) -> None:
     ``root/test/CLASS/*.png`` and ``root/validation/CLASS/*.png`` show the 20 ID classes, 10 and 5
     pictures of each; ``root/others/*.png`` shows the things of the OOD sets, 3 pictures of each.
     """
-    others = (name for names in {**NEAR, **FAR}.values() for name in names)
-    wanted = [
-        *(
-            (f"{part}/{name}", name, n)
-            for part, n in (("test", 10), ("validation", 5))
-            for name in ID_NAMES
-        ),
-        *(("others", name, 3) for name in others),
-    ]
+    parts = ("test", 10), ("validation", 5)
+    wanted = [(f"{part}/{name}", name, count) for part, count in parts for name in ID_NAMES]
+    wanted += [("others", name, 3) for names in {**NEAR, **FAR}.values() for name in names]
     rng = np.random.default_rng([_PICTURES_SEED, 0])
     for folder, name, count in wanted:
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -106,16 +100,12 @@ def draw_pictures(root: Path) -> None:
             draw(name, rng).image.save(root / folder / f"{name}_{number:02d}.png")
 
 
-def _digits(n: int) -> list[Image.Image]:
+def _digits(n: int) -> Iterator[Image.Image]:
     from sklearn.datasets import load_digits
 
-    pixels = load_digits().images[:n]
-    return [
-        Image.fromarray((255 - image * 255 / 16).astype(np.uint8))
-        .resize((SIZE, SIZE), Image.Resampling.BICUBIC)
-        .convert("RGB")
-        for image in pixels
-    ]
+    for pixels in load_digits().images[:n]:
+        image = Image.fromarray((255 - pixels * 255 / 16).astype(np.uint8))
+        yield image.resize((SIZE, SIZE), Image.Resampling.BICUBIC).convert("RGB")
 
 
 def write_set(root: Path, name: str, images: Iterable[tuple[Image.Image, int]], listed: str) -> None:

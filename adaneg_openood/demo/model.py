@@ -39,9 +39,8 @@ class WordTokenizer:
             for name in (*NOUNS, *ADJECTIVES, *TEMPLATES, ADJECTIVE_TEMPLATE)
             for word in _words(name)
         }
-        self._ids = {
-            word: number for number, word in enumerate(sorted(words), start=2)
-        }  # 0 pad, 1 unknown
+        # 0 pads, 1 is the unknown word
+        self._ids = {word: number for number, word in enumerate(sorted(words), start=2)}
         self.vocab_size = len(self._ids) + 3
 
     def encode(self, text: str) -> list[int]:

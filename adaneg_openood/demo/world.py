@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import colorsys
 import math
+from importlib.resources import files
 from typing import Callable, NamedTuple
 
 import numpy as np
+import yaml
 from PIL import Image, ImageDraw, ImageFilter
 
-from adaneg_openood.demo.objects import CREATURES, HOUSEHOLD, OTHERS, TOOLS, Thing
-
 SIZE = 64  # pixels a side
-_OVERSAMPLE = 2
+_LARGE = 2 * SIZE  # drawn twice as large, then reduced
 
-ID_NAMES = tuple(HOUSEHOLD)
+_GROUPS: dict[str, dict[str, str]] = yaml.safe_load((files(__package__) / "things.yml").read_bytes())
+ID_NAMES, OTHERS = tuple(_GROUPS["household"]), tuple(_GROUPS["others"])
+THINGS = {name: text for group in _GROUPS.values() for name, text in group.items()}
 COLOURS = {  # hue, saturation, value
     "red": (0.0, 0.85, 0.85),
     "orange": (0.08, 0.9, 0.95),
@@ -32,6 +34,12 @@ COLOURS = {  # hue, saturation, value
     "grey": (0.0, 0.0, 0.5),
 }
 Colour = tuple[int, int, int]
+# x, y, frequency, generator -> share of the second colour
+Pattern = Callable[[np.ndarray, np.ndarray, float, np.random.Generator], np.ndarray]
+# draws on the canvas; the last is the horizon
+Addition = Callable[[ImageDraw.ImageDraw, np.random.Generator, int], None]
+# hue, saturation and value of the sky and of the ground; what is added
+Scene = tuple[tuple[float, float, float], tuple[float, float, float], Addition]
 
 
 class Drawn(NamedTuple):
@@ -49,14 +57,12 @@ def draw(name: str, rng: np.random.Generator) -> Drawn:
     """
     if name in THINGS:
         return _draw_thing(THINGS[name], rng)
-    patterns = {**TEXTURES, **SCENES}
-    image = patterns[name](rng).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-    return Drawn(_worn(image, rng), ())
+    image = _texture(TEXTURES[name], rng) if name in TEXTURES else _scene(SCENES[name], rng)
+    return Drawn(_worn(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR), rng), ())
 
 
-def _draw_thing(thing: Thing, rng: np.random.Generator) -> Drawn:
-    size = SIZE * _OVERSAMPLE
-    image, busy = _background(rng, size)
+def _draw_thing(thing: str, rng: np.random.Generator) -> Drawn:
+    image, busy = _background(rng)
     main = str(rng.choice(list(COLOURS)))
     paints = {
         "a": _tint(main, rng),
@@ -75,26 +81,27 @@ def _draw_thing(thing: Thing, rng: np.random.Generator) -> Drawn:
 
     def place(points: np.ndarray) -> list[tuple[float, float]]:
         points = (points - 0.5) * [mirror * stretch, 1 / stretch] * scale
-        return [(x, y) for x, y in ((points @ turn.T + centre) * size).tolist()]
+        return [(x, y) for x, y in ((points @ turn.T + centre) * _LARGE).tolist()]
 
-    for kind, paint, numbers in thing:
-        colour = paints[paint]
+    for shape in thing.split("|"):
+        kind, paint, *texts = shape.split()
+        numbers, colour = [float(text) for text in texts], paints[paint]
         if kind == "l":
-            width = max(1, round(numbers[0] * scale * size))
+            width = max(1, round(numbers[0] * scale * _LARGE))
             points = place(np.reshape(numbers[1:], (-1, 2)))
             canvas.line(points, fill=colour, width=width, joint="curve")
         else:
             canvas.polygon(place(_outline(kind, numbers)), fill=colour)
     for _ in range(rng.integers(3)):  # things in front
-        x, y = rng.uniform(0.1, 0.9, 2) * size
-        r = rng.uniform(0.05, 0.15) * size
+        x, y = rng.uniform(0.1, 0.9, 2) * _LARGE
+        r = rng.uniform(0.05, 0.15) * _LARGE
         canvas.ellipse((x - r, y - r, x + r, y + r), fill=_rgb(*rng.random(3)))
     adjectives = [main, "large" if scale > 0.75 else "small" if scale < 0.5 else "", busy]
     image = image.resize((SIZE, SIZE), Image.Resampling.BOX)
     return Drawn(_worn(image, rng), tuple(word for word in adjectives if word))
 
 
-def _outline(kind: str, numbers: tuple[float, ...]) -> np.ndarray:
+def _outline(kind: str, numbers: list[float]) -> np.ndarray:
     if kind == "o":
         t = np.linspace(0, 2 * math.pi, 20, endpoint=False)
         x, y, rx, ry = numbers
@@ -126,26 +133,21 @@ def _tint(name: str, rng: np.random.Generator) -> Colour:
     )
 
 
-def _background(rng: np.random.Generator, size: int) -> tuple[Image.Image, str]:
+def _background(rng: np.random.Generator) -> tuple[Image.Image, str]:
     """A backdrop and the adjective for it, if any."""
     kind = int(rng.integers(5))
-    base = np.array(_rgb(rng.random(), 0.5 * rng.random(), 0.35 + 0.6 * rng.random()), dtype=np.float32)
+    base = np.array(_rgb(rng.random(), 0.5 * rng.random(), 0.35 + 0.6 * rng.random()), np.float32)
     if kind == 0:
-        return _filled(size, base), "plain"
-    other = np.array(_rgb(rng.random(), 0.5 * rng.random(), 0.35 + 0.6 * rng.random()), dtype=np.float32)
-    x, y = _grid(size, rng.uniform(0, 2 * math.pi))
+        return _blend(base, base, np.zeros((_LARGE, _LARGE))), "plain"
+    other = np.array(_rgb(rng.random(), 0.5 * rng.random(), 0.35 + 0.6 * rng.random()), np.float32)
+    x, y = _grid(rng)
     if kind == 1:
         return _blend(base, other, x), ""
     if kind == 2:
         return _blend(base, other, (np.sin(x * rng.uniform(15, 30)) > 0) * 0.35), "striped"
     if kind == 3:
-        return _blend(base, other, _smooth_noise(rng, size, 6)), ""
-    dots = (np.sin(x * 20) * np.sin(y * 20) > 0.4) * 0.4
-    return _blend(base, other, dots), "dotted"
-
-
-def _filled(size: int, colour: np.ndarray) -> Image.Image:
-    return Image.new("RGB", (size, size), tuple(int(c) for c in colour))
+        return _blend(base, other, _smooth_noise(rng, 6)), ""
+    return _blend(base, other, (np.sin(x * 20) * np.sin(y * 20) > 0.4) * 0.4), "dotted"
 
 
 def _blend(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> Image.Image:
@@ -153,73 +155,62 @@ def _blend(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> Image.Im
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-def _grid(size: int, angle: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """Rotated coordinates, about 0 to 1."""
-    y, x = np.mgrid[0:size, 0:size] / size - 0.5
+def _grid(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates in some direction, about 0 to 1."""
+    angle = rng.uniform(0, 2 * math.pi)
+    y, x = np.mgrid[0:_LARGE, 0:_LARGE] / _LARGE - 0.5
     return (
         x * math.cos(angle) + y * math.sin(angle) + 0.5,
         -x * math.sin(angle) + y * math.cos(angle) + 0.5,
     )
 
 
-def _smooth_noise(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
+def _smooth_noise(rng: np.random.Generator, cells: int) -> np.ndarray:
     coarse = Image.fromarray((rng.random((cells, cells)) * 255).astype(np.uint8))
-    return np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float32) / 255
+    return np.asarray(coarse.resize((_LARGE, _LARGE), Image.Resampling.BICUBIC), np.float32) / 255
 
 
-def _two_colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    first, second = rng.choice(list(COLOURS), 2, replace=False)
-    return np.array(_tint(str(first), rng), np.float32), np.array(_tint(str(second), rng), np.float32)
+def _texture(pattern: Pattern, rng: np.random.Generator) -> Image.Image:
+    x, y = _grid(rng)
+    names = rng.choice(list(COLOURS), 2, replace=False)
+    first, second = (np.array(_tint(str(name), rng), np.float32) for name in names)
+    return _blend(first, second, pattern(x, y, rng.uniform(20, 45), rng))
 
 
-def _texture(pattern: Callable[[np.ndarray, np.ndarray, float, np.random.Generator], np.ndarray]):  # type: ignore[no-untyped-def]
-    def paint(rng: np.random.Generator) -> Image.Image:
-        x, y = _grid(2 * SIZE, rng.uniform(0, 2 * math.pi))
-        first, second = _two_colours(rng)
-        return _blend(first, second, pattern(x, y, rng.uniform(20, 45), rng))
-
-    return paint
-
-
-def _scene(
-    sky: tuple[float, float, float],
-    ground: tuple[float, float, float],
-    add: Callable[[ImageDraw.ImageDraw, np.random.Generator, int], None],
-) -> Callable[[np.random.Generator], Image.Image]:
-    def paint(rng: np.random.Generator) -> Image.Image:
-        size = 2 * SIZE
-        horizon = int(size * rng.uniform(0.45, 0.7))
-        top = np.array(_rgb(sky[0] + rng.normal(0, 0.02), sky[1], sky[2]), np.float32)
-        image = _blend(top, top * 0.6 + 100, np.mgrid[0:size, 0:size][0] / size)
-        canvas = ImageDraw.Draw(image)
-        shade = _rgb(ground[0] + rng.normal(0, 0.02), ground[1], ground[2] + rng.normal(0, 0.05))
-        canvas.rectangle((0, horizon, size, size), fill=shade)
-        add(canvas, rng, horizon)
-        return image
-
-    return paint
+def _scene(scene: Scene, rng: np.random.Generator) -> Image.Image:
+    sky, ground, add = scene
+    horizon = int(_LARGE * rng.uniform(0.45, 0.7))
+    top = np.array(_rgb(sky[0] + rng.normal(0, 0.02), sky[1], sky[2]), np.float32)
+    image = _blend(top, top * 0.6 + 100, np.mgrid[0:_LARGE, 0:_LARGE][0] / _LARGE)
+    canvas = ImageDraw.Draw(image)
+    shade = _rgb(ground[0] + rng.normal(0, 0.02), ground[1], ground[2] + rng.normal(0, 0.05))
+    canvas.rectangle((0, horizon, _LARGE, _LARGE), fill=shade)
+    add(canvas, rng, horizon)
+    return image
 
 
-def _dots(n: int, low: float, high: float, radius: float, colour: Colour, streak: float = 0.0):  # type: ignore[no-untyped-def]
+def _dots(
+    n: int, low: float, high: float, radius: float, colour: Colour, streak: float = 0.0
+) -> Addition:
     """n spots (or streaks) between two heights."""
 
     def add(canvas: ImageDraw.ImageDraw, rng: np.random.Generator, horizon: int) -> None:
-        size = 2 * SIZE
         for x, y in rng.random((n, 2)):
-            px, py, r = x * size, (low + (high - low) * y) * size, radius * size * rng.uniform(0.6, 1.4)
+            px, py = x * _LARGE, (low + (high - low) * y) * _LARGE
+            r = radius * _LARGE * rng.uniform(0.6, 1.4)
             if streak:
-                canvas.line((px, py, px - streak * size * 0.3, py + streak * size), fill=colour, width=2)
+                end = px - streak * _LARGE * 0.3, py + streak * _LARGE
+                canvas.line((px, py, *end), fill=colour, width=2)
             else:
                 canvas.ellipse((px - r, py - r, px + r, py + r), fill=colour)
 
     return add
 
 
-def _peaks(n: int, height: float, width: float, colour: Colour):  # type: ignore[no-untyped-def]
+def _peaks(n: int, height: float, width: float, colour: Colour) -> Addition:
     def add(canvas: ImageDraw.ImageDraw, rng: np.random.Generator, horizon: int) -> None:
-        size = 2 * SIZE
-        for x in rng.random(n) * size:
-            h, w = height * size * rng.uniform(0.6, 1.2), width * size * rng.uniform(0.7, 1.3)
+        for x in rng.random(n) * _LARGE:
+            h, w = height * _LARGE * rng.uniform(0.6, 1.2), width * _LARGE * rng.uniform(0.7, 1.3)
             canvas.polygon([(x - w, horizon), (x, horizon - h), (x + w, horizon)], fill=colour)
 
     return add
@@ -227,17 +218,16 @@ def _peaks(n: int, height: float, width: float, colour: Colour):  # type: ignore
 
 def _towers(canvas: ImageDraw.ImageDraw, rng: np.random.Generator, horizon: int) -> None:
     x = 0.0
-    while x < 2 * SIZE:
+    while x < _LARGE:
         width, height = rng.uniform(10, 24), rng.uniform(15, 60)
-        canvas.rectangle(
-            (x, horizon - height, x + width, horizon), fill=_rgb(0.6, 0.15, rng.uniform(0.2, 0.5))
-        )
+        shade = _rgb(0.6, 0.15, rng.uniform(0.2, 0.5))
+        canvas.rectangle((x, horizon - height, x + width, horizon), fill=shade)
         x += width + rng.uniform(0, 6)
 
 
 def _waves(canvas: ImageDraw.ImageDraw, rng: np.random.Generator, horizon: int) -> None:
-    for y in range(horizon + 6, 2 * SIZE, 12):
-        points = [(x, y + 3 * math.sin(x / 7 + y)) for x in range(0, 2 * SIZE + 4, 4)]
+    for y in range(horizon + 6, _LARGE, 12):
+        points = [(x, y + 3 * math.sin(x / 7 + y)) for x in range(0, _LARGE + 4, 4)]
         canvas.line(points, fill=(200, 225, 245), width=2)
 
 
@@ -255,48 +245,44 @@ def _arcs(canvas: ImageDraw.ImageDraw, rng: np.random.Generator, horizon: int) -
 
 def _furrows(canvas: ImageDraw.ImageDraw, rng: np.random.Generator, horizon: int) -> None:
     for x in range(-200, 330, 22):
-        canvas.line((64, horizon, x, 2 * SIZE), fill=(110, 80, 40), width=3)
+        canvas.line((64, horizon, x, _LARGE), fill=(110, 80, 40), width=3)
 
 
-TEXTURES: dict[str, Callable[[np.random.Generator], Image.Image]] = {
-    "stripes": _texture(lambda x, y, f, r: np.sin(x * f) > 0),
-    "checkerboard": _texture(lambda x, y, f, r: np.sin(x * f) * np.sin(y * f) > 0),
-    "polka": _texture(lambda x, y, f, r: np.sin(x * f) * np.sin(y * f) > 0.55),
-    "zigzag": _texture(lambda x, y, f, r: np.sin(f * (x + 0.12 * np.abs((y * 6) % 2 - 1))) > 0),
-    "rings": _texture(lambda x, y, f, r: np.sin(1.4 * f * np.hypot(x - 0.5, y - 0.5)) > 0),
-    "mesh": _texture(lambda x, y, f, r: (np.abs(np.sin(x * f)) < 0.25) | (np.abs(np.sin(y * f)) < 0.25)),
-    "marble": _texture(lambda x, y, f, r: 0.5 + 0.5 * np.sin(f * x + 9 * _smooth_noise(r, len(x), 5))),
-    "fog": _texture(lambda x, y, f, r: 0.3 + 0.4 * _smooth_noise(r, len(x), 4)),
-    "spiral": _texture(
-        lambda x, y, f, r: np.sin(f * np.hypot(x - 0.5, y - 0.5) + 2 * np.arctan2(y - 0.5, x - 0.5)) > 0
+TEXTURES: dict[str, Pattern] = {
+    "stripes": lambda x, y, f, r: np.sin(x * f) > 0,
+    "checkerboard": lambda x, y, f, r: np.sin(x * f) * np.sin(y * f) > 0,
+    "polka": lambda x, y, f, r: np.sin(x * f) * np.sin(y * f) > 0.55,
+    "zigzag": lambda x, y, f, r: np.sin(f * (x + 0.12 * np.abs((y * 6) % 2 - 1))) > 0,
+    "rings": lambda x, y, f, r: np.sin(1.4 * f * np.hypot(x - 0.5, y - 0.5)) > 0,
+    "mesh": lambda x, y, f, r: (np.abs(np.sin(x * f)) < 0.25) | (np.abs(np.sin(y * f)) < 0.25),
+    "marble": lambda x, y, f, r: 0.5 + 0.5 * np.sin(f * x + 9 * _smooth_noise(r, 5)),
+    "fog": lambda x, y, f, r: 0.3 + 0.4 * _smooth_noise(r, 4),
+    "spiral": lambda x, y, f, r: (
+        np.sin(f * np.hypot(x - 0.5, y - 0.5) + 2 * np.arctan2(y - 0.5, x - 0.5)) > 0
     ),
-    "wood": _texture(lambda x, y, f, r: 0.5 + 0.4 * np.sin(1.5 * f * (x + 0.06 * np.sin(5 * y)))),
-    "bricks": _texture(
-        lambda x, y, f, r: (
-            (np.abs((y * f / 4) % 1) < 0.15)
-            | (np.abs((x * f / 8 + 0.5 * np.floor(y * f / 4)) % 1) < 0.08)
-        )
+    "wood": lambda x, y, f, r: 0.5 + 0.4 * np.sin(1.5 * f * (x + 0.06 * np.sin(5 * y))),
+    "bricks": lambda x, y, f, r: (
+        (np.abs((y * f / 4) % 1) < 0.15) | (np.abs((x * f / 8 + 0.5 * np.floor(y * f / 4)) % 1) < 0.08)
     ),
-    "confetti": _texture(lambda x, y, f, r: _smooth_noise(r, len(x), 24) > 0.62),
+    "confetti": lambda x, y, f, r: _smooth_noise(r, 24) > 0.62,
 }
-SCENES: dict[str, Callable[[np.random.Generator], Image.Image]] = {
-    "sea": _scene((0.55, 0.35, 0.9), (0.58, 0.8, 0.55), _waves),
-    "mountain": _scene((0.57, 0.3, 0.9), (0.3, 0.4, 0.4), _peaks(5, 0.42, 0.2, (110, 110, 125))),
-    "forest": _scene((0.55, 0.2, 0.85), (0.3, 0.6, 0.3), _peaks(22, 0.36, 0.06, (30, 90, 45))),
-    "desert": _scene((0.1, 0.25, 0.95), (0.11, 0.55, 0.85), _peaks(3, 0.16, 0.3, (205, 165, 95))),
-    "night": _scene((0.65, 0.8, 0.12), (0.65, 0.5, 0.08), _dots(40, 0, 0.55, 0.008, (250, 250, 220))),
-    "sunset": _scene((0.05, 0.7, 0.85), (0.65, 0.5, 0.25), _low_sun),
-    "snow": _scene((0.6, 0.1, 0.75), (0.6, 0.03, 0.95), _dots(50, 0, 1, 0.014, (250, 250, 255))),
-    "rain": _scene((0.6, 0.15, 0.5), (0.3, 0.2, 0.35), _dots(60, 0, 0.95, 0, (170, 185, 210), 0.07)),
-    "city": _scene((0.58, 0.25, 0.85), (0.0, 0.0, 0.3), _towers),
-    "rainbow": _scene((0.56, 0.3, 0.9), (0.3, 0.6, 0.5), _arcs),
-    "farmland": _scene((0.56, 0.3, 0.92), (0.12, 0.6, 0.55), _furrows),
-    "meadow": _scene((0.56, 0.3, 0.92), (0.28, 0.65, 0.6), _dots(30, 0.7, 1, 0.014, (240, 220, 90))),
+SCENES: dict[str, Scene] = {
+    "sea": ((0.55, 0.35, 0.9), (0.58, 0.8, 0.55), _waves),
+    "mountain": ((0.57, 0.3, 0.9), (0.3, 0.4, 0.4), _peaks(5, 0.42, 0.2, (110, 110, 125))),
+    "forest": ((0.55, 0.2, 0.85), (0.3, 0.6, 0.3), _peaks(22, 0.36, 0.06, (30, 90, 45))),
+    "desert": ((0.1, 0.25, 0.95), (0.11, 0.55, 0.85), _peaks(3, 0.16, 0.3, (205, 165, 95))),
+    "night": ((0.65, 0.8, 0.12), (0.65, 0.5, 0.08), _dots(40, 0, 0.55, 0.008, (250, 250, 220))),
+    "sunset": ((0.05, 0.7, 0.85), (0.65, 0.5, 0.25), _low_sun),
+    "snow": ((0.6, 0.1, 0.75), (0.6, 0.03, 0.95), _dots(50, 0, 1, 0.014, (250, 250, 255))),
+    "rain": ((0.6, 0.15, 0.5), (0.3, 0.2, 0.35), _dots(60, 0, 0.95, 0, (170, 185, 210), 0.07)),
+    "city": ((0.58, 0.25, 0.85), (0.0, 0.0, 0.3), _towers),
+    "rainbow": ((0.56, 0.3, 0.9), (0.3, 0.6, 0.5), _arcs),
+    "farmland": ((0.56, 0.3, 0.92), (0.12, 0.6, 0.55), _furrows),
+    "meadow": ((0.56, 0.3, 0.92), (0.28, 0.65, 0.6), _dots(30, 0.7, 1, 0.014, (240, 220, 90))),
 }
-THINGS: dict[str, Thing] = {**HOUSEHOLD, **CREATURES, **TOOLS, **OTHERS}
 ADJECTIVES = (*COLOURS, "large", "small", "plain", "striped", "dotted")
 
-NEAR = {"creatures": tuple(CREATURES), "tools": tuple(TOOLS)}
+NEAR = {name: tuple(_GROUPS[name]) for name in ("creatures", "tools")}
 FAR = {"textures": tuple(TEXTURES), "scenes": tuple(SCENES)}
 # never drawn in training, and no words of the model: half of every OOD set is new to it
 UNSEEN = tuple(name for names in (*NEAR.values(), *FAR.values()) for name in names[len(names) // 2 :])

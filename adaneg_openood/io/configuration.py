@@ -174,6 +174,18 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def shipped(kind: str) -> dict[str, Path]:
+    """Name -> YAML file of those that come with this package.
+
+    Args:
+        kind: ``"benchmarks"``, ``"networks"`` or ``"postprocessors"``.
+    """
+    package = Path(__file__).parents[1]
+    # in the wheel the folder lies inside the package, in a checkout beside it
+    places = [root / "configs" / kind for root in (package, package.parent)]
+    return {path.stem: path for place in places for path in sorted(place.glob("*.yml"))}
+
+
 def read_yaml(path: str | os.PathLike[str]) -> Any:
     """What a YAML file holds, as Python values; nothing is executed.
 

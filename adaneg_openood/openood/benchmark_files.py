@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 WHERE_TO_GET = (
     "OpenOOD's data: https://github.com/Jingkang50/OpenOOD#data, "
@@ -62,10 +62,7 @@ def missing_files(data_root: str | os.PathLike[str], id_name: str) -> list[str]:
         if is_always_read(name) and not (root / entry["imglist_path"]).is_file()
     ]
     for dataset in benchmarks_dict[id_name]:
-        parent = next((key for key, members in dir_dict.items() if dataset in members), None)
-        if parent is None:
-            continue
-        folder = root / parent / dataset
+        folder = root / next(key for key, members in dir_dict.items() if dataset in members) / dataset
         if not folder.is_dir() or not any(folder.iterdir()):
             missing.append(f"images of {dataset}: {folder}")
     return missing
@@ -94,13 +91,13 @@ class AbsentList(Dataset[Any]):
         self.path, self.name = path, name
 
     def __len__(self) -> int:
+        return 1  # which data loaders want to know when they are made
+
+    def __getitem__(self, index: int) -> Any:
         raise FileNotFoundError(
             f"{self.name}: this method reads the image list {self.path}, which is not there. Get it "
             f"from {WHERE_TO_GET}"
         )
-
-    def __getitem__(self, index: int) -> Any:
-        return len(self)
 
 
 @contextmanager
@@ -116,28 +113,20 @@ def absent_lists_may_stay_away(
         id_name: of the benchmark.
         data_root: OpenOOD's data folder.
     """
-    absent = {
-        path
+    needed = {
+        os.path.join(data_root, entry["imglist_path"])
         for name, entry in image_lists(id_name)
-        if not is_always_read(name)
-        and not os.path.isfile(path := os.path.join(data_root, entry["imglist_path"]))
+        if is_always_read(name)
     }
     open_list = datasets.ImglistDataset
 
-    def dataset(*, name: str, imglist_pth: str, **kwargs: Any) -> Dataset[Any]:
-        if imglist_pth in absent:
+    def dataset(*, name: str, imglist_pth: str, **kwargs: Any) -> Any:
+        if imglist_pth not in needed and not os.path.isfile(imglist_pth):
             return AbsentList(imglist_pth, name)
-        opened: Dataset[Any] = open_list(name=name, imglist_pth=imglist_pth, **kwargs)
-        return opened
+        return open_list(name=name, imglist_pth=imglist_pth, **kwargs)
 
-    def loader(source: Dataset[Any], **kwargs: Any) -> DataLoader[Any]:
-        if isinstance(source, AbsentList):
-            kwargs["shuffle"] = False  # a shuffling loader asks for the length at once
-        return DataLoader(source, **kwargs)
-
-    kept = datasets.ImglistDataset, datasets.DataLoader
-    datasets.ImglistDataset, datasets.DataLoader = dataset, loader  # type: ignore[attr-defined]
+    datasets.ImglistDataset = dataset  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        datasets.ImglistDataset, datasets.DataLoader = kept  # type: ignore[attr-defined]
+        datasets.ImglistDataset = open_list  # type: ignore[attr-defined]

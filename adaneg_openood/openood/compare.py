@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import logging
 import os
@@ -12,18 +13,20 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
+from openood.evaluation_api.postprocessor import postprocessors as known
 
 from adaneg_openood.benchmark.postprocessor import check_postprocessor_name
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from adaneg_openood.openood.evaluator import Evaluator
-    from adaneg_openood.openood.loaders import Encoder
+from adaneg_openood.openood.benchmark_files import refuse_missing
+from adaneg_openood.openood.evaluator import Evaluator
+from adaneg_openood.openood.loaders import Encoder, feature_store
+from adaneg_openood.openood.network import PixelsWanted, as_network
+from adaneg_openood.openood.network_model import NetworkModel
+from adaneg_openood.openood.postprocessors import POSTPROCESSORS, configured
 
 logger = logging.getLogger(__name__)
 
@@ -87,34 +90,27 @@ class Comparison:
 
     def to_markdown(self) -> str:
         """The table, and below it what could not run and why."""
-        head = ["Postprocessor", *map(str, self.table.columns)]
-        lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-        for name, row in self.table.iterrows():
-            lines.append("| " + " | ".join([str(name), *(f"{value:.2f}" for value in row)]) + " |")
-        notes = {name: NOTES[name] for name in self.details if name in NOTES}
-        if notes:
-            lines += ["", "| Runs, but | |", "|---|---|"]
-            lines += [f"| {name} | {_cell(note)} |" for name, note in notes.items()]
-        if self.failed:
-            lines += ["", "| Cannot run | Why |", "|---|---|"]
-            lines += [f"| {name} | {_cell(why)} |" for name, why in self.failed.items()]
+        rows = [(name, *(f"{value:.2f}" for value in row)) for name, row in self.table.iterrows()]
+        lines = _markdown(("Postprocessor", *self.table.columns), rows)
+        notes = [(name, NOTES[name]) for name in self.details if name in NOTES]
+        lines += ["", *_markdown(("Runs, but", ""), notes)] if notes else []
+        lines += ["", *_markdown(("Cannot run", "Why"), [*self.failed.items()])] if self.failed else []
         return "\n".join(lines) + "\n"
 
     def support_markdown(self) -> str:
         """Which postprocessors run on an image-text model, without numbers: the table of the docs."""
-        lines = ["| Postprocessor | Runs | |", "|---|---|---|"]
+        rows = []
         for name in sorted([*self.details, *self.failed]):
             # a method that runs by luck of the data keeps its reason
             note = NOTES.get(name) or REASONS.get(name) or self.failed.get(name, "")
-            lines.append(f"| {name} | {'yes' if name in self.details else 'no'} | {_cell(note)} |")
-        return "\n".join(lines) + "\n"
+            rows.append((name, "yes" if name in self.details else "no", note))
+        return "\n".join(_markdown(("Postprocessor", "Runs", ""), rows)) + "\n"
 
 
-def available() -> list[str]:
-    """Every postprocessor that OpenOOD's evaluator knows, this package's among them."""
-    from openood.evaluation_api.postprocessor import postprocessors
-
-    return list(postprocessors)
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in (head, *rows)]
+    lines = [f"| {' | '.join(row)} |" for row in escaped]
+    return [lines[0], "|" + "---|" * len(head), *lines[1:]]
 
 
 def compare(
@@ -125,11 +121,9 @@ def compare(
     data_root: str | os.PathLike[str] = "./data",
     config_root: str | os.PathLike[str] = "./configs",
     settings: Mapping[str, Mapping[str, Any]] | None = None,
-    cache: str | os.PathLike[str] | None = None,
     batch_size: int = 200,
     num_workers: int = 4,
     fsood: bool = False,
-    verbose: bool = False,
 ) -> Comparison:
     """Run postprocessors one after the other; one that fails does not stop the others.
 
@@ -144,28 +138,18 @@ def compare(
         data_root: OpenOOD's data folder.
         config_root: OpenOOD's ``configs`` folder, which its wheel lacks. Nothing is downloaded.
         settings: this package's methods -> settings that override their YAML.
-        cache: folder of encoded images; None is the user's.
         batch_size: for encoding.
         num_workers: of the data loaders.
         fsood: full-spectrum evaluation.
-        verbose: let OpenOOD print.
 
     Raises:
         ValueError: an unknown name or setting, or a benchmark OpenOOD does not have.
         FileNotFoundError: lists or images are missing.
     """
-    import pandas as pd
-
-    from adaneg_openood.openood.benchmark_files import refuse_missing
-    from adaneg_openood.openood.loaders import Encoder, feature_store
-    from adaneg_openood.openood.network import as_network
-    from adaneg_openood.openood.network_model import NetworkModel
-    from adaneg_openood.openood.postprocessors import POSTPROCESSORS, configured
-
     refuse_missing(data_root, id_name)
-    names = list(available() if postprocessors is None else postprocessors)
+    names = list(known if postprocessors is None else postprocessors)
     for name in (*names, *(settings or {})):
-        check_postprocessor_name(name, available())
+        check_postprocessor_name(name, known)
     own = {
         name: configured(name, id_name, config_root, **(settings or {}).get(name, {}))
         for name in names
@@ -173,20 +157,30 @@ def compare(
     }
     net = as_network(net if hasattr(net, "encode_image") else net(), id_name)
     skips = any(postprocessor.settings.skip_broken for postprocessor in own.values())
-    encoder = Encoder(NetworkModel(net), feature_store(cache), skips)
+    encoder = Encoder(NetworkModel(net), feature_store(None), skips)
     found = Comparison(pd.DataFrame(), {}, {})
-    rows: dict[str, dict[str, float]] = {}
-    loading = {"batch_size": batch_size, "num_workers": num_workers}
+    rows: dict[str, list[float]] = {}
+    folder = Path(config_root) / "postprocessors"
     for name in names:
         start = time.perf_counter()
-        quiet = contextlib.nullcontext() if verbose else contextlib.redirect_stdout(io.StringIO())
-        chosen = {"postprocessor_name": name, "postprocessor": own.get(name), **loading}
+        make = functools.partial(
+            Evaluator,
+            *(net, id_name, data_root, config_root),
+            postprocessor_name=name,
+            postprocessor=own.get(name),
+            batch_size=batch_size,
+            num_workers=num_workers,
+        )
         try:
-            with quiet, _seeded():
-                _refuse_without_yaml(name, config_root, name in own)
-                evaluator, table = _evaluated(
-                    net, id_name, data_root, config_root, encoder, fsood, chosen
-                )
+            with contextlib.redirect_stdout(io.StringIO()), _seeded():
+                if name not in own and not (folder / f"{name}.yml").is_file():
+                    raise FileNotFoundError(f"no {name}.yml in {folder}: give OpenOOD's configs folder")
+                try:
+                    evaluator = make(encoder=encoder)
+                    table = evaluator.eval_ood(fsood=fsood, progress=False)
+                except PixelsWanted:
+                    evaluator = make()
+                    table = evaluator.eval_ood(fsood=fsood, progress=False)
         except Exception as error:  # anything may go wrong inside a method
             found.failed[name] = _why(name, error)
             logger.info("%s cannot run: %s", name, found.failed[name])
@@ -196,40 +190,13 @@ def compare(
             found.failed[name] = NOTHING
             continue
         found.details[name] = table
-        rows[name] = {
-            **{
-                f"{split} {metric}": float(table[metric][f"{split}ood"])
-                for split in ("near", "far")
-                for metric in ("FPR@95", "AUROC")
-            },
-            "ACC": float(table["ACC"]["farood"]),
-            "seconds": time.perf_counter() - start,
-        }
-        logger.info("%s: far AUROC %.2f", name, rows[name]["far AUROC"])
+        near, far, seconds = table.loc["nearood"], table.loc["farood"], time.perf_counter() - start
+        both = [float(part[metric]) for part in (near, far) for metric in ("FPR@95", "AUROC")]
+        rows[name] = [*both, float(far["ACC"]), seconds]
+        logger.info("%s: far AUROC %.2f", name, far["AUROC"])
     columns = ["near FPR@95", "near AUROC", "far FPR@95", "far AUROC", "ACC", "seconds"]
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
     return dataclasses.replace(found, table=frame.rename_axis("postprocessor"))
-
-
-def _evaluated(
-    net: Any,
-    id_name: str,
-    data_root: Any,
-    config_root: Any,
-    encoder: Encoder,
-    fsood: bool,
-    chosen: dict[str, Any],
-) -> tuple[Evaluator, pd.DataFrame]:
-    """From features; from pixels where the method wants them."""
-    from adaneg_openood.openood.evaluator import Evaluator
-    from adaneg_openood.openood.network import PixelsWanted
-
-    try:
-        evaluator = Evaluator(net, id_name, data_root, config_root, encoder=encoder, **chosen)
-        return evaluator, evaluator.eval_ood(fsood=fsood, progress=False)
-    except PixelsWanted:
-        evaluator = Evaluator(net, id_name, data_root, config_root, **chosen)
-        return evaluator, evaluator.eval_ood(fsood=fsood, progress=False)
 
 
 @contextlib.contextmanager
@@ -245,12 +212,6 @@ def _seeded() -> Iterator[None]:
         np.random.set_state(state)
 
 
-def _refuse_without_yaml(name: str, config_root: Any, is_own: bool) -> None:
-    folder = Path(config_root) / "postprocessors"
-    if not is_own and not (folder / f"{name}.yml").is_file():
-        raise FileNotFoundError(f"no {name}.yml in {folder}: give OpenOOD's configs folder")
-
-
 def _says_nothing(scores: Mapping[str, Any]) -> bool:
     """Whether all images of all sets have one score."""
     sets = [scores["id"]["test"], *scores["ood"]["near"].values(), *scores["ood"]["far"].values()]
@@ -262,7 +223,3 @@ def _why(name: str, error: Exception) -> str:
     text = " ".join(str(error).split())
     said = f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
     return f"{REASONS[name]} ({said})" if name in REASONS else said
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")

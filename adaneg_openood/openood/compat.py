@@ -1,4 +1,4 @@
-"""The least that lets today's OpenOOD be imported on today's numpy and setuptools.
+"""What lets today's OpenOOD be imported and run with today's packages, with or without CUDA.
 
 OpenOOD imports many packages at the top of its modules that most of its methods never use, and some
 of them do not install any more. For each OpenOOD module that does so, :data:`NEEDS` says what it wants.
@@ -11,13 +11,15 @@ code fails, or not, as it always did. Packages that are installed are used.
 from __future__ import annotations
 
 import importlib
+import importlib.abc
 import importlib.util
+import itertools
 import logging
 import sys
-import types
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any, NoReturn
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import ModuleType
+from typing import Any, Callable, NoReturn
 
 logger = logging.getLogger(__name__)
 
@@ -61,10 +63,59 @@ PACKAGES: dict[str, tuple[str, str]] = {
 }
 
 
+# OpenAI CLIP's mean and std, which importing open_clip for would take a second
+CLIP_NORMALIZATION = [[0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]]
+
+
 def installed() -> bool:
     """Whether OpenOOD itself can be found; a plain folder called ``openood`` on the path is not it."""
     spec = importlib.util.find_spec("openood")
     return spec is not None and spec.origin is not None
+
+
+class ImportHooks(importlib.abc.MetaPathFinder):
+    """Wraps the import of chosen modules; every other import is left alone.
+
+    Args:
+        around: module name -> function that returns a context manager its execution happens in.
+        after: module name -> function called with the module once it was executed, before any other
+            module can read a name from it.
+    """
+
+    def __init__(
+        self,
+        around: Mapping[str, Callable[[], AbstractContextManager[Any]]],
+        after: Mapping[str, Callable[[ModuleType], None]],
+    ) -> None:
+        self.around, self.after = dict(around), dict(after)
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
+        if fullname not in self.around and fullname not in self.after:
+            return None
+        others = [finder for finder in sys.meta_path if finder is not self]
+        specs = (finder.find_spec(fullname, path, target) for finder in others)
+        spec = next((spec for spec in specs if spec is not None), None)
+        if spec is not None and spec.loader is not None:
+            # a loader belongs to one spec; replacing this one method keeps all its others
+            loader: Any = spec.loader
+            execute = loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                with self.around.get(fullname, nullcontext)():
+                    execute(module)
+                self.after.get(fullname, lambda _: None)(module)
+
+            loader.exec_module = exec_module
+        return spec
+
+    def install(self) -> None:
+        """Put the hooks in front of the other finders; modules that are imported already are visited."""
+        sys.meta_path.insert(0, self)
+        for name, after in self.after.items():
+            module = sys.modules.get(name)
+            # one that is being executed right now has no names to replace yet
+            if module is not None and not getattr(module.__spec__, "_initializing", False):
+                after(module)
 
 
 class MissingName:
@@ -90,16 +141,16 @@ class MissingName:
         return f"<{self.__dict__['_name']}: not installed>"
 
 
-class MissingModule(types.ModuleType):
+class MissingModule(ModuleType):
     """Stands in for a module that cannot be imported; its names are :class:`MissingName`."""
 
     def __init__(self, name: str, reason: str) -> None:
-        super().__init__(name, f"Placeholder: {reason}")
+        super().__init__(name)
         self.__path__: list[str] = []  # a package, so that submodules can be looked up in sys.modules
         self._reason = reason
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name.endswith("__"):
+        if name.startswith("__"):
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         return MissingName(f"{self.__name__}.{name}", self._reason)
 
@@ -118,37 +169,20 @@ def _explain(name: str, reason: str) -> str:
 @contextmanager
 def placeholders(modules: tuple[str, ...]) -> Iterator[None]:
     """Within the block, those of ``modules`` that cannot be imported are placeholders."""
-    with ExitStack() as stack:
-        if any(name.partition(".")[0] == "imgaug" for name in modules):
-            stack.enter_context(numpy_sctypes())
-        reasons: dict[str, str] = {}
-        for name in modules:
-            reason = _why_not(name)
-            if reason is not None:
-                reasons[name] = reason
-        stack.enter_context(_stand_ins(reasons))
-        yield
-
-
-@contextmanager
-def _stand_ins(reasons: dict[str, str]) -> Iterator[None]:
-    added: list[tuple[str, types.ModuleType]] = []
+    reasons = {name: why for name in modules if (why := _why_not(name))}
+    added: dict[str, ModuleType] = {}
     try:
         for name, reason in reasons.items():
-            parts = name.split(".")
-            for depth in range(1, len(parts) + 1):
-                full = ".".join(parts[:depth])
-                if full in sys.modules:
-                    continue
-                module: types.ModuleType = MissingModule(full, reason)
-                sys.modules[full] = module
-                added.append((full, module))
-                parent: Any = sys.modules.get(".".join(parts[: depth - 1])) if depth > 1 else None
-                if isinstance(parent, MissingModule):
-                    setattr(parent, parts[depth - 1], module)
+            above = ""
+            for full in itertools.accumulate(name.split("."), "{}.{}".format):
+                if full not in sys.modules:
+                    added[full] = sys.modules[full] = MissingModule(full, reason)
+                    if above in added:
+                        setattr(added[above], full.rpartition(".")[2], added[full])
+                above = full
         yield
     finally:
-        for full, module in added:
+        for full, module in added.items():
             if sys.modules.get(full) is module:
                 del sys.modules[full]
 
@@ -164,28 +198,6 @@ def _why_not(name: str) -> str | None:
         logger.warning("%s is installed but cannot be imported: %s", top, error)
         return f"{top} is installed but cannot be imported ({type(error).__name__}: {error})"
     return None
-
-
-@contextmanager
-def numpy_sctypes() -> Iterator[None]:
-    """``numpy.sctypes``, gone in numpy 2, for the import of imgaug 0.4."""
-    import numpy as np
-
-    if "sctypes" in vars(np):
-        yield
-        return
-    stand_in = {
-        "int": [np.int8, np.int16, np.int32, np.int64],
-        "uint": [np.uint8, np.uint16, np.uint32, np.uint64],
-        "float": [np.float16, np.float32, np.float64],
-        "complex": [np.complex64, np.complex128],
-        "others": [bool, object, bytes, str, np.void],
-    }
-    np.sctypes = stand_in  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        del np.sctypes  # type: ignore[attr-defined]
 
 
 @contextmanager

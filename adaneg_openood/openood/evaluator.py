@@ -1,14 +1,16 @@
-"""OpenOOD's Evaluator for those who want more: any device, several streams, raw scores, resume."""
+"""OpenOOD's evaluators for those who want more: any device, several streams, raw scores, resume."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import openood.evaluation_api.evaluator as api
 import torch
+from openood.evaluators.ood_evaluator import OODEvaluator
 
 from adaneg_openood.openood import compat
 from adaneg_openood.openood.benchmark_files import refuse_missing
@@ -76,14 +78,6 @@ class Evaluator(api.Evaluator):  # type: ignore[misc]
         with compat.cuda_calls_go_to(device_of(self.net)):
             return super().eval_ood(fsood, progress)
 
-    def accuracies(self, run: Run) -> dict[str, float]:
-        """ID accuracy in percent: by the network's zero-shot prediction, and by the detector's own.
-
-        Args:
-            run: of :meth:`eval_streams`; the detector's is their mean over sets and streams.
-        """
-        return {"zero_shot": self.eval_acc(), "detector": float(run.records["ACC"].mean())}
-
     def eval_streams(
         self,
         seeds: Sequence[int] = (0, 1, 2),
@@ -109,14 +103,12 @@ class Evaluator(api.Evaluator):  # type: ignore[misc]
                 f"streams are for {', '.join(POSTPROCESSORS)}; "
                 f"{type(self.postprocessor).__name__} has none"
             )
-        csid = list(self.dataloader_dict["csid"].values()) if fsood else []
+        sets = self.dataloader_dict
+        csid = list(sets["csid"].values()) if fsood else []
+        oods = {split: sets["ood"][split] for split in ("near", "far")}
+        ids = [sets["id"]["test"], *csid]
         return self.postprocessor.replay(
-            self.net,
-            [self.dataloader_dict["id"]["test"], *csid],
-            {split: self.dataloader_dict["ood"][split] for split in ("near", "far")},
-            seeds=seeds,
-            folder=save_dir,
-            progress=progress,
+            self.net, ids, oods, seeds=seeds, folder=save_dir, progress=progress
         )
 
 
@@ -132,3 +124,40 @@ def _loaders_of_features(encoder: Encoder | None) -> Iterator[None]:
         yield
     finally:
         api.get_id_ood_dataloader = original
+
+
+class ClassicEvaluator(OODEvaluator):  # type: ignore[misc]
+    """The evaluator ``adaneg`` of OpenOOD's classic pipeline: its ``ood`` evaluator on any device.
+
+    For this package's methods it also runs as many stream orders as ``evaluator.n_streams`` in the
+    configuration says. Their means, spreads and both FPR95 conventions are printed, and written to
+    ``streams.csv`` and ``streams.json`` in the output folder; raw scores go to ``streams/``.
+    """
+
+    def eval_acc(self, net: Any, *args: Any, **kwargs: Any) -> Any:
+        with compat.cuda_calls_go_to(device_of(net)):
+            return super().eval_acc(net, *args, **kwargs)
+
+    def eval_ood(
+        self,
+        net: Any,
+        id_data_loaders: Any,
+        ood_data_loaders: Any,
+        postprocessor: Any,
+        fsood: bool = False,
+    ) -> None:
+        with compat.cuda_calls_go_to(device_of(net)):
+            super().eval_ood(net, id_data_loaders, ood_data_loaders, postprocessor, fsood)
+        n_streams = self.config.evaluator.n_streams or 0
+        if not n_streams or not isinstance(postprocessor, Postprocessor):
+            return
+        csid = list(ood_data_loaders["csid"].values()) if fsood else []
+        oods = {split: ood_data_loaders[f"{split}ood"] for split in ("near", "far")}
+        folder = os.path.join(str(self.config.output_dir), "streams")
+        ids = [id_data_loaders["test"], *csid]
+        run = postprocessor.replay(net, ids, oods, seeds=range(n_streams), folder=folder)
+        run.to_csv(f"{folder}.csv")
+        run.to_json(f"{folder}.json")
+        # OpenOOD writes its own tables to stdout, from where they also go to its log file
+        sys.stdout.write(f"{n_streams} stream order(s):\n{run.format_table(postprocessor.method)}\n")
+        sys.stdout.write(f"{run.format_warnings()}\n" if run.warnings else "")

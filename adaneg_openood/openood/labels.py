@@ -6,19 +6,15 @@ import dataclasses
 import logging
 from collections.abc import Sized
 
+from torch import Tensor
+
 from adaneg_openood.benchmark.detector_settings import settings_model
 from adaneg_openood.benchmark.labels import mining_of, named_classes
 from adaneg_openood.benchmark.settings import LabelSettings, NameSettings
+from adaneg_openood.data.feature_set import DEFAULT_LOGIT_SCALE
 from adaneg_openood.io.configuration import checked
-from adaneg_openood.openood.mixed import CLIP_SCALE
 from adaneg_openood.openood.network_model import NetworkModel
-from adaneg_openood.text import (
-    ClassNames,
-    LabelFeatures,
-    NegativeLabels,
-    TextCache,
-    label_features,
-)
+from adaneg_openood.text import ClassNames, LabelFeatures, NegativeLabels, TextCache, label_features
 from adaneg_openood.text.wordnet import WordNetMissing
 
 logger = logging.getLogger(__name__)
@@ -53,48 +49,40 @@ def build_labels(
     classes = named_classes(settings, "the YAML") if settings.classes is not None else None
     if classes is None and model.class_names is not None:
         classes = ClassNames(model.name, model.class_names)
-    ids = model.id_features
+    ids = None if model.id_features is None else model.id_features.detach().float().cpu()
     _refuse_length("the class names", classes, n_classes)
-    _refuse_length("the network's ID text features", ids, n_classes)
-    if classes is not None:
-        _refuse_length("the network's ID text features", ids, len(classes))
+    n_id = n_classes if classes is None else len(classes)
+    _refuse_length("the network's ID text features", ids, n_id)
     scale = settings.logit_scale or model.logit_scale
     if scale is None:
-        logger.warning("the network does not tell its logit scale; using %g (CLIP's)", CLIP_SCALE)
-        scale = CLIP_SCALE
-    known = classes or _names_of(dataset, n_classes)
+        scale = DEFAULT_LOGIT_SCALE
+        logger.warning("the network does not tell its logit scale; using %g (CLIP's)", scale)
+    known, negatives = classes or _names_of(dataset, n_classes), None
     if settings.text_features is not None:
         n_id = n_classes if ids is None else len(ids)
         if known is None and n_id is not None:
             known = ClassNames(model.name, tuple(f"class {label}" for label in range(n_id)))
         if known is None:
             raise ValueError("text_features: how many of its rows are ID is not known; give classes")
-        made = label_features(
-            None,
-            known,
-            text_features=settings.text_features,
-            with_negatives=isinstance(settings, LabelSettings),
-            logit_scale=float(scale),
-        )
+        classes = known
     else:
-        negatives, adjective_prompt, learned_prompts = None, None, None
         _refuse_without_tower(model, settings, known)
         if isinstance(settings, LabelSettings):
-            adjective_prompt, learned_prompts = settings.adjective_prompt, settings.learned_prompts
-            negatives = _negatives(method, model, settings, known, cache)
-        made = label_features(
-            model if model.has_text_tower else None,
-            known if ids is None else classes,
-            negatives,
-            prompt=settings.prompt,
-            adjective_prompt=adjective_prompt,
-            learned_prompts=learned_prompts,
-            id_features=ids,
-            negative_features=model.negative_features,
-            with_negatives=isinstance(settings, LabelSettings),
-            logit_scale=float(scale),
-            cache=cache,
-        )
+            negatives = _negatives(method, model, settings, known, ids, cache)
+    made = label_features(
+        model if model.has_text_tower else None,
+        known if ids is None else classes,
+        negatives,
+        prompt=settings.prompt,
+        adjective_prompt=getattr(settings, "adjective_prompt", None),
+        learned_prompts=getattr(settings, "learned_prompts", None),
+        text_features=settings.text_features,
+        id_features=ids,
+        negative_features=model.negative_features,
+        with_negatives=isinstance(settings, LabelSettings),
+        logit_scale=float(scale),
+        cache=cache,
+    )
     return dataclasses.replace(made, features=made.features.to(model.device))
 
 
@@ -103,6 +91,7 @@ def _negatives(
     model: NetworkModel,
     settings: LabelSettings,
     classes: ClassNames | None,
+    ids: Tensor | None,
     cache: TextCache,
 ) -> NegativeLabels | None:
     """The list of the settings, or a mined one; None where the network brings their features."""
@@ -110,12 +99,10 @@ def _negatives(
         return NegativeLabels.load(settings.negatives)
     if settings.corpus == _CORPUS and model.negative_features is not None:
         return None
-    # a method with a number of negatives of its own chooses them among all candidates
-    chooses = "n_negatives" in settings_model(method).model_fields
-    mining = mining_of(settings.model_copy(update={"n_negatives": "all"}) if chooses else settings)
-    ids = None if model.id_features is None else model.id_features.detach().float().cpu()
+    if "n_negatives" in settings_model(method).model_fields:  # it chooses among all candidates itself
+        settings = settings.model_copy(update={"n_negatives": "all"})
     try:
-        return mining.run(model, classes, id_features=ids, cache=cache)
+        return mining_of(settings).run(model, classes, id_features=ids, cache=cache)
     except WordNetMissing as error:
         raise ValueError(
             "no negative labels: set negatives (a text file, one label per line) or corpus (a word list "
@@ -126,27 +113,24 @@ def _negatives(
 def _refuse_without_tower(
     model: NetworkModel, settings: NameSettings, classes: ClassNames | None
 ) -> None:
-    if isinstance(settings, LabelSettings) and settings.negatives is not None:
-        if settings.corpus != _CORPUS:
-            raise ValueError("negatives and corpus are both set; give the one that is meant")
+    given, mined = getattr(settings, "negatives", None), getattr(settings, "corpus", _CORPUS) != _CORPUS
+    if given is not None and mined:
+        raise ValueError("negatives and corpus are both set; give the one that is meant")
+    remedy = (
+        "Use the network 'adaneg_clip' or OpenOOD's CLIPZeroshot, or set text_features in the YAML to a "
+        "file of"
+    )
     if model.has_text_tower:
         if classes is None and model.id_features is None:
             raise ValueError(
                 f"the network {model.name} does not know its class names; set classes in the YAML to a "
                 "text file, one name per line in the order of the labels"
             )
-        return
-    remedy = (
-        "Use the network 'adaneg_clip' or OpenOOD's CLIPZeroshot, or set text_features in the YAML to a "
-        "file of"
-    )
-    if model.id_features is None:
+    elif model.id_features is None:
         raise TypeError(
             f"the network {model.name} has no text tower and gives no ID text features. {remedy} them."
         )
-    if isinstance(settings, LabelSettings) and (
-        settings.negatives is not None or settings.corpus != _CORPUS or model.negative_features is None
-    ):
+    elif isinstance(settings, LabelSettings) and (given or mined or model.negative_features is None):
         raise TypeError(
             f"the network {model.name} has no text tower, so negative labels cannot be encoded. "
             f"{remedy} ID and negative text features."
@@ -174,5 +158,4 @@ def _names_of(dataset: str | None, n_classes: int | None) -> ClassNames | None:
         classes = known_names(dataset) if dataset else None
     except (ValueError, ImportError, OSError):  # a data set whose names nobody told
         return None
-    fits = classes is not None and n_classes in (None, len(classes))
-    return classes if fits else None
+    return classes if classes is None or n_classes in (None, len(classes)) else None

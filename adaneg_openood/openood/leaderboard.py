@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +54,11 @@ def leaderboard_row(
         ValueError: an OOD set of the benchmark is missing or unknown, or metrics are.
     """
     check_row(run.methods, run.splits, id_name, method=method, arch=arch)
-    _refuse_incomplete(run, method, id_name)
+    records = run.records[run.records["method"] == method]
+    if records[_METRICS].isna().any().any():
+        raise ValueError(f"the results are not complete for {id_name}: metrics are missing")
+    if records["n_id"].nunique() > 1:
+        raise ValueError(f"{id_name}: the number of ID images differs between sets")
     table, spread = run.table(method), run.spread(method)
     orders = len({seed for name, _, seed in run.streams if name == method})
 
@@ -106,27 +108,14 @@ def _told(run: Run, method: str, orders: int, by_detector: bool, description: st
     return [*told, *([description.strip()] if description.strip() else [])]
 
 
-def to_csv(rows: Sequence[dict[str, str]], *, header: bool = True) -> str:
-    """Rows as CSV text."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
-    if header:
-        writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
-
-
 def write_files(
-    run: Run,
-    folder: str | os.PathLike[str],
-    id_name: str,
-    *,
-    arch: str,
-    method: str = "adaneg",
-    id_accuracy: float | None = None,
-    description: str = "",
+    run: Run, folder: str | os.PathLike[str], id_name: str, *, method: str = "adaneg", **about: Any
 ) -> tuple[Path, Path]:
     """Write the leaderboard's row and OpenOOD's result table (its ``--save-csv``), atomically.
+
+    Args:
+        run, id_name, method, about: see :func:`leaderboard_row`.
+        folder: made if needed.
 
     Returns:
         ``<folder>/<id_name>_<method>_row.csv`` and ``<folder>/<id_name>_<method>.csv``.
@@ -134,21 +123,16 @@ def write_files(
     Raises:
         ValueError: see :func:`leaderboard_row`; then nothing is written.
     """
-    row = leaderboard_row(
-        run,
-        id_name,
-        method=method,
-        arch=arch,
-        id_accuracy=id_accuracy,
-        description=description,
-    )
+    import pandas as pd
+
+    row = leaderboard_row(run, id_name, method=method, **about)
     table = run.table(method)[_METRICS]
-    if id_accuracy is not None:
-        table = table.assign(ACC=id_accuracy)
+    if about.get("id_accuracy") is not None:
+        table = table.assign(ACC=about["id_accuracy"])
     stem = "_".join([id_name, *method.split()])
     row_path, table_path = Path(folder) / f"{stem}_row.csv", Path(folder) / f"{stem}.csv"
     with atomic_path(row_path) as temporary:
-        temporary.write_text(to_csv([row]), encoding="utf-8")
+        pd.DataFrame([row]).to_csv(temporary, index=False)
     with atomic_path(table_path) as temporary:
         table.rename_axis(None).to_csv(temporary, float_format="{:.2f}".format)
     return row_path, table_path
@@ -184,19 +168,5 @@ def check_row(
         if found - wanted:
             odd = ", ".join(sorted(found - wanted))
             problems.append(f"{split}-OOD holds {odd}, not of the benchmark")
-    _refuse(id_name, problems)
-
-
-def _refuse_incomplete(run: Run, method: str, id_name: str) -> None:
-    problems = []
-    records = run.records[run.records["method"] == method]
-    if records[_METRICS].isna().any().any():
-        problems.append("metrics are missing")
-    if records["n_id"].nunique() > 1:
-        problems.append("the number of ID images differs between sets")
-    _refuse(id_name, problems)
-
-
-def _refuse(id_name: str, problems: list[str]) -> None:
     if problems:
         raise ValueError(f"the results are not complete for {id_name}: {'; '.join(problems)}")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from adaneg_openood.data import FeatureStore, ImageSet
+from adaneg_openood.data.feature_set import DEFAULT_LOGIT_SCALE, FeatureSet
 from adaneg_openood.data.image_lists import OOD_LABEL, parse_entries
 from adaneg_openood.data.store_entries import default_store
+from adaneg_openood.io.digests import tensor_digest
 from adaneg_openood.openood.benchmark_files import WHERE_TO_GET
 from adaneg_openood.openood.network_model import NetworkModel
+from adaneg_openood.openood.stream_arrays import IDSet
+from adaneg_openood.text import LabelFeatures
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +75,7 @@ class Roles:
         return self._by_loader.setdefault(id(role.loader), role)
 
     def __iter__(self) -> Iterator[Role]:
-        return iter(list(self._by_loader.values()))
+        return iter(self._by_loader.values())
 
     def of(self, loader: Any) -> Role:
         """The role of a loader; one that ``setup`` did not get is a covariate-shifted ID set, or, if all
@@ -155,10 +160,33 @@ class Encoded:
     features: Tensor
     labels: np.ndarray
 
+    @cached_property
+    def id_set(self) -> IDSet:
+        """What stands for it in streams."""
+        return IDSet(self.name, len(self.labels), tensor_digest(self.features))
 
-def feature_store(cache: str | os.PathLike[str] | None) -> FeatureStore:
+
+def feature_store(cache: Path | None) -> FeatureStore:
     """The store in a cache folder; None is the user's."""
-    return FeatureStore(default_store() if cache is None else Path(cache) / "features")
+    return FeatureStore(default_store() if cache is None else cache / "features")
+
+
+def feature_set(
+    labels: LabelFeatures,
+    ids: Sequence[Encoded],
+    near: Mapping[str, Encoded] = MappingProxyType({}),
+    far: Mapping[str, Encoded] = MappingProxyType({}),
+) -> FeatureSet:
+    """Text rows, the ID sets one after the other, and the OOD sets."""
+    return FeatureSet(
+        text_features=labels.features,
+        n_id=labels.n_id,
+        id_features=torch.cat([part.features for part in ids]),
+        id_labels=torch.from_numpy(np.concatenate([part.labels for part in ids])),
+        near={name: part.features for name, part in near.items()},
+        far={name: part.features for name, part in far.items()},
+        logit_scale=float(labels.logit_scale or DEFAULT_LOGIT_SCALE),
+    )
 
 
 class Encoder:
@@ -203,10 +231,10 @@ class Encoder:
                 skip_broken=self.skip_broken,
                 progress=progress,
             )
-            n_images = len(found.features)
-            labels = np.full(n_images, OOD_LABEL) if found.labels is None else found.labels.numpy()
+            none = np.full(len(found.features), OOD_LABEL, dtype=np.int64)
+            labels = none if found.labels is None else found.labels.numpy()
             features = found.features.to(self.model.device)
-            self._by_content[content] = Encoded(images.name, features, labels.astype(np.int64))
+            self._by_content[content] = Encoded(images.name, features, labels)
         return self._by_content[content]
 
     def _batches(self, loader: Any, name: str) -> Encoded:
@@ -234,7 +262,7 @@ class FeatureLoader:
 
     def encoded(self) -> Encoded:
         """All features."""
-        return self._encoder.encode(self._loader, str(getattr(self.dataset, "name", "images")))
+        return self._encoder.encode(self._loader, str(self.dataset.name))
 
     def __len__(self) -> int:
         return -(-len(self.dataset) // self.batch_size)

@@ -13,13 +13,51 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torchvision.transforms import Compose
 
 from adaneg_openood.benchmark.labels import named_classes
-from adaneg_openood.benchmark.settings import File, ModelSettings, NameSettings
+from adaneg_openood.benchmark.settings import ModelSettings, NameSettings
+from adaneg_openood.data.feature_set import DEFAULT_LOGIT_SCALE
 from adaneg_openood.io.configuration import checked
+from adaneg_openood.openood.compat import CLIP_NORMALIZATION
 from adaneg_openood.openood.labels import known_names
-from adaneg_openood.openood.packaged import NETWORK
 from adaneg_openood.text import ClassNames, label_features
+from adaneg_openood.vlm import load_model
+
+
+class Normalization:
+    """Tells OpenOOD the mean and std that the step before has used already; changes nothing."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.mean, self.std = tuple(mean), tuple(std)
+
+    def __call__(self, pixels: Any) -> Any:
+        return pixels
+
+
+class ModelTransform(Compose):  # type: ignore[misc]
+    """PIL image -> (3, H, W) tensor, by the model.
+
+    OpenOOD asks an ImageNet preprocessor for the mean and std of its last transform (ImageNet-C is
+    normalised by them), and takes a ``Compose`` only.
+
+    Args:
+        model: of the vision-language protocol.
+    """
+
+    def __init__(self, model: Any) -> None:
+        # the transform behind a model's method: data loaders' workers must not be sent the model
+        transform = getattr(model, "_preprocess", None) or model.preprocess
+        mean, std = CLIP_NORMALIZATION  # unless a step of the transform has them
+        for step in [transform, *getattr(transform, "transforms", [])]:
+            if hasattr(step, "mean") and hasattr(step, "std"):
+                mean, std = step.mean, step.std
+        super().__init__([transform, Normalization(mean, std)])
+        about = getattr(model, "preprocessing", None) or getattr(
+            transform, "__qualname__", repr(transform)
+        )
+        # what tells it from other models' preprocessing, also in another process
+        self.key = f"{getattr(model, 'name', type(model).__name__)}: {about}"
 
 
 class PixelsWanted(RuntimeError):
@@ -61,22 +99,20 @@ class CLIPNetwork(nn.Module):
         if not callable(getattr(model, "encode_image", None)):
             raise TypeError(f"model must have encode_image(pixels), got a {type(model).__name__}")
         self.has_text_tower = callable(getattr(model, "encode_text", None))
-        if class_names is None and id_features is None:
-            raise ValueError("give class_names, one a class in the order of the labels, or id_features")
+        self.model = model
         if id_features is None:
-            if not self.has_text_tower:
-                raise TypeError(
-                    f"{getattr(model, 'name', type(model).__name__)} has no text tower; give id_features"
+            if class_names is None:
+                raise ValueError(
+                    "give class_names, one per class in the order of the labels, or id_features"
                 )
-            assert class_names is not None  # checked above
+            if not self.has_text_tower:
+                raise TypeError(f"{self.name} has no text tower; give id_features")
             names = ClassNames("class_names", tuple(class_names))
             id_features = label_features(model, names, prompt=prompt, with_negatives=False).features
-        assert id_features is not None
         if class_names is not None and len(class_names) != len(id_features):
             raise ValueError(f"{len(class_names)} class names, but {len(id_features)} ID text features")
-        self.model = model
         self.class_names = None if class_names is None else tuple(class_names)
-        self.logit_scale = float(getattr(model, "logit_scale", 100.0))
+        self.logit_scale = float(getattr(model, "logit_scale", DEFAULT_LOGIT_SCALE))
         # names may have been encoded elsewhere; the network is where its towers are
         device = getattr(model, "device", None) or id_features.device
         unit = nn.functional.normalize(id_features.detach().to(device, torch.float32), dim=-1)
@@ -115,8 +151,6 @@ class CLIPNetwork(nn.Module):
         Raises:
             AttributeError: the model has no ``preprocess``.
         """
-        from adaneg_openood.openood.transforms import ModelTransform
-
         return ModelTransform(self.model)
 
     def encode_image(self, pixels: Tensor) -> Tensor:
@@ -215,13 +249,11 @@ def as_network(net: Any, id_name: str) -> Any:
 class NetworkSettings(ModelSettings, NameSettings):
     """The ``network:`` section of OpenOOD's configuration."""
 
-    name: str = NETWORK
     factory: str = Field(
         "", description="package.module:function, which returns a model; instead of model."
     )
-    negatives: Optional[File] = Field(None, description="File of negative labels; the postprocessor's.")
-    adjective_prompt: Optional[str] = Field(None, description="Template of adjectives.")
     # OpenOOD's own, of its pipeline and data set YAMLs
+    name: Any = None
     num_classes: Optional[int] = None
     num_gpus: Optional[int] = None
     pretrained: Any = None
@@ -232,44 +264,34 @@ def network_from_config(config: Mapping[str, Any]) -> CLIPNetwork:
     """The network of OpenOOD's ``network:`` section, see :class:`NetworkSettings`.
 
     Raises:
-        ValueError: unknown keys, more than one GPU, or names that do not fit ``num_classes``.
+        ValueError: unknown keys, no classes, or names that do not fit ``num_classes``.
     """
     settings = checked(NetworkSettings, dict(config), "network")
-    gpus = 1 if settings.num_gpus is None else settings.num_gpus
-    if gpus > 1:
-        raise ValueError(f"network: num_gpus is {gpus}; a stream cannot be split, run with --num_gpus 1")
-    if settings.classes is None:
+    names = named_classes(settings, "network")
+    if names is None:
         raise ValueError(
             "network: set classes to a benchmark's name or to a text file with the ID names, one per "
             "line in the order of the labels (--network.classes FILE)"
         )
-    names = named_classes(settings, "network")
-    assert names is not None  # checked above
     if settings.num_classes and settings.num_classes != len(names):
         raise ValueError(
             f"network: {names.source} holds {len(names)} names, but the data set has "
             f"{settings.num_classes} classes"
         )
-    device = torch.device("cuda" if gpus and torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if settings.num_gpus != 0 and torch.cuda.is_available() else "cpu")
+    model = _load(settings, device)
     rows = label_features(
-        model := _load(settings, device),
+        model,
         names,
-        settings.negatives,
         prompt=settings.prompt,
-        adjective_prompt=settings.adjective_prompt,
         text_features=settings.text_features,
-        with_negatives=settings.negatives is not None,
+        with_negatives=False,
     )
-    negatives = rows.features[rows.n_id :] if rows.n_negatives else None
-    ids = rows.features[: rows.n_id]
-    network = CLIPNetwork(model, names.names, id_features=ids, negative_features=negatives)
-    return network.to(device)
+    return CLIPNetwork(model, names.names, id_features=rows.features[: rows.n_id]).to(device)
 
 
 def _load(settings: NetworkSettings, device: torch.device) -> Any:
     if not settings.factory:
-        from adaneg_openood.vlm import load_model
-
         return load_model(
             settings.model,
             device=device,

@@ -169,18 +169,12 @@ class NetworkModel:
 
 
 def device_of(net: Any) -> torch.device:
-    """The device of a network's parameters or buffers; its ``device`` attribute if it has none."""
+    """A network's ``device`` attribute, or its parameters' device."""
     own = getattr(net, "device", None)
     if own is not None:
         return torch.device(own)
-    for source in ("parameters", "buffers"):
-        if hasattr(net, source):
-            for tensor in getattr(net, source)():
-                return torch.device(tensor.device)
-    for name in ("zeroshot_weights", "id_features"):
-        if isinstance(getattr(net, name, None), Tensor):
-            return torch.device(getattr(net, name).device)
-    return torch.device("cpu")
+    parameters = net.parameters() if hasattr(net, "parameters") else ()
+    return next((torch.device(tensor.device) for tensor in parameters), torch.device("cpu"))
 
 
 def version_of(net: Any) -> tuple[Any, ...]:

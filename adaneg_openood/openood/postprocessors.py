@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -14,12 +13,13 @@ import numpy as np
 import torch
 from openood.postprocessors.base_postprocessor import BasePostprocessor
 
+from adaneg_openood.benchmark.methods import further_inputs
 from adaneg_openood.benchmark.postprocessor import detector_settings, read_postprocessor
 from adaneg_openood.benchmark.settings import LabelSettings, StorageSettings
-from adaneg_openood.data.noise import noise_features
+from adaneg_openood.data.feature_set import DEFAULT_LOGIT_SCALE
 from adaneg_openood.detectors import DETECTORS, TextDetector, make_detector
-from adaneg_openood.evaluation import Protocol, Run, replay
-from adaneg_openood.io.configuration import read_yaml
+from adaneg_openood.evaluation import Protocol, Run, replay, replay_streams
+from adaneg_openood.io.configuration import read_yaml, shipped
 from adaneg_openood.io.digests import tensor_digest
 from adaneg_openood.openood.labels import build_labels
 from adaneg_openood.openood.loaders import (
@@ -28,10 +28,10 @@ from adaneg_openood.openood.loaders import (
     Encoded,
     Encoder,
     Roles,
+    feature_set,
     feature_store,
     refuse_missing_images,
 )
-from adaneg_openood.openood.mixed import CLIP_SCALE, feature_set, mixed_scores
 from adaneg_openood.openood.network_model import NetworkModel, version_of
 from adaneg_openood.openood.stream_arrays import IDSet, Stream, announce, id_array, ood_array
 from adaneg_openood.text import LabelFeatures, TextCache
@@ -78,32 +78,27 @@ class Postprocessor(BasePostprocessor):  # type: ignore[misc]
         config_path: str | os.PathLike[str] | None = None,
         **settings: Any,
     ) -> None:
-        super().__init__(config if config is not None else {})
+        config = {} if config is None else config
+        super().__init__(config)
         self.method, self.info = method, DETECTORS[method].info
         self.config_path = None if config_path is None else str(Path(config_path).resolve())
         self.hyperparam_search_done = False
         self._overrides = dict(settings)
-        self._configure(dict(self.config.get("postprocessor") or {"name": method}))
-        self._restored = False
+        self._section = config["postprocessor"] if "postprocessor" in config else {"name": method}
+        where = self.config_path or f"postprocessor {method}"
+        read = read_postprocessor(method, self._section, where, self._overrides)
+        self.settings, self.args_dict, self.APS_mode = read.settings, dict(read.sweep), read.search
         self._forget()
-
-    def _configure(self, section: Mapping[str, Any]) -> None:
-        where = self.config_path or f"postprocessor {self.method}"
-        read = read_postprocessor(self.method, section, where, self._overrides)
-        self._section, self.settings = section, read.settings
-        self.args_dict, self.APS_mode = dict(read.sweep), read.search
 
     def _forget(self) -> None:
         self._model: NetworkModel | None = None
         self._labels: LabelFeatures | None = None
         self._inputs: dict[str, Any] = {}
         self._text_digest = ""
-        self._n_classes: int | None = None
-        self._progress = True
         self._roles = Roles(None, None)
         self._encoder: Encoder | None = None
         self._id_sets: list[IDSet] = []  # of the evaluation that is going on
-        self._encoded: dict[IDSet, Encoded] = {}
+        self._encoded: dict[IDSet, Encoded] = {}  # all ID sets
 
     # OpenOOD's calls
 
@@ -115,30 +110,25 @@ class Postprocessor(BasePostprocessor):  # type: ignore[misc]
                 :func:`refuse_missing_images`.
         """
         self._forget()
-        if self._restored:
-            self._check_restored()
         self._roles = Roles(id_loader_dict, ood_loader_dict)
         searched = (VAL, TEST) if self.APS_mode and not self.hyperparam_search_done else (TEST,)
         used = [role for role in self._roles if role.split in searched and role.kind != "csid"]
         refuse_missing_images(used, skip_broken=self.settings.skip_broken)
-        known = [role.loader.dataset for role in used if role.kind == "id"]
-        self._n_classes = getattr(known[0], "num_classes", None) if known else None
         self._adopt(net)
 
     def _adopt(self, net: Any) -> None:
         self._model = model = NetworkModel(net)
+        data = [role.loader.dataset for role in self._roles]  # the ID sets are the first
         self._labels = build_labels(
             self.method,
             model,
             self.settings,
-            n_classes=self._n_classes,
+            n_classes=getattr(data[0], "num_classes", None) if data else None,
             dataset=(self.config.get("dataset") or {}).get("name"),
             cache=TextCache(self.settings.cache and self.settings.cache / "text"),
         )
-        if "noise_features" in inspect.signature(DETECTORS[self.method]).parameters:
-            transforms = [role.loader.dataset.transform_image for role in self._roles]
-            seen = model.seen_through(transforms[0]) if transforms else model
-            self._inputs["noise_features"] = noise_features(seen)
+        transform = getattr(data[0], "transform_image", None) if data else None
+        self._inputs = further_inputs([self.method], model.seen_through(transform))
         self._text_digest = tensor_digest(self._labels.features)
         self._encoder = Encoder(model, feature_store(self.settings.cache), self.settings.skip_broken)
         announce(self)
@@ -153,16 +143,47 @@ class Postprocessor(BasePostprocessor):  # type: ignore[misc]
             RuntimeError: before :meth:`setup`.
             ValueError: an image that cannot be read, or a label that is no class of the network.
         """
-        self._progress = progress
         encoded = self.encoded(net, data_loader, progress)
-        role = self._roles.of(data_loader)
         if not self.info.keeps_state:
-            pred, conf = self._image_by_image(encoded)
-        elif role.kind == "ood":
-            pred, conf = self._ood_set(net, encoded, role.split)
+            detector = self.make_detector()
+            scores = [detector.score(features) for features in encoded.features.split(_CHUNK)]
+            pred = torch.cat([part.pred for part in scores]).cpu().numpy().astype(np.int64)
+            conf = torch.cat([part.conf for part in scores]).cpu().numpy()
+            return pred, conf, encoded.labels.copy()
+        role = self._roles.of(data_loader)
+        id_loader = data_loader if role.kind == "id" else self._roles.id_role(role.split).loader
+        main = self._known(self.encoded(net, id_loader, progress))
+        if role.kind == "id" or self._id_sets[:1] != [main]:
+            self._id_sets = [main]
+        if role.kind == "ood":
+            pred, conf = self._ood_set(encoded)
         else:
-            pred, conf = self._id_set(net, encoded, role.kind, role.split)
+            pred, conf = self._id_set(encoded)
         return pred, conf, encoded.labels.copy()
+
+    def _id_set(self, encoded: Encoded) -> tuple[np.ndarray, np.ndarray]:
+        """Zero-shot predictions, and NaN for the confidences, which each stream has of its own."""
+        key = self._known(encoded)
+        if key not in self._id_sets:
+            self._id_sets.append(key)
+        nothing = np.full(key.size, np.nan, dtype=np.float32)
+        owner = self.owner()
+        return (
+            id_array(self._zero_shot(encoded), "pred", owner, key),
+            id_array(nothing, "conf", owner, key),
+        )
+
+    def _ood_set(self, encoded: Encoded) -> tuple[np.ndarray, np.ndarray]:
+        """Its part of a stream with the ID sets so far; another is computed where it is joined."""
+        about = self.make_detector(), self._protocol([self.settings.seed]), self.labels
+        # not a method: loaded scores are compared with the postprocessors that live
+        run = functools.partial(mixed_scores, *about, encoded, self._encoded)
+        stream, id_sets = Stream(encoded.name, self.owner(), run), tuple(self._id_sets)
+        return ood_array(stream, "pred", id_sets), ood_array(stream, "conf", id_sets)
+
+    def _known(self, encoded: Encoded) -> IDSet:
+        self._encoded[encoded.id_set] = encoded
+        return encoded.id_set
 
     @torch.no_grad()
     def postprocess(self, net: Any, data: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -231,7 +252,7 @@ class Postprocessor(BasePostprocessor):  # type: ignore[misc]
         own = detector_settings(self.method, self.settings)
         if "groups" in own and "groups" not in self.settings.model_fields_set and labels.groups:
             own["groups"] = labels.groups  # those that the list of negatives was published with
-        scale = float(labels.logit_scale or CLIP_SCALE)
+        scale = float(labels.logit_scale or DEFAULT_LOGIT_SCALE)
         return make_detector(self.method, labels.features, labels.n_id, scale, own, **self._inputs)
 
     def replay(
@@ -294,12 +315,6 @@ class Postprocessor(BasePostprocessor):  # type: ignore[misc]
             raise RuntimeError("setup(net, id_loaders, ood_loaders) comes before the first image")
         return self._labels
 
-    def _image_by_image(self, encoded: Encoded) -> tuple[np.ndarray, np.ndarray]:
-        detector = self.make_detector()
-        scores = [detector.score(features) for features in encoded.features.split(_CHUNK)]
-        pred = torch.cat([part.pred for part in scores]).cpu().numpy().astype(np.int64)
-        return pred, torch.cat([part.conf for part in scores]).cpu().numpy()
-
     def _zero_shot(self, encoded: Encoded) -> np.ndarray:
         labels = self.labels
         own = None if self._model is None else self._model.id_features
@@ -307,93 +322,64 @@ class Postprocessor(BasePostprocessor):  # type: ignore[misc]
         cosines = encoded.features @ text.to(encoded.features).T
         return cosines.argmax(dim=1).cpu().numpy().astype(np.int64)
 
-    # streams
-
-    def _id_set(
-        self, net: Any, encoded: Encoded, kind: str, split: str
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Zero-shot predictions, and NaN for the confidences, which each stream has of its own."""
-        key = self._known(encoded)
-        if kind == "id":
-            self._id_sets = [key]
-        else:
-            self._id_sets = self._id_sets or [self._main(net, split)]
-            if key not in self._id_sets:
-                self._id_sets.append(key)
-        nothing = np.full(key.size, np.nan, dtype=np.float32)
-        owner = self.owner()
-        return (
-            id_array(self._zero_shot(encoded), "pred", owner, key),
-            id_array(nothing, "conf", owner, key),
-        )
-
-    def _ood_set(self, net: Any, encoded: Encoded, split: str) -> tuple[np.ndarray, np.ndarray]:
-        main = self._main(net, split)
-        if self._id_sets[:1] != [main]:
-            self._id_sets = [main]
-        protocol = self._protocol([self.settings.seed])
-        run = functools.partial(
-            mixed_scores, self.make_detector(), protocol, self.labels, encoded, self._encoded
-        )
-        stream = Stream(encoded.name, self.owner(), run)
-        id_sets = tuple(self._id_sets)
-        return ood_array(stream, "pred", id_sets), ood_array(stream, "conf", id_sets)
-
-    def _main(self, net: Any, split: str) -> IDSet:
-        return self._known(self.encoded(net, self._roles.id_role(split).loader, self._progress))
-
-    def _known(self, encoded: Encoded) -> IDSet:
-        key = IDSet(encoded.name, len(encoded.labels), tensor_digest(encoded.features))
-        self._encoded[key] = encoded
-        return key
-
     def _protocol(self, seeds: Sequence[int]) -> Protocol:
         if not self.info.keeps_state:
             return Protocol(seeds=tuple(seeds))
         return Protocol(tuple(seeds), self.settings.batch_size, self.settings.order)
 
-    # pickling
-
-    def __getstate__(self) -> dict[str, Any]:
+    def __reduce__(self) -> Any:
         """Settings and the search's result; never loaders, networks or features."""
-        kept = ("method", "config", "config_path", "hyperparam_search_done", "_overrides", "_section")
         found = self.get_hyperparam() if self.hyperparam_search_done else None
-        return {**{name: getattr(self, name) for name in kept}, "_found": found}
+        return _unpickled, (self.method, self.config, self.config_path, self._overrides, found)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        found = state.pop("_found")
-        self.__dict__.update(state)
-        self.info = DETECTORS[self.method].info
-        self._configure(self._section)
-        if found is not None:
-            self.set_hyperparam(found)
-        self._restored = True
-        self._forget()
 
-    def _check_restored(self) -> None:
-        """A pickle must not win over a YAML that has changed since: the YAML's settings are taken."""
-        self._restored = False
-        path = self.config_path
-        if path is None or not Path(path).is_file():
-            logger.warning(
-                "%s came from a pickle, and the YAML it was made with (%s) is not there to check "
-                "against; using the pickled settings",
-                self.method,
-                path or "none",
-            )
-            return
-        section = read_section(path)
-        if section == self._section:
-            return
+def mixed_scores(
+    detector: TextDetector,
+    protocol: Protocol,
+    labels: LabelFeatures,
+    ood: Encoded,
+    known: Mapping[IDSet, Encoded],
+    id_sets: tuple[IDSet, ...],
+) -> dict[str, np.ndarray]:
+    """The stream of an OOD set with ID sets.
+
+    Returns:
+        ``"conf"`` (N_id + N_ood,) float32 and ``"pred"`` int64, the ID sets first.
+    """
+    data = feature_set(labels, [known[part] for part in id_sets], far={ood.name: ood})
+    [scores] = replay_streams(data, {detector.info.name: detector}, protocol)
+    n_ood = len(ood.labels)
+    both = {"conf": scores.conf, "pred": scores.pred}
+    return {kind: np.concatenate([x[n_ood:], x[:n_ood]]) for kind, x in both.items()}
+
+
+def _unpickled(
+    method: str,
+    config: Mapping[str, Any],
+    path: str | None,
+    overrides: Mapping[str, Any],
+    found: list[Any] | None,
+) -> Postprocessor:
+    """A pickle must not win over a YAML that has changed since: the YAML's settings are taken."""
+    if path is None or not Path(path).is_file():
+        logger.warning(
+            "%s came from a pickle, and the YAML it was made with (%s) is not there to check "
+            "against; using the pickled settings",
+            *(method, path or "none"),
+        )
+    elif (section := read_section(path)) != config["postprocessor"]:
         logger.warning(
             "%s came from a pickle made before %s was changed; using the YAML's settings%s. Remove the "
             "pickle to be rid of this warning.",
-            self.method,
-            path,
+            *(method, path),
             ", and searching parameters again" if section.get("APS_mode") else "",
         )
-        self._configure(section)
-        self.hyperparam_search_done = False
+        config, found = {**config, "postprocessor": section}, None
+    made = Postprocessor(method, config, config_path=path, **overrides)
+    if found is not None:
+        made.set_hyperparam(found)
+        made.hyperparam_search_done = True
+    return made
 
 
 def read_section(path: str | os.PathLike[str]) -> Any:
@@ -403,27 +389,22 @@ def read_section(path: str | os.PathLike[str]) -> Any:
 
 
 def configured(
-    method: str, id_name: str, config_root: str | os.PathLike[str] | None, **settings: Any
+    method: str, id_name: str, config_root: str | os.PathLike[str], **settings: Any
 ) -> Postprocessor:
     """A postprocessor of the YAML in OpenOOD's configs folder, or of ours; nothing is downloaded.
 
     Args:
         method: ``info.name`` of a detector.
         id_name: OpenOOD's benchmark.
-        config_root: OpenOOD's configs folder; None takes this package's YAML.
+        config_root: OpenOOD's configs folder.
         settings: override the YAML's.
 
     Raises:
         ValueError: see :class:`Postprocessor`; the message names the file.
     """
-    from adaneg_openood.openood.packaged import packaged_config
-
-    path = Path(config_root or ".") / "postprocessors" / f"{method}.yml"
-    if config_root is None or not path.is_file():
-        path = packaged_config("postprocessors", method)
+    path = Path(config_root) / "postprocessors" / f"{method}.yml"
+    path = path if path.is_file() else shipped("postprocessors")[method]
     config = {"postprocessor": read_section(path), "dataset": {"name": id_name}}
-    if config["postprocessor"] is None:
-        read_postprocessor(method, None, str(path))  # says what is missing
     return Postprocessor(method, config, config_path=path, **settings)
 
 

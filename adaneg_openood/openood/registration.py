@@ -9,64 +9,56 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, Callable
 
 from adaneg_openood.detectors import DETECTORS
 from adaneg_openood.openood import compat
-from adaneg_openood.openood.hooks import ImportHooks
-from adaneg_openood.openood.packaged import EVALUATOR, NETWORK
 from adaneg_openood.vlm.loading import pkg_resources_packaging
 
-_hooks: ImportHooks | None = None
+# what OpenOOD's configuration calls ours
+_OURS = {"postprocessor": DETECTORS, "network": ("adaneg_clip",), "evaluator": ("adaneg",)}
+_hooks: compat.ImportHooks | None = None
 
 
 def register() -> None:
     """Register with OpenOOD, now or whenever it is imported; calling it again changes nothing."""
     global _hooks
-    if _hooks is None:
-        around: dict[str, Any] = {
-            name: functools.partial(compat.placeholders, needs) for name, needs in compat.NEEDS.items()
-        }
-        if compat.installed():  # clip is somebody else's package
-            around["openood.networks.clip"] = pkg_resources_packaging
-            around["clip.clip"] = pkg_resources_packaging
-        _hooks = ImportHooks(
-            around,
-            {
-                "openood.evaluation_api.datasets": _extend_datasets,
-                "openood.evaluation_api.evaluator": _extend_evaluator_class,
-                "openood.evaluation_api.postprocessor": _extend_api_postprocessors,
-                "openood.evaluation_api.preprocessor": _extend_preprocessing,
-                "openood.evaluators.utils": _extend_get_evaluator,
-                "openood.networks.utils": _extend_get_network,
-                "openood.postprocessors.info": _extend_class_counts,
-                "openood.postprocessors.utils": _extend_get_postprocessor,
-                "openood.preprocessors.transform": _extend_transforms,
-                "openood.utils.launch": _guard_launch,
-            },
-        )
+    if _hooks is not None:
+        return
+    around: dict[str, Any] = {
+        name: functools.partial(compat.placeholders, needs) for name, needs in compat.NEEDS.items()
+    }
+    if compat.installed():  # clip is somebody else's package
+        around["openood.networks.clip"] = around["clip.clip"] = pkg_resources_packaging
+    after = {
+        "openood.evaluation_api.datasets": _extend_datasets,
+        "openood.evaluation_api.evaluator": _extend_evaluator_class,
+        "openood.evaluation_api.postprocessor": _extend_api_postprocessors,
+        "openood.evaluation_api.preprocessor": _extend_preprocessing,
+        "openood.evaluators.utils": _extend_get_evaluator,
+        "openood.networks.utils": _extend_get_network,
+        "openood.postprocessors.info": _extend_class_counts,
+        "openood.postprocessors.utils": _extend_get_postprocessor,
+        "openood.preprocessors.transform": _extend_transforms,
+        "openood.utils.launch": _extend_launch,
+    }
+    _hooks = compat.ImportHooks(around, after)
     _hooks.install()
 
 
-def _replace(module: ModuleType, name: str, make: Callable[[Any], Any]) -> None:
-    """Replace a module's function, and its copies in other OpenOOD modules, unless done before."""
-    original = getattr(module, name)
-    if hasattr(original, "_adaneg_original"):
-        return
-    ours = make(original)
-    ours._adaneg_original = original
-    setattr(module, name, ours)
-    for copy in _openood_modules():
-        if vars(copy).get(name) is original:
-            setattr(copy, name, ours)
+def _replace(owner: Any, around: Callable[..., Any]) -> None:
+    """Call ``around(original, ...)`` for a module's or class's function of its name, and its copies."""
+    original = getattr(owner, around.__name__)
 
+    @functools.wraps(original)
+    def ours(*args: Any, **kwargs: Any) -> Any:
+        return around(original, *args, **kwargs)
 
-def _openood_modules() -> Iterator[ModuleType]:
+    setattr(owner, around.__name__, ours)
     for name, module in list(sys.modules.items()):
-        if module is not None and (name == "openood" or name.startswith("openood.")):
-            yield module
+        if name.partition(".")[0] == "openood" and vars(module).get(around.__name__) is original:
+            setattr(module, around.__name__, ours)
 
 
 def _extend_api_postprocessors(module: ModuleType) -> None:
@@ -75,91 +67,72 @@ def _extend_api_postprocessors(module: ModuleType) -> None:
 
     module.postprocessors.update(POSTPROCESSORS)
 
-    def make(original: Any) -> Any:
-        @functools.wraps(original)
-        def get_postprocessor(config_root: str, postprocessor_name: str, id_data_name: str) -> Any:
-            # OpenOOD would try to download the YAML of a name that it does not know
-            check_postprocessor_name(postprocessor_name, module.postprocessors)
-            if postprocessor_name in POSTPROCESSORS:
-                return configured(postprocessor_name, id_data_name, config_root)
-            return original(config_root, postprocessor_name, id_data_name)
+    def get_postprocessor(
+        original: Any, config_root: str, postprocessor_name: str, id_data_name: str
+    ) -> Any:
+        # OpenOOD would try to download the YAML of a name that it does not know
+        check_postprocessor_name(postprocessor_name, module.postprocessors)
+        if postprocessor_name in POSTPROCESSORS:
+            return configured(postprocessor_name, id_data_name, config_root)
+        return original(config_root, postprocessor_name, id_data_name)
 
-        return get_postprocessor
-
-    _replace(module, "get_postprocessor", make)
+    _replace(module, get_postprocessor)
 
 
 def _extend_get_postprocessor(module: ModuleType) -> None:
-    def make(original: Any) -> Any:
-        @functools.wraps(original)
-        def get_postprocessor(config: Any) -> Any:
-            from openood.evaluation_api.postprocessor import postprocessors
+    def get_postprocessor(original: Any, config: Any) -> Any:
+        from openood.evaluation_api.postprocessor import postprocessors
 
-            from adaneg_openood.benchmark.postprocessor import check_postprocessor_name
-            from adaneg_openood.openood.postprocessors import POSTPROCESSORS
+        from adaneg_openood.benchmark.postprocessor import check_postprocessor_name
+        from adaneg_openood.openood.postprocessors import POSTPROCESSORS
 
-            name = config.postprocessor.name
-            if name in POSTPROCESSORS:
-                _refuse_many_gpus(config)
-                return POSTPROCESSORS[name](config)
-            try:
-                return original(config)
-            except KeyError as error:
-                if error.args == (name,):
-                    check_postprocessor_name(name, postprocessors)
-                raise
+        name = config.postprocessor.name
+        if name in POSTPROCESSORS:
+            return POSTPROCESSORS[name](config)
+        try:
+            return original(config)
+        except KeyError as error:
+            if error.args == (name,):
+                check_postprocessor_name(name, postprocessors)
+            raise
 
-        return get_postprocessor
-
-    _replace(module, "get_postprocessor", make)
+    _replace(module, get_postprocessor)
 
 
 def _extend_get_network(module: ModuleType) -> None:
-    def make(original: Any) -> Any:
-        @functools.wraps(original)
-        def get_network(network_config: Any) -> Any:
-            if network_config.name != NETWORK:
-                return original(network_config)
-            from adaneg_openood.openood.network import network_from_config
+    def get_network(original: Any, network_config: Any) -> Any:
+        if network_config.name not in _OURS["network"]:
+            return original(network_config)
+        from adaneg_openood.openood.network import network_from_config
 
-            return network_from_config(network_config)
+        return network_from_config(network_config)
 
-        return get_network
-
-    _replace(module, "get_network", make)
+    _replace(module, get_network)
 
 
 def _extend_get_evaluator(module: ModuleType) -> None:
-    def make(original: Any) -> Any:
-        @functools.wraps(original)
-        def get_evaluator(config: Any) -> Any:
-            if config.evaluator.name != EVALUATOR:
-                return original(config)
-            from adaneg_openood.openood.classic_evaluator import ClassicEvaluator
+    def get_evaluator(original: Any, config: Any) -> Any:
+        if config.evaluator.name not in _OURS["evaluator"]:
+            return original(config)
+        from adaneg_openood.openood.evaluator import ClassicEvaluator
 
-            return ClassicEvaluator(config)
+        return ClassicEvaluator(config)
 
-        return get_evaluator
-
-    _replace(module, "get_evaluator", make)
+    _replace(module, get_evaluator)
 
 
 def _extend_evaluator_class(module: ModuleType) -> None:
     """ACC from features that were computed already: on any device, and no image encoded again."""
-    evaluator = module.Evaluator
-    original = evaluator._classifier_inference
-    if hasattr(original, "_adaneg_original"):
-        return
 
-    @functools.wraps(original)
-    def _classifier_inference(self: Any, data_loader: Any, *args: Any, **kwargs: Any) -> Any:
-        zero_shot = getattr(self.postprocessor, "zero_shot_predictions", None)
+    def _classifier_inference(
+        original: Any, evaluator: Any, data_loader: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        zero_shot = getattr(evaluator.postprocessor, "zero_shot_predictions", None)
         if zero_shot is None:
-            return original(self, data_loader, *args, **kwargs)
-        return zero_shot(self.net, data_loader)
+            return original(evaluator, data_loader, *args, **kwargs)
+        return zero_shot(evaluator.net, data_loader)
 
-    _classifier_inference._adaneg_original = original  # type: ignore[attr-defined]
-    evaluator._classifier_inference = _classifier_inference
+    _replace(module.Evaluator, _classifier_inference)
 
 
 def _extend_datasets(module: ModuleType) -> None:
@@ -171,15 +144,13 @@ def _extend_datasets(module: ModuleType) -> None:
     module.DATA_INFO.setdefault(NAME, INFO)
     module.benchmarks_dict.setdefault(NAME, [])
 
-    def make(original: Any) -> Any:
-        @functools.wraps(original)
-        def get_id_ood_dataloader(id_name: str, data_root: str, *args: Any, **kwargs: Any) -> Any:
-            with absent_lists_may_stay_away(module, id_name, data_root):
-                return original(id_name, data_root, *args, **kwargs)
+    def get_id_ood_dataloader(
+        original: Any, id_name: str, data_root: str, *args: Any, **kwargs: Any
+    ) -> Any:
+        with absent_lists_may_stay_away(module, id_name, data_root):
+            return original(id_name, data_root, *args, **kwargs)
 
-        return get_id_ood_dataloader
-
-    _replace(module, "get_id_ood_dataloader", make)
+    _replace(module, get_id_ood_dataloader)
 
 
 def _extend_class_counts(module: ModuleType) -> None:
@@ -198,38 +169,25 @@ def _extend_transforms(module: ModuleType) -> None:
     """CLIP's interpolation and normalisation, by name, for the classic pipeline's preprocessor."""
     from torchvision.transforms import InterpolationMode
 
+    from adaneg_openood.openood.trial import NAME, PREPROCESSING
+
     module.interpolation_modes.setdefault("bicubic", InterpolationMode.BICUBIC)
-    module.normalization_dict.setdefault(
-        "clip", [[0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]]
-    )
-    module.normalization_dict.setdefault("demo", [[0.5, 0.5, 0.5], [0.25, 0.25, 0.25]])  # see trial.py
+    module.normalization_dict.setdefault("clip", compat.CLIP_NORMALIZATION)
+    module.normalization_dict.setdefault(NAME, PREPROCESSING["normalization"])
 
 
-def _guard_launch(module: ModuleType) -> None:
-    def make(original: Any) -> Any:
-        @functools.wraps(original)
-        def launch(main_func: Any, *args: Any, **kwargs: Any) -> Any:
-            for config in kwargs.get("args", ()) or (args[4] if len(args) > 4 else ()):
-                if _is_ours(config):
-                    _refuse_many_gpus(config)
-            return original(main_func, *args, **kwargs)
+def _extend_launch(module: ModuleType) -> None:
+    """One GPU, or none, for what is ours."""
 
-        return launch
+    def launch(original: Any, main_func: Any, *args: Any, **kwargs: Any) -> Any:
+        for config in kwargs.get("args", ()) or (args[4] if len(args) > 4 else ()):
+            if isinstance(config, dict) and any(
+                (config.get(key) or {}).get("name") in names for key, names in _OURS.items()
+            ):
+                _refuse_many_gpus(config)
+        return original(main_func, *args, **kwargs)
 
-    _replace(module, "launch", make)
-
-
-def _is_ours(config: Any) -> bool:
-    if not isinstance(config, dict):
-        return False
-    names = {
-        key: (config.get(key) or {}).get("name") for key in ("postprocessor", "network", "evaluator")
-    }
-    return (
-        names["postprocessor"] in DETECTORS
-        or names["network"] == NETWORK
-        or names["evaluator"] == EVALUATOR
-    )
+    _replace(module, launch)
 
 
 def _refuse_many_gpus(config: Any) -> None:

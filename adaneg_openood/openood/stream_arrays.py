@@ -14,7 +14,6 @@ other ID sets or settings are refused.
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,12 +49,12 @@ class Stream:
         name: of the OOD set, for messages.
         owner: digest of what gives the scores beside the images: settings and text features.
         run: computes the scores; None for a stream that was loaded.
+        done: ID sets -> scores that are there already.
     """
 
-    def __init__(self, name: str, owner: str, run: Run | None) -> None:
+    def __init__(self, name: str, owner: str, run: Run | None, done: Any = ()) -> None:
         self.name, self.owner, self._run = name, owner, run
-        self._done: dict[tuple[IDSet, ...], dict[str, np.ndarray]] = {}
-        self._lock = threading.Lock()
+        self._done: dict[tuple[IDSet, ...], dict[str, np.ndarray]] = dict(done)
 
     def values(self, kind: str, id_sets: tuple[IDSet, ...]) -> np.ndarray:
         """(N_id + N_ood,) ``"conf"`` or ``"pred"``: the ID sets in the order given, then the OOD set.
@@ -63,12 +62,11 @@ class Stream:
         Raises:
             ValueError: a loaded stream that has other ID sets, or other settings than this process.
         """
-        with self._lock:
-            if self._run is None:
-                self._refuse_others(id_sets)
-            elif id_sets not in self._done:
-                self._done[id_sets] = self._run(id_sets)
-            return self._done[id_sets][kind]
+        if self._run is None:
+            self._refuse_others(id_sets)
+        elif id_sets not in self._done:
+            self._done[id_sets] = self._run(id_sets)
+        return self._done[id_sets][kind]
 
     def id_scores(self, kind: str) -> np.ndarray:
         """(N_id,) ``"conf"`` or ``"pred"`` of the ID sets it was last computed with."""
@@ -76,27 +74,21 @@ class Stream:
         return self._done[id_sets][kind][: _count(id_sets)]
 
     def _refuse_others(self, id_sets: tuple[IDSet, ...]) -> None:
-        trouble = None
         living = [postprocessor.owner() for postprocessor in _postprocessors]
         if living and self.owner not in living:
             trouble = "were made with other settings or text features than this run's"
         elif id_sets not in self._done:
             made = " or ".join(_named(known) for known in self._done)
             trouble = f"belong to a stream with {made}, and are joined with {_named(id_sets)} now"
-        if trouble is not None:
-            raise ValueError(
-                f"the saved scores of {self.name} {trouble}. Remove the file of saved scores, or "
-                "evaluate as it was made: the same settings, the same images, with or without --fsood."
-            )
+        else:
+            return
+        raise ValueError(
+            f"the saved scores of {self.name} {trouble}. Remove the file of saved scores, or "
+            "evaluate as it was made: the same settings, the same images, with or without --fsood."
+        )
 
     def __reduce__(self) -> Any:
-        return _load_stream, (self.name, self.owner, self._done)
-
-
-def _load_stream(name: str, owner: str, done: Any) -> Stream:
-    stream = Stream(name, owner, None)
-    stream._done = done
-    return stream
+        return Stream, (self.name, self.owner, None, self._done)
 
 
 @dataclass(frozen=True)
@@ -130,7 +122,13 @@ class StreamArray(np.ndarray):
             if joined is not None:
                 return joined
         if func in (np.savez, np.savez_compressed):
-            kwargs = {**_id_scores(kwargs), **kwargs}
+            origins = {name: _origin(array) for name, array in kwargs.items()}
+            of_id = {
+                f"id_{name}": origin.stream.id_scores(origin.kind)
+                for name, origin in origins.items()
+                if origin is not None and origin.stream is not None
+            }
+            kwargs = {**of_id, **kwargs}
         return func(*_plain(args), **_plain(kwargs))
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -186,16 +184,6 @@ def _joined(arrays: Sequence[Any]) -> np.ndarray | None:
     return _array(values, Origin(last.kind, last.owner, id_sets))
 
 
-def _id_scores(named: dict[str, Any]) -> dict[str, np.ndarray]:
-    """``id_conf`` and ``id_pred``, for the OOD set's arrays in a call of ``np.savez``."""
-    origins = {name: _origin(array) for name, array in named.items()}
-    return {
-        f"id_{name}": origin.stream.id_scores(origin.kind)
-        for name, origin in origins.items()
-        if origin is not None and origin.stream is not None
-    }
-
-
 def _count(id_sets: tuple[IDSet, ...]) -> int:
     return sum(id_set.size for id_set in id_sets)
 
@@ -210,7 +198,6 @@ def _plain(value: Any) -> Any:
         return value.view(np.ndarray)
     if isinstance(value, (list, tuple)):
         items = [_plain(item) for item in value]
-        # a named tuple (numpy returns some) is left to itself
         return items if isinstance(value, list) else tuple(items)
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}

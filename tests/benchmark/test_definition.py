@@ -8,15 +8,11 @@ from pathlib import Path
 import pytest
 from benchmark_fakes import YAML, write_small_benchmark
 
-from adaneg_openood.benchmark.definition import (
-    Benchmark,
-    benchmark_schema,
-    read_benchmark,
-    shipped_benchmarks,
-)
+from adaneg_openood.benchmark.definition import Benchmark, benchmark_schema, read_benchmark
 from adaneg_openood.benchmark.labels import mining_of
 from adaneg_openood.benchmark.settings import LabelSettings
 from adaneg_openood.detectors import DETECTORS, default_settings
+from adaneg_openood.io.configuration import shipped
 from adaneg_openood.openood import compat
 from adaneg_openood.text.recipes import RECIPES
 
@@ -30,7 +26,7 @@ def read(folder: Path, text: str) -> Benchmark:
 
 
 def test_shipped_definitions() -> None:
-    assert set(shipped_benchmarks()) == {*SHIPPED, "template"}
+    assert set(shipped("benchmarks")) == {*SHIPPED, "template"}
     for name in SHIPPED:
         benchmark = read_benchmark(name, data="/data")
         assert benchmark.name == name and benchmark.description
@@ -40,7 +36,7 @@ def test_shipped_definitions() -> None:
 
 
 def test_the_template_explains_every_key() -> None:
-    text = shipped_benchmarks()["template"].read_text("utf-8")
+    text = shipped("benchmarks")["template"].read_text("utf-8")
     for key in Benchmark.model_fields:
         assert f"\n{key}:" in text or f"\n# {key}:" in text, key
     for key in default_settings("adaneg"):

@@ -16,7 +16,7 @@ from openood_tiny import TinyModel, names_of
 
 from adaneg_openood.detectors import DETECTORS
 from adaneg_openood.openood import CLIPNetwork, Evaluator, Postprocessor
-from adaneg_openood.openood.compare import NOTES, REASONS, Comparison, available, compare
+from adaneg_openood.openood.compare import NOTES, REASONS, Comparison, compare, known
 
 DOCS = Path(__file__).parents[2] / "docs" / "openood_postprocessors.md"
 # what they need may be installed or not
@@ -62,7 +62,7 @@ def comparison(benchmarks: Path, configs: Path, tmp_path_factory: pytest.TempPat
 @needs_checkout
 def test_every_postprocessor_is_tried(comparison: Comparison) -> None:
     tried = [*comparison.details, *comparison.failed]
-    assert sorted(tried) == sorted(available())
+    assert sorted(tried) == sorted(known)
     for name in ("msp", "mls", "ebo", "odin", "knn", "vim", "mcm", "neglabel", "adaneg"):
         assert name in comparison.details, comparison.failed.get(name)
     assert list(comparison.table.index) == list(comparison.details)
@@ -136,7 +136,7 @@ def test_equal_scores_are_no_success(benchmarks: Path, configs: Path) -> None:
 
 
 def test_notes_and_reasons_are_of_known_methods() -> None:
-    assert not {*NOTES, *REASONS} - set(available())
+    assert not {*NOTES, *REASONS} - set(known)
     assert not set(NOTES) & set(REASONS)
 
 

@@ -56,15 +56,6 @@ def test_openmax_says_what_it_lacks() -> None:
         openmax_postprocessor.libmr.MR()
 
 
-def test_sctypes_are_lent() -> None:
-    import numpy as np
-
-    before = "sctypes" in vars(np)
-    with compat.numpy_sctypes():
-        assert np.float32 in np.sctypes["float"]  # type: ignore[attr-defined]
-    assert ("sctypes" in vars(np)) == before
-
-
 def test_cuda_calls_go_to_the_device() -> None:
     import torch
 

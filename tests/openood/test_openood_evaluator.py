@@ -306,8 +306,8 @@ def test_pickle_and_a_yaml_that_changed(
     assert str(yaml) in caplog.text
 
     yaml.unlink()
-    orphan = pickle.loads(data)
     caplog.clear()
+    orphan = pickle.loads(data)
     evaluator(benchmarks, "cifar10", net, postprocessor=orphan)
     assert orphan.settings.gap == 0.5
     assert "not there to check" in caplog.text

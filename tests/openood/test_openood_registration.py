@@ -26,7 +26,7 @@ assert pipeline.get_network is openood.networks.get_network
 assert pipeline.get_evaluator is openood.evaluators.get_evaluator
 for function in (pipeline.get_postprocessor, pipeline.get_network, pipeline.get_evaluator,
                  api.get_postprocessor, api.Evaluator._classifier_inference):
-    assert not hasattr(function._adaneg_original, "_adaneg_original"), function
+    assert not hasattr(function.__wrapped__, "__wrapped__"), function
 from openood.utils import Config
 post = pipeline.get_postprocessor(Config(postprocessor=dict(name="mcm", postprocessor_args=dict(tau=2))))
 assert post.settings.tau == 2.0
@@ -62,7 +62,8 @@ def test_registered_when_openood_came_before(tmp_path: Path) -> None:
 import adaneg_openood.openood.compat as compat
 from adaneg_openood.openood import registration
 from contextlib import ExitStack
-registration._hooks.uninstall()
+import sys
+sys.meta_path.remove(registration._hooks)
 registration._hooks = None
 with ExitStack() as stack:  # what OpenOOD's modules want is made to be there
     for names in compat.NEEDS.values():
@@ -168,12 +169,12 @@ def test_every_method_has_a_yaml_with_its_settings_and_defaults() -> None:
     import yaml
 
     from adaneg_openood.benchmark.postprocessor import postprocessor_settings, read_postprocessor
-    from adaneg_openood.openood.packaged import packaged_config
+    from adaneg_openood.io.configuration import shipped
 
     # rare ones, which a YAML may hold all the same
     left_out = "share near_copy adjective_share match exclude exclude_related mining_seed wordnet lemmas"
     for method in DETECTORS:
-        section = yaml.safe_load(packaged_config("postprocessors", method).read_text())["postprocessor"]
+        section = yaml.safe_load(shipped("postprocessors")[method].read_text())["postprocessor"]
         given, known = section["postprocessor_args"], postprocessor_settings(method).model_fields
         assert set(known) - set(given) <= {*left_out.split(), "download"}
         for name, value in given.items():

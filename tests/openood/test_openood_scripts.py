@@ -176,10 +176,6 @@ def test_many_gpus_are_refused_before_processes_start(section: str) -> None:
     config = Config(**{section: {"name": names[section]}, "num_gpus": 2, "num_machines": 1})
     with pytest.raises(ValueError, match=r"num_gpus is 2 .* --num_gpus 1"):
         launch(print, 2, num_machines=1, machine_rank=0, dist_url="auto", args=(config,))
-    with pytest.raises(ValueError, match="num_gpus is 2"):
-        from openood.networks import get_network
-
-        get_network(Config(name="adaneg_clip", num_gpus=2))
     calls: list[object] = []
     launch(calls.append, 1, args=(Config(**{section: {"name": names[section]}, "num_gpus": 1}),))
     assert len(calls) == 1

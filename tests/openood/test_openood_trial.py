@@ -17,8 +17,8 @@ from openood_checkout import checkout, needs_checkout
 from typer.testing import CliRunner
 
 from adaneg_openood.cli import app
-from adaneg_openood.openood.compare import available, compare
-from adaneg_openood.openood.trial import main, trial_network, write_trial
+from adaneg_openood.openood.compare import compare, known
+from adaneg_openood.openood.trial import trial_network, write_trial
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_every_postprocessor_is_served(trial: Path) -> None:
         trial_network(), "demo", names, data_root=trial, config_root=trial / "configs", num_workers=0
     )
     assert not found.failed
-    assert {path.stem for path in (trial / "configs" / "postprocessors").iterdir()} == set(available())
+    assert {path.stem for path in (trial / "configs" / "postprocessors").iterdir()} == set(known)
 
 
 def test_commands_need_no_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,8 +90,3 @@ def test_classic_pipeline_runs_it(trial: Path, tmp_path: Path) -> None:
     assert "Completed!" in done.stdout
     assert "3 stream order(s):" in done.stdout and "± " in done.stdout
     assert "FPR@95 (ID positive)" in (trial / "results" / "demo_adaneg" / "streams.csv").read_text()
-
-
-def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="usage"):
-        main([])

@@ -1,4 +1,4 @@
-"""How the embedded weights were made: ``python -m adaneg_openood.demo.train weights.safetensors``.
+"""How the embedded weights were made: ``python tests/demo/train_weights.py weights.safetensors``.
 
 CLIP's own objective on drawn images and their captions. Every batch shows each word's thing once, so no
 two images of a batch share a caption. Only the loss and the zero-shot accuracy on a validation seed are
@@ -28,7 +28,7 @@ from adaneg_openood.demo.world import ID_NAMES, NOUNS, draw
 
 logger = logging.getLogger(__name__)
 
-_TRAIN_SEED, _VALIDATION_SEED = 1001, 1002  # the benchmark has its own, see world.py
+_TRAIN_SEED, _VALIDATION_SEED = 1001, 1002  # the benchmark has its own
 _ADJECTIVE_SHARE = 0.2
 _VALIDATION_PER_CLASS = 25
 
