@@ -174,7 +174,8 @@ class Predictor:
                 cosines = features @ text.to(features).T
                 near = cosines.topk(min(_N_NEAREST, len(text)), dim=1).indices + n_id
                 rows = zip(
-                    indices, scores.conf.tolist(), scores.pred, self._shown(scores.conf), near.tolist()
+                    *(indices, scores.conf.tolist(), scores.pred.tolist()),
+                    *(self._shown(scores.conf), near.tolist()),
                 )
                 for index, conf, label, shown, words in rows:
                     verdict = ID if conf >= threshold.value else OOD
