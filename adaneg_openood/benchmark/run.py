@@ -225,7 +225,7 @@ def _encoded(
         progress=options.progress,
         group=group,
     )
-    return _Part(made.features, made.labels, found, made.fresh)
+    return _Part(made.features, made.labels, found.without(made.skipped), made.fresh)
 
 
 def _joined(

@@ -208,7 +208,7 @@ def report(
         if (Path(run) / RECORD_FILE).is_file():
             record = load_record(run)
             if row:
-                check_row(record.methods, record.results.splits, **row)
+                check_row(record.results.methods, record.results.splits, **row)
         else:
             if row:
                 check_row(*_planned(run, data), **row)

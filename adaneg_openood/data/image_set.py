@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
@@ -162,6 +162,19 @@ class ImageSet:
         """
         return to_eight_bit(self.opener(index))
 
+    def without(self, names: Collection[str]) -> ImageSet:
+        """The same images in the same order, except those of these names."""
+        rows = [row for row, name in enumerate(self.names) if name not in names]
+        if len(rows) == len(self):
+            return self
+        return replace(
+            self,
+            names=[self.names[row] for row in rows],
+            labels=[self.labels[row] for row in rows],
+            opener=_Chosen(self.opener, rows),
+            dataset=None,
+        )
+
     def class_names(self) -> ClassNames:
         """The names of the labels: those that were given, or else those that the source brings.
 
@@ -260,6 +273,17 @@ class ImageSet:
         except (OSError, ValueError):  # a name with a null byte
             return -1, -1
         return found.st_size, found.st_mtime_ns
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Opens some of the images of another opener."""
+
+    opener: Callable[[int], Image]
+    rows: Sequence[int]
+
+    def __call__(self, index: int) -> Image:
+        return self.opener(self.rows[index])
 
 
 class _FileOpener:

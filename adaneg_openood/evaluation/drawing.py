@@ -47,6 +47,7 @@ STYLE: Any = {
     "grid.linewidth": 0.6,
     "axes.linewidth": 0.8,
     "lines.linewidth": 1.8,
+    "text.parse_math": False,  # a name may hold dollar signs
     "svg.fonttype": "none",
     "svg.hashsalt": "adaneg",
     "figure.facecolor": "none",

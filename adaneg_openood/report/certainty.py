@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 REFERENCE = "NegLabel"
-
-
 _SURE = 0.05
 
 
@@ -29,44 +27,34 @@ def surely_best(table: Table, column: str, bootstrap: Bootstrap | None) -> str |
         column: an OOD set, or a group's mean.
         bootstrap: None tells nothing.
     """
-    metric = next(key for key, (name, _) in METRICS.items() if name == table.metric)
-    if bootstrap is None or metric not in BOOTSTRAPPED or len(table.mean) < 2:
+    if bootstrap is None or table.key not in BOOTSTRAPPED or len(table.mean) < 2:
         return None
     ordered = table.mean[column].sort_values(ascending=not table.higher_is_better)
     best, second = map(str, ordered.index[:2])
-    row = {name: group for group, name in GROUP_NAMES.items()}.get(column, column)
-    return best if bootstrap.differences(best, second, row)[metric].p_value < _SURE else None
+    row = next((group for group, name in GROUP_NAMES.items() if name == column), column)
+    return best if bootstrap.differences(best, second, row)[table.key].p_value < _SURE else None
 
 
 def certainty_table(bootstrap: Bootstrap) -> pd.DataFrame:
     """One row per metric, OOD set or group mean, and method.
 
     Returns:
-        Columns metric, column, method, value, low, high (percent); difference, difference_low,
-        difference_high (points, to the reference method: NegLabel, or the first) and p_value, NaN for
-        the reference itself.
+        Columns metric, column, method, value, low, high (percent); reference (NegLabel, or the first
+        method); difference, difference_low, difference_high (points, to the reference) and p_value, NaN
+        for the reference itself.
     """
     import pandas as pd
 
-    reference = reference_of(bootstrap)
-    rows = []
+    reference, rows = reference_of(bootstrap), []
     for metric in BOOTSTRAPPED:
         for row in bootstrap.rows:
             for method in bootstrap.methods:
-                interval = bootstrap.intervals(method, row)[metric]
-                found = {
-                    "metric": METRICS[metric][0],
-                    "column": GROUP_NAMES.get(row, row),
-                    "method": method,
-                    **interval._asdict(),
-                    "reference": reference,
-                }
+                value = bootstrap.intervals(method, row)[metric]
+                found = [METRICS[metric][0], GROUP_NAMES.get(row, row), method, *value[:3], reference]
                 if method != reference:
-                    difference = bootstrap.differences(method, reference, row)[metric]._asdict()
-                    found["p_value"] = difference.pop("p_value")
-                    found["difference"] = difference.pop("value")
-                    found.update({f"difference_{end}": value for end, value in difference.items()})
+                    test = bootstrap.differences(method, reference, row)[metric]
+                    found += [test.value, test.low, test.high, test.p_value]
                 rows.append(found)
     columns = ["metric", "column", "method", "value", "low", "high", "reference"]
     columns += ["difference", "difference_low", "difference_high", "p_value"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame([row + [None] * (len(columns) - len(row)) for row in rows], columns=columns)

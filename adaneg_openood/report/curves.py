@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from adaneg_openood.evaluation.metrics import RankedScores
@@ -31,15 +29,12 @@ def threshold_fpr95(conf: np.ndarray, is_ood: np.ndarray) -> tuple[float, float]
     return point.threshold, 100.0 * point.fpr
 
 
-class Roc(NamedTuple):
-    """A curve: (P,) share of ID images flagged, and (P,) share of OOD images detected, in percent."""
+def roc(conf: np.ndarray, is_ood: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """ROC curve with OOD as the positive class, thinned to what can be seen.
 
-    fpr: np.ndarray
-    tpr: np.ndarray
-
-
-def roc(conf: np.ndarray, is_ood: np.ndarray) -> Roc:
-    """ROC curve with OOD as the positive class, thinned to what can be seen."""
+    Returns:
+        (P,) share of ID images flagged, and (P,) share of OOD images detected, in percent.
+    """
     from sklearn.metrics import roc_curve
 
     fpr, tpr, _ = roc_curve(is_ood, -conf.astype(np.float64))
@@ -48,19 +43,12 @@ def roc(conf: np.ndarray, is_ood: np.ndarray) -> Roc:
         length = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(fpr)) + np.abs(np.diff(tpr)))])
         chosen = np.unique(np.searchsorted(length, np.linspace(0, length[-1], _POINTS)))
         fpr, tpr = fpr[chosen], tpr[chosen]
-    return Roc(100.0 * fpr, 100.0 * tpr)
-
-
-class Course(NamedTuple):
-    """(P,) images seen, and (P,) FPR95 in percent over the images seen so far."""
-
-    seen: np.ndarray
-    fpr95: np.ndarray
+    return 100.0 * fpr, 100.0 * tpr
 
 
 def fpr_over_stream(
     conf: np.ndarray, is_ood: np.ndarray, order: np.ndarray, batch_size: int, points: int = 40
-) -> Course:
+) -> dict[int, float]:
     """FPR95 (OOD positive) over the images seen so far, after some of the batches.
 
     Both kinds must have been seen; the last point is FPR95 of the whole stream.
@@ -69,24 +57,19 @@ def fpr_over_stream(
         conf: (N,) confidences.
         is_ood: (N,).
         order: (N,) the stream.
-        batch_size: images a batch.
+        batch_size: images per batch.
         points: the most there are.
+
+    Returns:
+        Images seen -> FPR95 in percent.
     """
     n = len(order)
     ends = np.minimum(np.arange(1, -(-n // batch_size) + 1) * batch_size, n)
     if len(ends) > points:
         ends = ends[np.unique(np.linspace(0, len(ends) - 1, points).round().astype(int))]
     streamed, kinds = conf[order], is_ood[order]
-    seen, values = [], []
-    for end in ends.tolist():
-        part = kinds[:end]
-        if part.any() and not part.all():
-            seen.append(end)
-            values.append(threshold_fpr95(streamed[:end], part)[1])
-    return Course(np.asarray(seen), np.asarray(values))
-
-
-def histogram(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """(bins,) share of the values in each bin, in percent."""
-    counts, _ = np.histogram(values, edges)
-    return np.asarray(100.0 * counts / max(1, len(values)))
+    return {
+        end: threshold_fpr95(streamed[:end], kinds[:end])[1]
+        for end in ends.tolist()
+        if kinds[:end].any() and not kinds[:end].all()
+    }

@@ -5,52 +5,52 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
-from adaneg_openood.detectors.threshold import find_threshold
+from adaneg_openood.detectors.threshold import LEAST_SCORES, find_threshold
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from adaneg_openood.evaluation import StreamResult
     from adaneg_openood.report.record import RunRecord
 
-_LEAST_IMAGES = 20  # below which a threshold says little
+
+def threshold_of(stream: StreamResult) -> float | None:
+    """The confidence that keeps 95 % of a stream's ID images; None where these are too few."""
+    if stream.n_id < LEAST_SCORES:
+        return None
+    return find_threshold(torch.from_numpy(stream.conf[stream.label >= 0])).value
 
 
 def image_table(record: RunRecord) -> pd.DataFrame:
     """One row per OOD set's image, and one per ID image in each set's stream, of the first seed.
 
     Returns:
-        Columns image (its name, or its number in its set), set, label (the class, or OOD), verdict (the
-        class that the first method's threshold lets it be, or OOD), seen as (the predicted class), and
-        one column of confidences per method. The threshold keeps 95 % of the stream's ID images; with
-        fewer than 20 of them there is no verdict.
+        Columns path (the image's name, or its number in its set), set, label (the class, or OOD),
+        verdict (the class that the judging method's threshold lets it be, or OOD; empty where there is
+        no threshold), seen as (the predicted class), one column of confidences per method, and nearest
+        negatives (names, nearest first) where there are negative labels.
     """
     import pandas as pd
 
-    parts = []
-    judge = record.example_method or next(iter((*record.bank_methods[:1], *record.methods)))
-    for dataset in record.sets:
-        result = record.stream_of(judge, dataset)
-        is_ood = result.label == -1
-        names = [
-            *record.image_names(dataset, result.n_ood),
-            *record.image_names("id", result.n_id),
-        ]
-        seen = [record.row_name(pred) for pred in result.pred.tolist()]
-        verdict = np.full(len(seen), "", dtype=object)
-        if result.n_id >= _LEAST_IMAGES:
-            value = find_threshold(result.conf[~is_ood]).value
-            verdict = np.where(result.conf >= value, np.array(seen, dtype=object), "OOD")
-        parts.append(
-            pd.DataFrame(
-                {
-                    "image": names,
-                    "set": np.where(is_ood, dataset, f"id (with {dataset})"),
-                    "label": ["OOD" if label < 0 else record.row_name(label) for label in result.label],
-                    "verdict": verdict,
-                    "seen as": seen,
-                    **{method: record.conf(method, dataset) for method in record.methods},
-                }
-            )
-        )
+    run, parts = record.results, []
+    text_names = np.array(
+        [record.row_name(row) for row in range(run.about.data["text"]["rows"])], object
+    )
+    for dataset in run.splits:
+        stream = record.first(record.judge, dataset)
+        seen, threshold = text_names[stream.pred], threshold_of(stream)
+        columns = {
+            "path": [*record.image_names(dataset, stream.n_ood), *record.image_names("id", stream.n_id)],
+            "set": np.where(stream.label < 0, dataset, f"id (with {dataset})"),
+            "label": np.where(stream.label < 0, "OOD", text_names[stream.label]),
+            "verdict": "" if threshold is None else np.where(stream.conf >= threshold, seen, "OOD"),
+            "seen as": seen,
+            **{method: record.first(method, dataset).conf for method in run.methods},
+        }
+        if record.nearest:
+            rows = np.concatenate([record.nearest[dataset], record.nearest["id"]])
+            columns["nearest negatives"] = ["; ".join(names) for names in text_names[rows]]
+        parts.append(pd.DataFrame(columns))
     return pd.concat(parts, ignore_index=True)

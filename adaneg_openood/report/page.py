@@ -9,29 +9,29 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from adaneg_openood.detectors.threshold import find_threshold
 from adaneg_openood.evaluation.metrics import CONVENTIONS
 from adaneg_openood.evaluation.streams import ORDERS
 from adaneg_openood.io.names import harmless_lines
 from adaneg_openood.report.certainty import reference_of, surely_best
-from adaneg_openood.report.figures import distinct_banks
+from adaneg_openood.report.image_table import threshold_of
+from adaneg_openood.report.record import MEMORY
 from adaneg_openood.report.svg import to_svg
 from adaneg_openood.report.tables import GROUP_NAMES, Table, filled_negatives
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from adaneg_openood.evaluation import StreamResult
     from adaneg_openood.evaluation.intervals import Bootstrap
     from adaneg_openood.report.figures import Picture
     from adaneg_openood.report.record import RunRecord
 
 _NEGATIVES_SHOWN, _CONFUSIONS_SHOWN, _IMAGES_SHOWN = 20, 15, 300
-_LEAST_IMAGES = 20  # below which a threshold says little
 _STRIPS = {
-    ("ood", "high"): "OOD images taken most surely for ID",
-    ("ood", "low"): "OOD images recognised most surely",
-    ("id", "low"): "ID images taken most surely for OOD",
-    ("id", "high"): "ID images recognised most surely",
+    "ood high": "OOD images taken most surely for ID",
+    "ood low": "OOD images recognised most surely",
+    "id low": "ID images taken most surely for OOD",
+    "id high": "ID images recognised most surely",
 }
 
 
@@ -40,9 +40,9 @@ def page(
     tables: Sequence[Table],
     pictures: Iterable[Picture],
     title: str,
-    bootstrap: Bootstrap | None = None,
-    certainty: pd.DataFrame | None = None,
-    images: pd.DataFrame | None = None,
+    bootstrap: Bootstrap | None,
+    certainty: pd.DataFrame | None,
+    images: pd.DataFrame,
 ) -> str:
     """The report as HTML text.
 
@@ -53,241 +53,228 @@ def page(
         title: of the page.
         bootstrap, certainty: intervals and tests, see
             :func:`~adaneg_openood.report.certainty.certainty_table`; None shows none.
-        images: of :func:`~adaneg_openood.report.image_table.image_table`, or None.
+        images: of :func:`~adaneg_openood.report.image_table.image_table`.
     """
     from jinja2 import Environment, PackageLoader
+    from markupsafe import Markup
 
-    figures: dict[str, list[dict[str, str]]] = {dataset: [] for dataset in record.sets}
+    figures: dict[str, list[dict[str, str]]] = {dataset: [] for dataset in record.results.splits}
     for picture in pictures:
-        svg = to_svg(picture.figure, picture.caption)
+        svg = Markup(to_svg(picture.figure, picture.caption))
         figures[picture.dataset].append({"svg": svg, "caption": picture.caption})
     environment = Environment(
         loader=PackageLoader("adaneg_openood", "report"),
         autoescape=True,
-        finalize=_visible,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        # escaping HTML is not enough: names may turn text round, or be half a character
+        finalize=lambda value: harmless_lines(value) if type(value) is str else value,
     )
+    environment.filters["base64"] = lambda data: base64.b64encode(data).decode("ascii")
     return environment.get_template("page.html.j2").render(
         title=title,
-        subtitle=_subtitle(record),
-        warnings=record.results.warnings,
-        findings=_findings(tables, bootstrap),
-        legend=_legend(record, bootstrap),
+        record=record,
+        run=record.results,
+        findings=_findings(record, tables, bootstrap),
+        conventions={name: CONVENTIONS[name].partition(": ")[2] for name in CONVENTIONS},
         tables=[_table(table, bootstrap) for table in tables],
         certainty=None if certainty is None else _certainty(certainty),
         reference=None if bootstrap is None else reference_of(bootstrap),
-        sets=[_set(record, name, index, figures[name]) for index, name in enumerate(record.sets)],
-        example_method=record.example_method,
-        first_seed=record.seeds[0],
+        sets=[
+            _set(record, name, index, figures[name]) for index, name in enumerate(record.results.splits)
+        ],
         confused=_confused(record),
-        images=None if images is None or images.empty else _images(images),
+        images=_images(images),
         provenance=_provenance(record),
     )
 
 
-def _visible(value: object) -> object:
-    """Names of strangers, without what hides in them; markup of our own is left alone."""
-    return harmless_lines(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
-
-
-def _subtitle(record: RunRecord) -> str:
-    seeds = ", ".join(map(str, record.seeds))
-    order = "mixed streams" if record.order == "mixed" else "ID images first"
-    return (
-        f"{record.n_classes} ID classes, {len(record.id_labels):,} ID images, {len(record.sets)} "
-        f"OOD sets; {order}, seeds {seeds}, batch size {record.batch_size}"
-    )
-
-
-def _findings(tables: Sequence[Table], bootstrap: Bootstrap | None) -> list[str]:
+def _findings(record: RunRecord, tables: Sequence[Table], bootstrap: Bootstrap | None) -> list[str]:
     """What was compared, in one sentence per group of sets, with the interval where there is one."""
-    auroc = next(table for table in tables if table.metric == "AUROC")
-    found = []
-    for row, column in GROUP_NAMES.items():
-        if column not in auroc.mean.columns or len(auroc.mean) < 2:
+    auroc = next(table for table in tables if table.key == "AUROC")
+    methods, found = record.results.methods, []
+    compared = f"{', '.join(methods[:-1])} and {methods[-1]}" if len(methods) > 1 else methods[0]
+    for group, column in GROUP_NAMES.items():
+        row = group
+        sets = [name for name, split in record.results.splits.items() if column.startswith(split)]
+        if column not in auroc.mean.columns and len(sets) == 1:
+            row = column = sets[0]  # one set alone has no mean
+        if column not in auroc.mean.columns:
             continue
-        values = {str(name): float(value) for name, value in auroc.mean[column].items()}
-        best = max(values, key=lambda name: values[name])
-        said = f"On {column.split()[0]} OOD sets {best} has the highest mean AUROC, {values[best]:.2f} %"
-        if bootstrap is None:
-            found.append(f"{said}.")
-            continue
-        interval = bootstrap.intervals(best, row)["AUROC"]
-        said += f" (95 % interval {interval.low:.2f} to {interval.high:.2f})"
-        reference = reference_of(bootstrap)
-        if best != reference:
-            other = bootstrap.differences(best, reference, row)["AUROC"]
-            said += (
-                f"; its difference to {reference} is {other.value:+.2f} points, "
-                f"{other.low:+.2f} to {other.high:+.2f}"
-            )
-            if other.low <= 0 <= other.high:
-                said += ", which holds 0: these images do not tell the two apart"
+        best = str(auroc.mean[column].idxmax())
+        kind = record.results.splits[sets[0]]
+        said = "" if len(methods) == 1 else f"Of {compared}, "
+        said += f"{best} has {'the highest ' * (len(methods) > 1)}{'mean ' * (len(sets) > 1)}AUROC"
+        said += f" on the {kind} OOD set{'s' * (len(sets) > 1)} ({', '.join(sets)}), "
+        said += f"{float(auroc.mean.loc[best, column]):.2f} %"
+        if bootstrap is not None:
+            interval = bootstrap.intervals(best, row)["AUROC"]
+            said += f" (95 % interval {interval.low:.2f} to {interval.high:.2f})"
+            reference = reference_of(bootstrap)
+            if best != reference:
+                test = bootstrap.differences(best, reference, row)["AUROC"]
+                said += (
+                    f"; its difference to {reference} is {test.value:+.2f} points "
+                    f"(95 % interval {test.low:+.2f} to {test.high:+.2f})"
+                )
+                if test.low <= 0 <= test.high:
+                    said += ", which may be 0: these images do not tell the two apart"
         found.append(f"{said}.")
     return found
 
 
-def _legend(record: RunRecord, bootstrap: Bootstrap | None) -> str:
-    def convention(metric: str) -> str:
-        return CONVENTIONS[metric].partition(": ")[2]
-
-    parts = [
-        "The best value is bold and the second best underlined; values that print alike share a rank."
-    ]
-    if bootstrap is not None:
-        parts.append("A best value is shaded only where a paired test tells it from the second best.")
-    if len(record.seeds) > 1:
-        parts.append("A cell shows the mean ± the standard deviation over stream orders.")
-    parts.append(
-        "FPR95 exists in two conventions that are never comparable with each other: OOD positive is the "
-        f"{convention('FPR@95')}; ID positive is the {convention('FPR@95 (ID positive)')}."
-    )
-    return " ".join(parts)
-
-
 def _table(table: Table, bootstrap: Bootstrap | None) -> dict[str, Any]:
-    marks = {1: "best", 2: "second"}
-    columns = [str(column) for column in table.mean.columns]
+    columns = list(map(str, table.mean.columns))
     sure = {column: surely_best(table, column, bootstrap) for column in columns}
+    marks = {1: "best", 2: "second"}
     rows = []
-    for method in map(str, table.mean.index):
-        cells = []
-        for column in columns:
-            mark = marks.get(table.place(method, column), "")
-            shaded = " sure" if sure[column] == method else ""
-            cells.append({"text": table.cell(method, column), "mark": mark + shaded})
-        rows.append({"method": method, "cells": cells})
-    direction = "higher is better" if table.higher_is_better else "lower is better"
-    return {"metric": table.metric, "direction": direction, "columns": columns, "rows": rows}
+    for method, *cells in table.text.itertuples():
+        ranks = table.rank.loc[method]
+        rows.append(
+            {
+                "method": method,
+                "cells": [
+                    {
+                        "text": text,
+                        "mark": marks.get(int(ranks[column]), "") + " sure" * (sure[column] == method),
+                    }
+                    for column, text in zip(columns, cells)
+                ],
+            }
+        )
+    return {"metric": table.metric, "direction": table.direction, "columns": columns, "rows": rows}
 
 
-def _certainty(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    parts = []
+def _certainty(frame: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
+    """metric -> its rows, of means alone where there are any."""
+    found = {}
     for metric, rows in frame.groupby("metric", sort=False):
         means = rows[rows["column"].str.endswith("(mean)")]
-        body = []
-        for row in (means if len(means) else rows).to_dict("records"):
-            compared = row["method"] != row["reference"]
-            ends = f"[{row['difference_low']:+.2f}, {row['difference_high']:+.2f}]" if compared else ""
-            body.append(
-                {
-                    "column": row["column"],
-                    "method": row["method"],
-                    "interval": f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]",
-                    "difference": f"{row['difference']:+.2f} {ends}" if compared else "",
-                    "p": f"{row['p_value']:.3f}" if compared else "",
-                }
-            )
-        parts.append({"metric": metric, "rows": body})
-    return parts
+        found[str(metric)] = (means if len(means) else rows).to_dict("records")
+    return found
 
 
 def _set(record: RunRecord, dataset: str, index: int, figures: list[dict[str, str]]) -> dict[str, Any]:
-    strips = []
-    for (side, end), title in _STRIPS.items():
-        chosen = [e for e in record.examples if (e.dataset, e.side, e.end) == (dataset, side, end)]
-        if chosen:
-            examples = [
-                {
-                    "file": example.file,
-                    "picture": base64.b64encode(example.picture).decode("ascii"),
-                    "conf": f"{example.conf:.4f}",
-                    "text": example.text,
-                }
-                for example in chosen
-            ]
-            strips.append({"title": title, "examples": examples})
+    run = record.results
+    mine = [example for example in record.examples if example.dataset == dataset]
     return {
         "anchor": f"set-{index}",
         "name": dataset,
-        "split": record.sets[dataset],
-        "n_ood": f"{record.n_ood(dataset):,}",
+        "split": run.splits[dataset],
+        "n_ood": record.first(run.methods[0], dataset).n_ood,
         "figures": figures,
-        "thresholds": [_threshold(record, method, dataset) for method in record.methods],
-        "banks": [_bank(record, names, dataset) for names, _ in distinct_banks(record, dataset)],
-        "strips": strips,
+        "thresholds": {
+            method: _threshold(record, record.first(method, dataset)) for method in run.methods
+        },
+        "banks": [_bank(record, dataset, *bank) for bank in record.banks(dataset)],
+        "strips": {
+            title: chosen
+            for place, title in _STRIPS.items()
+            if (chosen := [example for example in mine if example.place == place])
+        },
     }
 
 
-def _threshold(record: RunRecord, method: str, dataset: str) -> dict[str, str]:
+def _threshold(record: RunRecord, stream: StreamResult) -> dict[str, Any]:
     """The threshold that keeps 95 % of the ID images of the first stream, and what it lets through."""
-    result = record.stream_of(method, dataset)
-    is_ood = result.label == -1
-    row = {"method": method, "value": "", "kept": "", "passed": "", "taken_for": ""}
-    if result.n_id < _LEAST_IMAGES:
-        return {**row, "value": "too few ID images"}
-    value = find_threshold(result.conf[~is_ood]).value
-    passed = is_ood & (result.conf >= value)
-    names = Counter(result.pred[passed].tolist()).most_common(3)
+    value = threshold_of(stream)
+    if value is None:
+        return {}
+    is_ood = stream.label == -1
+    passed = is_ood & (stream.conf >= value)
+    names = Counter(stream.pred[passed].tolist()).most_common(3)
     return {
-        **row,
-        "value": f"{value:.4f}",
-        "kept": f"{100 * float(np.mean(result.conf[~is_ood] >= value)):.1f} %",
-        "passed": f"{int(passed.sum()):,} ({100 * float(passed.sum()) / result.n_ood:.1f} %)",
+        "value": value,
+        "kept": 100 * float(np.mean(stream.conf[~is_ood] >= value)),
+        "passed": int(passed.sum()),
+        "share": 100 * float(passed.sum()) / stream.n_ood,
         "taken_for": ", ".join(f"{record.row_name(label)} ({n})" for label, n in names),
     }
 
 
-def _bank(record: RunRecord, methods: Sequence[str], dataset: str) -> dict[str, Any]:
-    """The fullest negative rows of a bank; methods whose banks are alike share it."""
+def _bank(record: RunRecord, dataset: str, methods: list[str], stream: StreamResult) -> dict[str, Any]:
+    """The fullest negative rows of a bank, and the rows whose images are shown."""
+    assert stream.counts is not None and stream.ood_counts is not None
     frame = filled_negatives(record, methods[0], dataset)
-    if frame.empty:
-        return {"methods": ", ".join(methods), "said": "No negative row holds an image.", "rows": []}
-    more = f" The fullest {_NEGATIVES_SHOWN} are listed." if len(frame) > _NEGATIVES_SHOWN else ""
-    right = 100.0 * frame["of_ood"].sum() / frame["images"].sum()
-    said = (
-        f"{len(frame):,} negative rows are in use. They hold {frame['images'].sum():,} images, of which "
-        f"{right:.1f} % are OOD images.{more}"
-    )
-    rows = frame.head(_NEGATIVES_SHOWN).to_dict("records")
-    return {"methods": ", ".join(methods), "said": said, "rows": rows}
+    pictures: dict[int, list[Any]] = {}
+    for example in record.examples if record.judge in methods else ():
+        if (example.dataset, example.place) == (dataset, MEMORY):
+            pictures.setdefault(example.row, []).append(example)
+    classes = [row for row in pictures if row < record.results.about.n_classes]
+    rows = [*frame["row"].head(_NEGATIVES_SHOWN), *classes]
+    return {
+        "methods": ", ".join(methods),
+        "n_rows": len(frame),
+        "n_images": int(frame["images"].sum()),
+        "share": 100.0 * float(frame["of_ood"].sum()) / max(1, int(frame["images"].sum())),
+        "cut": len(frame) > _NEGATIVES_SHOWN,
+        "pictured": bool(pictures),
+        "rows": [
+            {
+                "name": record.row_name(row),
+                "kind": "class" if row in classes else "negative",
+                "images": int(stream.counts[row]),
+                "of_ood": int(stream.ood_counts[row]),
+                "pictures": pictures.get(row, []),
+            }
+            for row in map(int, rows)
+        ],
+    }
 
 
 def _confused(record: RunRecord) -> list[dict[str, Any]]:
-    """Pairs of classes that ID images are most often confused in, by the zero-shot-like first method."""
-    result = record.stream_of(record.methods[0], next(iter(record.sets)))
-    wrong = (result.label >= 0) & (result.label != result.pred)
-    pairs = Counter(zip(result.label[wrong].tolist(), result.pred[wrong].tolist()))
+    """Pairs of classes that the judging method confuses most often, in the first OOD set's stream."""
+    stream = record.first(record.judge, next(iter(record.results.splits)))
+    wrong = (stream.label >= 0) & (stream.label != stream.pred)
+    pairs = Counter(zip(stream.label[wrong].tolist(), stream.pred[wrong].tolist()))
     return [
-        {"label": record.row_name(label), "pred": record.row_name(pred), "images": n}
+        {
+            "label": record.row_name(label),
+            "pred": record.row_name(pred),
+            "images": n,
+            "of": int((stream.label == label).sum()),
+        }
         for (label, pred), n in pairs.most_common(_CONFUSIONS_SHOWN)
     ]
 
 
 def _images(frame: pd.DataFrame) -> dict[str, Any]:
-    shown = frame.head(_IMAGES_SHOWN)
-    said = f"The file images.csv beside this page lists all {len(frame):,} images"
-    said += f", of which the first {len(shown):,} are here." if len(shown) < len(frame) else "."
+    """The first images of every part of the table, as many of each."""
+    of_each = max(1, _IMAGES_SHOWN // frame["set"].nunique())
+    shown = frame.groupby("set", sort=False).head(of_each)
     rows = [
-        [f"{value:.4f}" if isinstance(value, float) else str(value) for value in row]
-        for row in shown.itertuples(index=False)
+        [f"{value:.4f}" if isinstance(value, float) else value for value in row]
+        for row in shown.astype(object).itertuples(index=False)
     ]
-    return {"said": said, "columns": list(shown.columns), "rows": rows}
+    numeric = [frame[column].dtype.kind == "f" for column in frame]
+    return {
+        "n": len(frame),
+        "of_each": of_each,
+        "columns": list(zip(frame.columns, numeric)),
+        "rows": rows,
+    }
 
 
 def _provenance(record: RunRecord) -> list[dict[str, Any]]:
-    about = dict(record.provenance)
+    about, run = dict(record.provenance), record.results
     protocol = {
-        "stream order": f"{record.order}: {ORDERS.get(record.order, '')}",
-        "seeds": list(record.seeds),
-        "batch size": record.batch_size,
+        "stream order": f"{run.order}: {ORDERS[run.order]}",
+        "seeds": run.seeds,
+        "batch size": run.batch_size,
         "before each stream": "the detector forgets everything",
-        "run made": about.pop("made", ""),
-        "platform": about.pop("platform", ""),
-        "device": about.pop("device", ""),
+        "run made": about["made"],
+        "platform": about["platform"],
+        "device": about["device"],
     }
-    features = dict(about.pop("features", {}))
-    files = features.pop("files", {})
-    methods, benchmark = about.pop("methods", {}), about.pop("benchmark", {})
+    files = about["files"]
     parts = [
         ("Protocol", protocol, ""),
-        ("Versions", about.pop("versions", {}), ""),
-        ("Features", {**features, **about}, ""),
+        ("Versions", about["versions"], ""),
+        ("Features", {**about["features"], **run.about.data}, ""),
         ("Files", files, f"{len(files)} feature file(s) and their SHA-256"),
-        ("Benchmark", benchmark, ""),
-        ("Methods", methods, ""),
+        ("Benchmark", about.get("benchmark", {}), ""),
+        ("Methods", run.about.settings, ""),
     ]
     return [
         {"title": title, "facts": {key: _flat(fact) for key, fact in facts.items()}, "folded": folded}

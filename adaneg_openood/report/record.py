@@ -16,27 +16,32 @@ from adaneg_openood.evaluation import Run, StreamResult
 from adaneg_openood.io.files import atomic_path, read_json_object
 from adaneg_openood.io.journal import digest_of
 
-FORMAT = 3
+FORMAT = 4
 RECORD_FILE = "report.json"
+MEMORY = "memory"
+_AGAIN = "run the report on the features again"
 
 
 @dataclass(frozen=True)
 class Example:
-    """An image at one end of the confidences.
+    """An image that the page shows.
 
     Attributes:
         dataset: OOD set of the stream.
-        side: ``"ood"`` or ``"id"``.
-        end: ``"high"`` or ``"low"``.
+        place: ``"ood high"``, ``"ood low"``, ``"id high"`` or ``"id low"`` for an end of the confidences
+            of OOD or ID images; ``"memory"`` for an image that the bank holds when the stream ends.
+        row: text row that the memory filed it under; -1 elsewhere.
+        is_ood: whether it is an OOD image.
         conf: its confidence.
         text: what it is and what it was taken for.
         file: its name.
-        picture: a PNG.
+        picture: a small JPEG.
     """
 
     dataset: str
-    side: str
-    end: str
+    place: str
+    row: int
+    is_ood: bool
     conf: float
     text: str
     file: str
@@ -49,87 +54,54 @@ class RunRecord:
 
     Attributes:
         results: the run, whose banks were watched.
-        provenance: versions, settings, where the features come from and their hashes.
-        examples: images with extreme confidences of ``example_method``; may be empty.
-        example_method: the method they belong to, or ``""``.
+        provenance: versions, where the features come from and their files' hashes.
+        judge: the method whose verdicts are listed and whose confidences choose the examples.
+        examples: images of the judge's first streams; empty where no images are at hand.
         names: ``"id"`` or an OOD set -> names of its images, in order, where they are known.
+        nearest: ``"id"`` or an OOD set -> (N, 3) text rows of the negative labels nearest to each image;
+            empty without negative labels.
+        negative_scores: method -> (M,) score of each negative label's own name, for some methods.
     """
 
     results: Run
     provenance: Mapping[str, Any]
+    judge: str
     examples: tuple[Example, ...] = ()
-    example_method: str = ""
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    nearest: Mapping[str, np.ndarray] = field(default_factory=dict)
+    negative_scores: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def first(self, method: str, dataset: str) -> StreamResult:
+        """What a method said of an OOD set's first stream."""
+        return self.results.stream(method, dataset, self.results.seeds[0])
 
     def image_names(self, part: str, n: int) -> tuple[str, ...]:
         """Names of a part's n images, or their numbers where the names are not known."""
-        return self.names.get(part) or tuple(str(index) for index in range(n))
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """Names, in the order of evaluation."""
-        return tuple(self.results.methods)
-
-    @property
-    def sets(self) -> Mapping[str, str]:
-        """OOD set -> near or far, in order."""
-        return self.results.splits
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """Seeds of the stream orders."""
-        return self.results.seeds
-
-    @property
-    def order(self) -> str:
-        """``"mixed"`` or ``"id_first"``."""
-        return self.results.order
-
-    @property
-    def batch_size(self) -> int:
-        """Images per batch."""
-        return self.results.batch_size
-
-    @property
-    def n_classes(self) -> int:
-        """C."""
-        return self.results.about.n_classes
-
-    @property
-    def id_labels(self) -> np.ndarray:
-        """(n_id,) int64."""
-        return np.asarray(self.labels(next(iter(self.sets)))[self.n_ood(next(iter(self.sets))) :])
-
-    def stream_of(self, method: str, dataset: str, seed_index: int = 0) -> StreamResult:
-        """What a method said of the stream of one seed."""
-        return self.results.stream(method, dataset, self.seeds[seed_index])
-
-    def conf(self, method: str, dataset: str, seed_index: int = 0) -> np.ndarray:
-        """(n_ood + n_id,) confidences of the stream of one seed."""
-        return self.stream_of(method, dataset, seed_index).conf
-
-    def n_ood(self, dataset: str) -> int:
-        """Number of OOD images of a set."""
-        return self.stream_of(self.methods[0], dataset).n_ood
-
-    def labels(self, dataset: str) -> np.ndarray:
-        """(n_ood + n_id,) int64, -1 for OOD images."""
-        return self.stream_of(self.methods[0], dataset).label
-
-    def stream(self, dataset: str, seed_index: int = 0) -> np.ndarray:
-        """(n_ood + n_id,) the order in which images were scored."""
-        return self.results.stream_order(dataset, self.seeds[seed_index])
-
-    @property
-    def bank_methods(self) -> tuple[str, ...]:
-        """Methods with a bank."""
-        first = next(iter(self.sets))
-        return tuple(name for name in self.methods if self.stream_of(name, first).counts is not None)
+        return self.names.get(part) or tuple(map(str, range(n)))
 
     def row_name(self, row: int) -> str:
         """Name of a text row, or its number."""
         names = self.results.about.names
         return names[row] if names is not None else f"row {row}"
+
+    def banks(self, dataset: str) -> list[tuple[list[str], StreamResult]]:
+        """Methods with a bank, and the first stream of each; those that held the same are together.
+
+        What is cached does not depend on the proxies, for one.
+        """
+        found: list[tuple[list[str], StreamResult]] = []
+        for method in self.results.methods:
+            stream = self.first(method, dataset)
+            if stream.counts is None:
+                continue
+            for names, known in found:
+                parts = ("counts", "ood_counts", "filled")
+                if all(np.array_equal(getattr(stream, part), getattr(known, part)) for part in parts):
+                    names.append(method)
+                    break
+            else:
+                found.append(([method], stream))
+        return found
 
 
 def save_record(record: RunRecord, folder: str | os.PathLike[str]) -> Path:
@@ -142,17 +114,21 @@ def save_record(record: RunRecord, folder: str | os.PathLike[str]) -> Path:
     record.results.save(root)
     about = {
         "provenance": dict(record.provenance),
-        "example_method": record.example_method,
+        "judge": record.judge,
         "names": {part: list(names) for part, names in record.names.items()},
+        "nearest": {part: rows.tolist() for part, rows in record.nearest.items()},
+        "negative_scores": {
+            method: values.tolist() for method, values in record.negative_scores.items()
+        },
         "examples": [
             {**vars(example), "picture": base64.b64encode(example.picture).decode("ascii")}
             for example in record.examples
         ],
     }
-    content = {"format": FORMAT, "checksum": digest_of(about, 64), **about}
     path = root / RECORD_FILE
+    content = {"format": FORMAT, "checksum": digest_of(about, 64), **about}
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
     return path
 
 
@@ -169,14 +145,19 @@ def load_record(folder: str | os.PathLike[str]) -> RunRecord:
         raise FileNotFoundError(f"{root}: holds no {RECORD_FILE}, so it is no run's record")
     about = read_json_object(path)
     if about.pop("format", None) != FORMAT:
-        raise ValueError(
-            f"{path}: not a record of format {FORMAT}; run the report on the features again"
-        )
+        raise ValueError(f"{path}: not a record of format {FORMAT}; {_AGAIN}")
     if about.pop("checksum", None) != digest_of(about, 64):
-        raise ValueError(f"{path}: damaged; run the report on the features again")
+        raise ValueError(f"{path}: damaged; {_AGAIN}")
     examples = tuple(
         Example(**{**values, "picture": base64.b64decode(values["picture"])})
         for values in about["examples"]
     )
-    names = {part: tuple(names) for part, names in about["names"].items()}
-    return RunRecord(Run.load(root), about["provenance"], examples, about["example_method"], names)
+    return RunRecord(
+        Run.load(root),
+        about["provenance"],
+        about["judge"],
+        examples,
+        {part: tuple(names) for part, names in about["names"].items()},
+        {part: np.asarray(rows) for part, rows in about["nearest"].items()},
+        {method: np.asarray(values) for method, values in about["negative_scores"].items()},
+    )

@@ -6,13 +6,11 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from adaneg_openood.data import ImageSet, read_feature_header
 from adaneg_openood.report.collect import collect
 from adaneg_openood.report.record import RunRecord
-
-if TYPE_CHECKING:
-    from adaneg_openood.data import ImageSet
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +27,7 @@ def benchmark_record(
     images_root: str | os.PathLike[str] | None = None,
     **settings: Any,
 ) -> RunRecord:
-    """A run of a benchmark's methods, with example images where it knows its images.
+    """A run of a benchmark's methods, with pictures where it knows its images.
 
     Args:
         source: an npz file or folder of features, a YAML definition, or a shipped one's name.
@@ -75,8 +73,6 @@ def given_images(
     Raises:
         FileNotFoundError, ValueError: as :func:`adaneg_openood.data.ImageSet.of`.
     """
-    from adaneg_openood.data import ImageSet
-
     return {part: ImageSet.of(path, root=root) for part, path in given.items()}
 
 
@@ -89,31 +85,18 @@ def remembered_images(
         features: a folder that ``adaneg-openood encode`` filled; of anything else nothing is known.
         root: what the paths of imglists are relative to.
     """
-    from adaneg_openood.data import read_feature_header
-
     folder = Path(features)
-    found: dict[str, ImageSet] = {}
-    if not folder.is_dir():
-        return found
-    files = [
-        folder / "id.safetensors",
-        *folder.glob("near/*.safetensors"),
-        *folder.glob("far/*.safetensors"),
-    ]
-    for file in files:
-        header = read_feature_header(file) if file.is_file() else {}
+    found = {}
+    for file in (
+        file for place in ("id", "near/*", "far/*") for file in folder.glob(f"{place}.safetensors")
+    ):
+        header = read_feature_header(file)
         names, source = header.get("names"), Path(str(header.get("source", "")))
         base = source if source.is_dir() else source.parent if root is None else Path(root)
         if not names:
             continue
         if not (base / names[0]).is_file():
-            logger.info("%s: its images are not at %s, so there are no examples of them", file, base)
+            logger.info("%s: its images are not at %s, so none of them is shown", file, base)
             continue
-        found[file.stem] = _named_files(base, names)
+        found[file.stem] = ImageSet.from_entries(str(base), [(name, -1) for name in names], base)
     return found
-
-
-def _named_files(base: Path, names: list[str]) -> ImageSet:
-    from adaneg_openood.data import ImageSet
-
-    return ImageSet.from_entries(str(base), [(name, -1) for name in names], base)

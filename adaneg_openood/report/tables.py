@@ -32,44 +32,51 @@ class Table:
     """One metric.
 
     Attributes:
-        metric: as people read it, such as ``"FPR95 (OOD positive)"``.
-        higher_is_better: direction.
+        key: the metric as results name it, such as ``"FPR@95"``.
         mean: methods x columns, percent, over seeds.
         spread: standard deviations over seeds, 0 with one seed.
+        text: the cells as they are printed, ``mean ± deviation`` with several seeds.
         rank: methods x columns: 1 best, 2 second best, 0 neither. Equal as printed, equal in rank.
-        n_seeds: of the mean.
     """
 
-    metric: str
-    higher_is_better: bool
+    key: str
     mean: pd.DataFrame
     spread: pd.DataFrame
+    text: pd.DataFrame
     rank: pd.DataFrame
-    n_seeds: int
 
-    def cell(self, method: str, column: str) -> str:
-        """Printed value, ``mean ± deviation`` with several seeds."""
-        value = f"{_number(self.mean, method, column):.2f}"
-        return f"{value} ± {_number(self.spread, method, column):.2f}" if self.n_seeds > 1 else value
+    @property
+    def metric(self) -> str:
+        """As people read it, such as ``"FPR95 (OOD positive)"``."""
+        return METRICS[self.key][0]
 
-    def place(self, method: str, column: str) -> int:
-        """1 best, 2 second best, 0 neither."""
-        return int(_number(self.rank, method, column))
+    @property
+    def higher_is_better(self) -> bool:
+        """Direction."""
+        return METRICS[self.key][1]
+
+    @property
+    def direction(self) -> str:
+        """Direction, for people."""
+        return "higher is better" if self.higher_is_better else "lower is better"
 
 
 def run_tables(results: Run) -> list[Table]:
     """A table for each metric."""
     import pandas as pd
 
-    means = {method: results.table(method).rename(index=GROUP_NAMES) for method in results.methods}
-    spreads = {method: results.spread(method).rename(index=GROUP_NAMES) for method in results.methods}
     tables = []
-    for metric, (name, higher) in METRICS.items():
-        mean = pd.DataFrame({method: frame[metric] for method, frame in means.items()}).T
-        spread = pd.DataFrame({method: frame[metric] for method, frame in spreads.items()}).T
-        order = list(next(iter(means.values())).index)
-        mean, spread = mean[order], spread[order]
-        tables.append(Table(name, higher, mean, spread, ranks(mean, higher), len(results.seeds)))
+    for key, (_, higher) in METRICS.items():
+        mean, spread = (
+            pd.DataFrame({method: of(method)[key] for method in results.methods}).T.rename(
+                columns=GROUP_NAMES
+            )
+            for of in (results.table, results.spread)
+        )
+        text = mean.apply(lambda column: column.map("{:.2f}".format))
+        if len(results.seeds) > 1:
+            text += spread.apply(lambda column: column.map(" ± {:.2f}".format))
+        tables.append(Table(key, mean, spread, text, ranks(mean, higher)))
     return tables
 
 
@@ -90,65 +97,46 @@ def to_markdown(tables: Sequence[Table]) -> str:
     """GitHub-flavoured Markdown: best in bold, second best in italics."""
     parts = []
     for table in tables:
-        columns = [str(column) for column in table.mean.columns]
+        marked = _marked(table, "markdown", "**{}**", "*{}*")
         lines = [
-            f"### {table.metric}, % ({_direction(table)})",
+            f"### {table.metric}, % ({table.direction})",
             "",
-            "| method | " + " | ".join(harmless(column, "markdown") for column in columns) + " |",
-            "|---|" + "---:|" * len(columns),
+            "| method | " + " | ".join(marked.columns) + " |",
+            "|---|" + "---:|" * len(marked.columns),
+            *(f"| {method} | " + " | ".join(cells) + " |" for method, *cells in marked.itertuples()),
         ]
-        for method in map(str, table.mean.index):
-            cells = [_marked(table, method, column, ("**", "**"), ("*", "*")) for column in columns]
-            lines.append(f"| {harmless(method, 'markdown')} | " + " | ".join(cells) + " |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
 
 def to_latex(tables: Sequence[Table]) -> str:
     r"""LaTeX tabulars in a ``table`` each (booktabs): best ``\textbf``, second best ``\underline``."""
-    parts = []
+    parts = ["% needs \\usepackage{booktabs}"]
     for table in tables:
-        columns = [str(column) for column in table.mean.columns]
-        lines = [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{harmless(table.metric, 'latex')}, \% ({_direction(table)}). "
-            "Best in bold, second best underlined.}",
-            r"\begin{tabular}{l" + "r" * len(columns) + "}",
-            r"\toprule",
-            "Method & " + " & ".join(harmless(column, "latex") for column in columns) + r" \\",
-            r"\midrule",
-        ]
-        for method in map(str, table.mean.index):
-            cells = [
-                _marked(table, method, column, (r"\textbf{", "}"), (r"\underline{", "}"))
-                for column in columns
-            ]
-            row = f"{harmless(method, 'latex')} & " + " & ".join(cells) + r" \\"
-            lines.append(row.replace("±", r"$\pm$"))
-        parts.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]))
-    return "% needs \\usepackage{booktabs}\n" + "\n\n".join(parts) + "\n"
+        marked = _marked(table, "latex", r"\textbf{{{}}}", r"\underline{{{}}}")
+        caption = f"{harmless(table.metric, 'latex')}, \\% ({table.direction}). "
+        parts.append(
+            marked.rename_axis(columns="Method").to_latex(
+                caption=caption + "Best in bold, second best underlined.",
+                column_format="l" + "r" * len(marked.columns),
+                escape=False,
+                position="tbp",
+            )
+        )
+    return "\n".join(parts).replace("±", r"$\pm$")
 
 
 def to_long(tables: Sequence[Table]) -> pd.DataFrame:
     """One row per metric, method and column: mean, deviation, rank."""
     import pandas as pd
 
-    return pd.DataFrame(
-        [
-            {
-                "metric": table.metric,
-                "method": method,
-                "column": column,
-                "mean": table.mean.loc[method, column],
-                "std": table.spread.loc[method, column],
-                "rank": table.rank.loc[method, column],
-            }
-            for table in tables
-            for method in table.mean.index
-            for column in table.mean.columns
-        ]
-    )
+    parts = {
+        table.metric: pd.concat(
+            {"mean": table.mean.stack(), "std": table.spread.stack(), "rank": table.rank.stack()}, axis=1
+        )
+        for table in tables
+    }
+    return pd.concat(parts, names=["metric", "method", "column"]).reset_index()
 
 
 def filled_negatives(record: RunRecord, method: str, dataset: str) -> pd.DataFrame:
@@ -159,32 +147,25 @@ def filled_negatives(record: RunRecord, method: str, dataset: str) -> pd.DataFra
     """
     import pandas as pd
 
-    stream = record.stream_of(method, dataset)
+    stream, n_classes = record.first(method, dataset), record.results.about.n_classes
     if stream.counts is None or stream.ood_counts is None:
         return pd.DataFrame(columns=["row", "name", "images", "of_ood"])
-    counts, oods = stream.counts, stream.ood_counts
-    rows = [row for row in range(record.n_classes, len(counts)) if counts[row]]
+    rows = n_classes + stream.counts[n_classes:].nonzero()[0]
     frame = pd.DataFrame(
         {
             "row": rows,
-            "name": [record.row_name(row) for row in rows],
-            "images": [int(counts[row]) for row in rows],
-            "of_ood": [int(oods[row]) for row in rows],
+            "name": [record.row_name(row) for row in rows.tolist()],
+            "images": stream.counts[rows],
+            "of_ood": stream.ood_counts[rows],
         }
     )
     return frame.sort_values(["images", "of_ood"], ascending=False, kind="stable", ignore_index=True)
 
 
-def _direction(table: Table) -> str:
-    return "higher is better" if table.higher_is_better else "lower is better"
-
-
-def _marked(
-    table: Table, method: str, column: str, best: tuple[str, str], second: tuple[str, str]
-) -> str:
-    before, after = {1: best, 2: second}.get(table.place(method, column), ("", ""))
-    return f"{before}{table.cell(method, column)}{after}"
-
-
-def _number(frame: pd.DataFrame, row: str, column: str) -> float:
-    return float(frame.at[row, column])  # type: ignore[arg-type]
+def _marked(table: Table, place: str, best: str, second: str) -> pd.DataFrame:
+    """The printed cells and harmless names, the best and second best as these formats say."""
+    marked = table.text.mask(table.rank == 1, table.text.apply(lambda cells: cells.map(best.format)))
+    marked = marked.mask(table.rank == 2, table.text.apply(lambda cells: cells.map(second.format)))
+    return marked.rename(
+        index=lambda name: harmless(name, place), columns=lambda name: harmless(name, place)
+    )

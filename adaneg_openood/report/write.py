@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from adaneg_openood.evaluation.drawing import require_matplotlib, save_figure
 from adaneg_openood.io.files import atomic_path
-from adaneg_openood.io.names import harmless_table
+from adaneg_openood.io.names import harmless, harmless_table
 from adaneg_openood.report.certainty import certainty_table
-from adaneg_openood.report.figures import distinct_banks, run_pictures
+from adaneg_openood.report.figures import run_pictures
 from adaneg_openood.report.image_table import image_table
 from adaneg_openood.report.page import page
 from adaneg_openood.report.record import RunRecord
@@ -49,29 +49,32 @@ def write_report(
     require_matplotlib()
     target = Path(out)
     folder = folder_of(target, files)
-    tables = run_tables(record.results)
-    pictures = list(run_pictures(record))
+    tables, images, pictures = (
+        run_tables(record.results),
+        image_table(record),
+        list(run_pictures(record)),
+    )
     bootstrap = None if resamples is None else record.results.bootstrap(resamples)
     certainty = None if bootstrap is None else certainty_table(bootstrap)
-    images = image_table(record)
     texts = {
-        folder / "tables.csv": _csv(to_long(tables)),
-        folder / "tables.md": to_markdown(tables),
-        folder / "tables.tex": to_latex(tables),
-        folder / "runs.csv": _csv(record.results.records),
-        folder / "images.csv": _csv(images),
-        folder / "negatives.csv": _negatives(record),
-        **({} if certainty is None else {folder / "certainty.csv": _csv(certainty)}),
-        target: page(record, tables, pictures, title, bootstrap, certainty, images),
+        "tables.csv": _csv(to_long(tables)),
+        "tables.md": to_markdown(tables),
+        "tables.tex": to_latex(tables),
+        "runs.csv": _csv(record.results.records),
+        "images.csv": _csv(images),
+        "negatives.csv": _csv(_negatives(record)),
+        **({} if certainty is None else {"certainty.csv": _csv(certainty)}),
     }
-    for picture in pictures:
-        save_figure(picture.figure, folder / f"{picture.name}.png")
+    html = page(record, tables, pictures, title, bootstrap, certainty, images)
+    drawn = [folder / f"{picture.name}.png" for picture in pictures]
+    for picture, path in zip(pictures, drawn):
+        save_figure(picture.figure, path)
     # the page last: where it is, everything is
-    for path, text in texts.items():
+    written = {**{folder / name: text for name, text in texts.items()}, target: html}
+    for path, text in written.items():
         with atomic_path(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    names = [folder / f"{picture.name}.png" for picture in pictures]
-    return [target, *(path for path in texts if path != target), *names]
+    return [target, *(folder / name for name in texts), *drawn]
 
 
 def folder_of(page: Path, files: str | os.PathLike[str] | None = None) -> Path:
@@ -86,17 +89,18 @@ def folder_of(page: Path, files: str | os.PathLike[str] | None = None) -> Path:
 
 
 def _csv(frame: pd.DataFrame) -> str:
-    return str(harmless_table(frame).to_csv(index=False))
+    safe = harmless_table(frame).rename(columns=lambda name: harmless(name, "csv"))
+    return str(safe.to_csv(index=False))
 
 
-def _negatives(record: RunRecord) -> str:
+def _negatives(record: RunRecord) -> pd.DataFrame:
+    """The filled negative rows of every bank."""
     import pandas as pd
 
+    columns = ["methods", "dataset", "row", "name", "images", "of_ood"]
     parts = [
         filled_negatives(record, names[0], dataset).assign(methods=", ".join(names), dataset=dataset)
-        for dataset in record.sets
-        for names, _ in distinct_banks(record, dataset)
+        for dataset in record.results.splits
+        for names, _ in record.banks(dataset)
     ]
-    columns = ["methods", "dataset", "row", "name", "images", "of_ood"]
-    frame = pd.concat(parts) if parts else pd.DataFrame(columns=columns)
-    return _csv(frame[columns])
+    return pd.concat(parts)[columns] if parts else pd.DataFrame(columns=columns)
