@@ -14,13 +14,10 @@ import pytest
 
 pytest.importorskip("fcntl", reason="the browser is driven through pipes, which Windows has not")
 from chromium import Browser, installed
+from page_text import page_text
 
 from adaneg_openood.evaluation import FeatureSet
 from adaneg_openood.report import collect
-from adaneg_openood.report.certainty import certainty_table
-from adaneg_openood.report.image_table import image_table
-from adaneg_openood.report.page import page as page_of
-from adaneg_openood.report.tables import run_tables
 
 pytestmark = pytest.mark.skipif(
     installed() is None, reason="no Chromium: apt-get install chromium, or Google Chrome"
@@ -41,11 +38,8 @@ def wide(small: FeatureSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     sets = {f"set {number} with a rather long name": part for number in range(7)}
     far = {"<img src=x>\u202etxt": part, "$x_$": part, **sets}
     record = collect(replace(small, near={}, far=far), seeds=(0, 1), batch_size=64)
-    bootstrap = record.results.bootstrap(10)
-    tables, table = run_tables(record.results), image_table(record)
-    text = page_of(record, tables, [], "Wide", bootstrap, certainty_table(bootstrap), table)
     out = tmp_path_factory.mktemp("wide") / "wide.html"
-    out.write_text(text, encoding="utf-8")
+    out.write_text(page_text(record, resamples=10), encoding="utf-8")
     return out
 
 

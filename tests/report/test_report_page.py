@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from page_text import page_text
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -29,8 +30,9 @@ from adaneg_openood.evaluation import (
     save_features,
 )
 from adaneg_openood.report import RunRecord, collect, load_record, save_record, write_report
-from adaneg_openood.report.certainty import surely_best
+from adaneg_openood.report.certainty import certainty_table, surely_best
 from adaneg_openood.report.curves import fpr_over_stream, roc, threshold_fpr95
+from adaneg_openood.report.figures import run_pictures, score_histograms
 from adaneg_openood.report.sources import benchmark_record
 from adaneg_openood.report.tables import filled_negatives, ranks, run_tables, to_latex, to_markdown
 
@@ -218,22 +220,30 @@ def test_the_page_holds_the_numbers_the_names_and_the_provenance(page: Path, rec
     assert record.results.about.data["far/textures"]["sha256"] in text
 
 
-def test_intervals_and_tests_equal_those_of_evaluate(
-    small: FeatureSet, record: RunRecord, tmp_path: Path
-) -> None:
-    write_report(record, tmp_path / "report.html", resamples=20)
+def test_intervals_and_tests_equal_those_of_evaluate(record: RunRecord) -> None:
     expected = record.results.bootstrap(20)
-    frame = pd.read_csv(tmp_path / "report" / "certainty.csv").set_index(["metric", "column", "method"])
+    frame = certainty_table(expected).set_index(["metric", "column", "method"])
     row = frame.loc[("AUROC", "far (mean)", "AdaNeg (task)")]
     interval = expected.intervals("AdaNeg (task)", "farood")["AUROC"]
     assert tuple(row[["value", "low", "high"]]) == pytest.approx(tuple(interval))
     test = expected.differences("AdaNeg (task)", "NegLabel", "farood")["AUROC"]
     assert (row["difference"], row["p_value"]) == pytest.approx((test.value, test.p_value))
-    text = (tmp_path / "report.html").read_text("utf-8")
+    text = page_text(record, resamples=20)
     assert f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}]" in text
+    table = {name: record.results.table(name).loc["farood", "AUROC"] for name in record.results.methods}
+    best = max(table, key=lambda name: table[name])
+    interval = expected.intervals(best, "farood")["AUROC"]
+    test = expected.differences(best, "NegLabel", "farood")["AUROC"]
+    said = f"Of MCM, NegLabel, AdaNeg (task) and AdaNeg (sample), {best} has the highest AUROC"
+    said += f" on the far OOD set (textures), {interval.value:.2f} %"
+    said += f" (95 % interval {interval.low:.2f} to {interval.high:.2f}); its difference to NegLabel is"
+    said += f" {test.value:+.2f} points (95 % interval {test.low:+.2f} to {test.high:+.2f})"
+    assert said in text
 
 
-def test_only_a_paired_test_shades(record: RunRecord) -> None:
+def test_only_a_paired_test_shades(small: FeatureSet) -> None:
+    chosen = {name: standard_detectors(small)[name] for name in ("MCM", "NegLabel")}
+    record = collect(small, chosen, seeds=(0,))
     bootstrap = record.results.bootstrap(60)
     table = next(table for table in run_tables(record.results) if table.metric == "AUROC")
     for column, row in (("far (mean)", "farood"), ("tools", "tools")):
@@ -243,14 +253,69 @@ def test_only_a_paired_test_shades(record: RunRecord) -> None:
     assert surely_best(table, "tools", None) is None
     accuracy = next(table for table in run_tables(record.results) if table.metric == "ID accuracy")
     assert surely_best(accuracy, "tools", bootstrap) is None
+    sure = [
+        surely_best(table, column, bootstrap) is not None
+        for table in run_tables(record.results)
+        for column in table.mean.columns
+    ]
+    text = page_text(record, resamples=60)
+    assert text.count('class="best sure"') == sum(sure) > 0 and not all(sure)
+    assert " sure" not in page_text(record).partition("</style>")[2]
 
 
-def test_warnings_stand_above_the_tables(small: FeatureSet, tmp_path: Path) -> None:
+def test_the_threshold_and_what_it_lets_through(record: RunRecord) -> None:
+    text, names = page_text(record), record.results.about.names
+    assert names is not None
+    for dataset in record.results.splits:
+        stream = record.first("NegLabel", dataset)
+        cut = float(np.sort(stream.conf[50:])[5])  # 5 of 100 ID images lie below
+        passed = stream.pred[:50][stream.conf[:50] >= cut].tolist()
+        most = max(passed.count(label) for label in passed)
+        row = re.search(
+            f"NegLabel</th><td>{cut:.4f}</td><td>95.0 %</td><td>{len(passed)} "
+            rf'\({2 * len(passed):.1f} %\)</td><td class="long">([^<]*)<',
+            text,
+        )
+        assert row is not None
+        first, n = re.match(r"(.*?) \((\d+)\)", row.group(1)).groups()  # type: ignore[union-attr]
+        assert int(n) == most == passed.count(names.index(first))
+
+
+def test_the_classes_most_confused(record: RunRecord) -> None:
+    stream = record.first(record.judge, "tools")
+    pairs = list(zip(stream.label[50:].tolist(), stream.pred[50:].tolist()))
+    wrong = {pair: pairs.count(pair) for pair in pairs if pair[0] != pair[1]}
+    names = record.results.about.names
+    assert names is not None
+    text = page_text(record).partition('id="confused"')[2]
+    label, pred, n, of = re.search(
+        r'"text">([^<]*)</th><td class="text">([^<]*)</td><td>(\d+)</td><td>(\d+)</td>', text
+    ).groups()  # type: ignore[union-attr]
+    pair = names.index(label), names.index(pred)
+    assert wrong[pair] == int(n) == max(wrong.values())
+    assert int(of) == (stream.label == pair[0]).sum()
+
+
+def test_negative_labels_are_a_third_histogram(record: RunRecord) -> None:
+    figure = score_histograms(record, "textures")
+    drawn = {}
+    for panel, method in zip(figure.axes, record.results.methods):
+        handles, labels = panel.get_legend_handles_labels()
+        drawn[method] = dict(zip(labels, handles))
+    assert "negative labels" not in drawn["MCM"] and len(drawn["MCM"]) == 2
+    for method in ("NegLabel", "AdaNeg (task)", "AdaNeg (sample)"):
+        stairs = drawn[method]["negative labels"].get_data()
+        expected = np.histogram(record.negative_scores[method], stairs.edges)[0]
+        # 60 labels: bins are four times as wide as those of images, and drawn a fourth as high
+        np.testing.assert_allclose(4 * stairs.values, 100 * expected / 60)
+        assert len(drawn[method]["ID images"].get_data().values) == 4 * len(stairs.values)
+
+
+def test_warnings_stand_above_the_tables(small: FeatureSet) -> None:
     """One batch per stream: a spread over orders that says nothing."""
     record = collect(small, seeds=(0, 1), batch_size=256)
     assert any("one batch" in warning for warning in record.results.warnings)
-    write_report(record, tmp_path / "report.html", resamples=None)
-    text = (tmp_path / "report.html").read_text("utf-8")
+    text = page_text(record)
     assert 0 < text.index("are one batch of at most 256") < text.index('id="tables"')
 
 
@@ -285,9 +350,8 @@ def test_every_table_and_picture_is_a_file_too(page: Path, record: RunRecord) ->
     assert (folder / "tables.md").is_file() and (folder / "tables.tex").is_file()
 
 
-def test_the_same_record_gives_the_same_page(record: RunRecord, page: Path, tmp_path: Path) -> None:
-    write_report(record, tmp_path / "again.html", title="A <run> & more")
-    assert (tmp_path / "again.html").read_bytes() == page.read_bytes()
+def test_the_same_record_gives_the_same_page(record: RunRecord, page: Path) -> None:
+    assert page_text(record, 200, run_pictures(record), "A <run> & more") == page.read_text("utf-8")
 
 
 def test_without_matplotlib_the_command_is_named(
