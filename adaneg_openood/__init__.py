@@ -11,7 +11,7 @@ __all__ = ["MCM", "AdaNeg", "AdaNegConfig", "FeatureBank", "NegLabel", "Scores",
 __all__ += [name for name in _detectors.CLASSES if name not in __all__]
 
 
-globals().update(_detectors.CLASSES)  # methods that are found, see detectors.registry
+globals().update(_detectors.CLASSES)  # methods that are found, see detectors.DETECTORS
 
 if TYPE_CHECKING:
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from adaneg_openood.detectors.adagap import RunningIdShare, shared_thresholds, thresholds
 from adaneg_openood.detectors.bank import FeatureBank, sums_agree
-from adaneg_openood.detectors.base import Scores
-from adaneg_openood.detectors.config import AdaNegConfig
-from adaneg_openood.detectors.diagnosis import ConfidentImages, Diagnosis, diagnose
+from adaneg_openood.detectors.base import DetectorInfo, Diagnosis, Scores
+from adaneg_openood.detectors.confident import (
+    ConfidentImages,
+    RunningIdShare,
+    diagnose,
+    shared_thresholds,
+    thresholds,
+)
 from adaneg_openood.detectors.fixed_bank import FixedBank, fits_in_memory
-from adaneg_openood.detectors.grouped import GroupedDetector, TextLogits
-from adaneg_openood.detectors.info import DetectorInfo
+from adaneg_openood.detectors.neglabel import GroupedDetector, TextLogits
 from adaneg_openood.detectors.proxies import sample_adaptive_cosines, task_adaptive_cosines
 from adaneg_openood.detectors.scoring import (
     GroupedLogits,
@@ -28,7 +32,74 @@ from adaneg_openood.detectors.scoring import (
     replaced_logits,
     summed_id_probabilities,
 )
-from adaneg_openood.io.checks import check_choice
+from adaneg_openood.io.checks import check_choice, check_flag, check_int, check_number
+
+_CHOICES = {
+    "proxy": ("task", "sample"),
+    "score": ("combine", "adaptive", "neglabel", "multiply"),
+    "replacement": ("entropy", "first"),
+}
+
+
+@dataclass(frozen=True)
+class AdaNegConfig:
+    """Settings of :class:`~adaneg_openood.AdaNeg`, by default those published for ImageNet.
+
+    Args:
+        gamma: centre of the confidence thresholds, in [0, 1].
+        gap: half-open gap around it, in [0, 1]; images inside it are not cached.
+        memory_length: L, at least 1. Slot 0 is the text feature, so a row caches L - 1 images.
+        lam: lambda, weight of the NegLabel score in ``combine`` and of the proxy probabilities in the
+            ID prediction; finite, at least 0.
+        beta: sharpness of sample-adaptive weights; finite, at least 0.
+        groups: G, groups of negatives, at least 1.
+        permute: group the negatives in a fixed random order, not the given one.
+        proxy: ``"task"`` or ``"sample"``.
+        score: ``"combine"`` (S_ada + lambda S_nl), ``"adaptive"``, ``"neglabel"`` or ``"multiply"``.
+        replacement: ``"entropy"`` (as described) or ``"first"`` (what the released code does in half
+            precision, and so what the published numbers come from).
+        adagap: thresholds follow the running share of ID images.
+
+    Raises:
+        ValueError, TypeError: a setting is not allowed; the message names it, its value and what is.
+    """
+
+    gamma: float = 0.5
+    gap: float = 0.5
+    memory_length: int = 10
+    lam: float = 0.1
+    beta: float = 5.5
+    groups: int = 5
+    permute: bool = True
+    proxy: str = "task"
+    score: str = "combine"
+    replacement: str = "entropy"
+    adagap: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("gamma", "gap"):
+            check_number(name, getattr(self, name), 0.0, 1.0)
+        for name in ("lam", "beta"):
+            check_number(name, getattr(self, name))
+        for name in ("memory_length", "groups"):
+            check_int(name, getattr(self, name))
+        for name in ("permute", "adagap"):
+            check_flag(name, getattr(self, name))
+        for name, allowed in _CHOICES.items():
+            check_choice(name, getattr(self, name), allowed)
+
+    @classmethod
+    def released(cls, **changed: Any) -> AdaNegConfig:
+        """The configuration that reproduces the released implementation's confidences.
+
+        It truncates ``beta`` to an integer (5.5 runs as 5), and its AdaGap variant fixes lambda at 1
+        when it combines scores; both happen whatever value is passed, as they do there.
+        """
+        config = cls(**changed)
+        changed["beta"] = int(config.beta)
+        if config.adagap and config.score == "combine":
+            changed["lam"] = 1.0
+        return cls(**changed)
 
 
 class AdaNeg(GroupedDetector):
@@ -85,7 +156,7 @@ class AdaNeg(GroupedDetector):
         *,
         bank: str = "auto",
     ) -> None:
-        config = AdaNegConfig() if config is None else config
+        config = config or AdaNegConfig()
         super().__init__(text_features, n_id, config.groups, config.permute, logit_scale)
         self.config = config
         check_choice("bank", bank, ("auto", "pooled", "fixed"))
@@ -95,23 +166,21 @@ class AdaNeg(GroupedDetector):
         for part in (self.id_share, self.confident):
             part.to(self.text_features.device)
         self._log_odds = log_size_odds(n_id, self.n_negatives, config.groups)
-        inverse = torch.empty_like(self.negative_order)
-        inverse[self.negative_order] = torch.arange(self.n_negatives, device=inverse.device)
-        # follows from the settings: not saved
-        self.register_buffer("_inverse_order", inverse, persistent=False)
+        # the pooled bank speaks of the caller's rows: where each stands among the logits' columns
+        self.register_buffer("_columns", self._rows.argsort(), persistent=False)
         self.register_buffer("_first_equal", None, persistent=False)
         self._find_equals()
 
-    _inverse_order: Tensor
+    _columns: Tensor
     _first_equal: Tensor | None
 
     def _find_equals(self) -> None:
         text, n_id = self.text_features, self.n_id
-        columns = torch.arange(len(text), device=text.device)
-        first = columns.clone()
-        first[:n_id] = first_equals(text[:n_id], columns[:n_id])
-        first[n_id:] = first_equals(text[n_id:], self._inverse_order) + n_id
-        self._first_equal = None if torch.equal(first, columns) else first
+        of_id = first_equals(text[:n_id], self._columns[:n_id])
+        of_negatives = first_equals(text[n_id:], self._columns[n_id:] - n_id) + n_id
+        first = torch.cat([of_id, of_negatives])
+        none = torch.equal(first, torch.arange(len(text), device=text.device))
+        self._first_equal = None if none else first
 
     def _first(self, columns: Tensor) -> Tensor:
         """Of labels of one side with equal text, the caller's first: rounding may prefer any."""
@@ -127,8 +196,7 @@ class AdaNeg(GroupedDetector):
         if kind == "pooled":
             bank = FeatureBank(len(text), text.shape[1], capacity, config.replacement, grams)
             return bank.to(text.device, text.dtype)
-        columns = torch.arange(len(text), device=text.device)
-        return FixedBank(text, self._rows_of(columns), capacity, config.replacement, grams)
+        return FixedBank(text, self._rows, capacity, config.replacement, grams)
 
     def _apply(self, fn: Any, *args: Any) -> Any:
         super()._apply(fn, *args)
@@ -175,8 +243,10 @@ class AdaNeg(GroupedDetector):
         grouped = text.grouped
         s_nl = grouped.score()
         is_id, is_negative = self._confident(grouped, s_nl)
-        adapt = self._adapt_fixed if isinstance(self.bank, FixedBank) else self._adapt_pooled
-        adaptive = adapt(text, is_id, is_negative, reuse)
+        if isinstance(self.bank, FixedBank):
+            adaptive = self._adapt_fixed(text, is_id, is_negative, reuse, self.bank)
+        else:
+            adaptive = self._adapt_pooled(text, is_id, is_negative, reuse, self.bank)
         probabilities = summed_id_probabilities(grouped, adaptive, self.config.lam)
         s_nl, s_ada = s_nl.float(), adaptive.score().float()
         conf = combined(s_nl, s_ada, self.config)
@@ -194,10 +264,9 @@ class AdaNeg(GroupedDetector):
         return is_id, is_negative
 
     def _adapt_fixed(
-        self, text: TextLogits, is_id: Tensor, is_negative: Tensor, reuse: bool
+        self, text: TextLogits, is_id: Tensor, is_negative: Tensor, reuse: bool, bank: FixedBank
     ) -> GroupedLogits:
         """Cache confident images and compare with the proxies, all rows of all images at once."""
-        assert isinstance(self.bank, FixedBank)
         features, logits, grouped = text
         of_negatives = nearest_negatives(grouped.max_parts, grouped.exp_neg, self.groups) + self.n_id
         nearest = self._first(torch.where(is_id, grouped.exp_id.argmax(dim=1), of_negatives))
@@ -210,32 +279,38 @@ class AdaNeg(GroupedDetector):
             )
         else:
             entropies = torch.zeros_like(grouped.max_id)
-        columns = torch.where(is_id | is_negative, nearest, self.bank.n_rows)
-        self.bank.offer(columns, features, entropies)
+        columns = torch.where(is_id | is_negative, nearest, bank.n_rows)
+        bank.offer(columns, features, entropies)
         if self.config.proxy == "task":
-            cosines = self.bank.task_adaptive_cosines(features)
+            cosines = bank.task_adaptive_cosines(features)
         else:
-            cosines = self.bank.sample_adaptive_cosines(features, self.config.beta)
+            cosines = bank.sample_adaptive_cosines(features, self.config.beta)
         changed = cosines.to(logits.dtype).mul_(self.logit_scale)
         return grouped_logits(changed, self.n_id, self.groups, keep_negatives=False)
 
     def _adapt_pooled(
-        self, text: TextLogits, is_id: Tensor, is_negative: Tensor, reuse: bool
+        self, text: TextLogits, is_id: Tensor, is_negative: Tensor, reuse: bool, bank: FeatureBank
     ) -> GroupedLogits:
         """Cache confident images and compare with the proxies of the rows that hold any."""
-        assert isinstance(self.bank, FeatureBank)
-        self._cache(text, is_id, is_negative)
+        self._cache(text, is_id, is_negative, bank)
         features, logits, grouped = text
-        if not self.bank.n_cached or not len(features):
+        if not bank.n_cached or not len(features):
             return grouped
         if not reuse:
-            logits = logits.clone()
-            grouped = grouped._replace(exp_neg=grouped.exp_neg.clone())
-        return self._adapted(features, logits, grouped)
+            logits, grouped = logits.clone(), grouped._replace(exp_neg=grouped.exp_neg.clone())
+        columns = self._columns[bank.active_rows[: bank.n_active]]
+        if self.config.proxy == "task":
+            cosines = task_adaptive_cosines(features, bank)
+        else:
+            of_text = logits.index_select(1, columns).div_(self.logit_scale)
+            grams = bank.known_grams(lambda rows: self.text_features[self._columns[rows]])
+            order, cosines = sample_adaptive_cosines(features, of_text, grams, bank, self.config.beta)
+            columns = columns[order]
+        changed = cosines.to(logits.dtype).mul_(self.logit_scale)
+        return replaced_logits(grouped, logits[:, : self.n_id], columns, changed, self.groups)
 
-    def _cache(self, text: TextLogits, is_id: Tensor, is_negative: Tensor) -> None:
+    def _cache(self, text: TextLogits, is_id: Tensor, is_negative: Tensor, bank: FeatureBank) -> None:
         """Write confident images to the row of their nearest label, each on its own side."""
-        assert isinstance(self.bank, FeatureBank)
         grouped = text.grouped
         as_id, as_neg = is_id.nonzero().squeeze(1), is_negative.nonzero().squeeze(1)
         exp_id = grouped.exp_id.index_select(0, as_id)
@@ -250,35 +325,19 @@ class AdaNeg(GroupedDetector):
             entropies = torch.cat([id_entropy(exp_id, sum_id), of_neg])
         else:
             entropies = grouped.max_id.new_zeros(len(images))
-        self.bank.add(
-            self._rows_of(columns),
+        bank.add(
+            self._rows[columns],
             text.features.index_select(0, images),
             entropies,
             self.text_features.index_select(0, columns),
         )
-
-    def _adapted(self, features: Tensor, logits: Tensor, text: GroupedLogits) -> GroupedLogits:
-        """With proxies in place of the text features of rows that hold images."""
-        assert isinstance(self.bank, FeatureBank)
-        columns = self._columns_of(self.bank.active_rows[: self.bank.n_active])
-        if self.config.proxy == "task":
-            cosines = task_adaptive_cosines(features, self.bank)
-        else:
-            text_cosines = logits.index_select(1, columns).div_(self.logit_scale)
-            grams = self.bank.known_grams(lambda rows: self.text_features[self._columns_of(rows)])
-            order, cosines = sample_adaptive_cosines(
-                features, text_cosines, grams, self.bank, self.config.beta
-            )
-            columns = columns[order]
-        changed = cosines.to(logits.dtype).mul_(self.logit_scale)
-        return replaced_logits(text, logits[:, : self.n_id], columns, changed, self.groups)
 
     def _problem_with_parts(self, parts: Mapping[str, Mapping[str, Tensor]]) -> str | None:
         problem = super()._problem_with_parts(parts)
         if problem is not None:
             return problem
         bank, text = parts["bank"], parts[""]["text_features"]
-        expected = text[self._columns_of(bank["active_rows"].to(text.device))].float()
+        expected = text[self._columns[bank["active_rows"].to(self._columns)].to(text.device)].float()
         if not sums_agree(bank, expected):
             return "bank: sums differ from text features and cached features added up"
         return None
@@ -288,16 +347,6 @@ class AdaNeg(GroupedDetector):
         if isinstance(self.bank, FixedBank):  # its own part is loaded after this
             self.bank.memory[:-1, 0] = self.text_features
         self._find_equals()
-
-    # The pooled bank speaks of rows in the caller's order; logits stand in group order.
-
-    def _rows_of(self, columns: Tensor) -> Tensor:
-        negative = self.negative_order[(columns - self.n_id).clamp_min(0)] + self.n_id
-        return torch.where(columns < self.n_id, columns, negative)
-
-    def _columns_of(self, rows: Tensor) -> Tensor:
-        negative = self._inverse_order[(rows - self.n_id).clamp_min(0)] + self.n_id
-        return torch.where(rows < self.n_id, rows, negative)
 
 
 def combined(s_neglabel: Tensor, s_adaptive: Tensor, config: AdaNegConfig) -> Tensor:

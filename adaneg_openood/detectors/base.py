@@ -10,24 +10,20 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from adaneg_openood.detectors.graphs import GraphedStep
-from adaneg_openood.detectors.info import DetectorInfo
 from adaneg_openood.detectors.state import StateModule
 from adaneg_openood.detectors.threshold import Threshold, find_threshold
-from adaneg_openood.io.checks import check_int
-
-if TYPE_CHECKING:
-    from adaneg_openood.detectors.diagnosis import Diagnosis
+from adaneg_openood.io.checks import check_int, check_positive
+from adaneg_openood.io.names import listed
 
 logger = logging.getLogger(__name__)
 
 _UNIT_TOLERANCE = 1e-3  # a unit vector rounded to bfloat16 stays within this
-_NAMED = 8  # bad rows an error lists
 _GIVEN = ("self", "text_features", "n_id", "logit_scale")  # what is no setting
 
 
@@ -48,14 +44,67 @@ class Scores:
     s_adaptive: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class DetectorInfo:
+    """Facts about a method, from which tables, choices and documentation are made.
+
+    Attributes:
+        name: as settings name it, such as ``"adaneg"``: OpenOOD's ``postprocessor_name``, and
+            ``detector:`` in YAML.
+        title: as tables show it, such as ``"AdaNeg"``.
+        idea: the method in one line.
+        paper: authors and title.
+        link: where the paper is.
+        published_in: such as ``"NeurIPS 2024"``; empty if it is not published.
+        month: ``"YYYY-MM"`` of that; tables list methods in this order.
+        needs_negatives: whether text features must hold negative labels.
+        keeps_state: whether scores depend on the images seen before.
+        batch_matters: whether scores depend on how a stream is cut into batches.
+        inputs: what it is given.
+        state: what it keeps, in numbers of values.
+        cost: operations per image, C ID labels and M negatives of width D.
+        published: published numbers, each with its convention of FPR95.
+        choose_when: when to take it.
+    """
+
+    name: str
+    title: str
+    idea: str
+    paper: str
+    link: str
+    published_in: str
+    month: str
+    needs_negatives: bool
+    keeps_state: bool
+    batch_matters: bool
+    inputs: str
+    state: str
+    cost: str
+    published: str
+    choose_when: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The state of a detector after a stream; each method adds what it has to tell.
+
+    Attributes:
+        images: scored since the last reset.
+        warnings: kind -> where the method is used outside of where it helps, and what to do.
+    """
+
+    images: int
+    warnings: Mapping[str, str]
+
+
 class TextDetector(StateModule):
     """A detector that compares image features with text features.
 
     A method is a subclass with a record of facts, ``info``, and a :meth:`_score`. Its settings are its
     constructor's positional parameters behind ``text_features``, ``n_id`` and ``logit_scale``, each
-    kept in an attribute of the same name; a parameter ``config`` stands for the fields of
-    ``config_class``. Keyword-only parameters are further inputs and no settings. What it remembers is
-    declared with :meth:`~StateModule.add_state`.
+    kept in an attribute of the same name; or one parameter ``config``, a dataclass ``config_class``,
+    whose fields are the settings. Keyword-only parameters are further inputs and no settings. What it
+    remembers is declared with :meth:`~StateModule.add_state`.
 
     One detector may be used by several threads: calls wait for one another.
     """
@@ -68,7 +117,9 @@ class TextDetector(StateModule):
     text_features: Tensor
     _bad_rows: Tensor
 
-    def __init__(self, text_features: Tensor, n_id: int) -> None:
+    config: Any  # where there is a config_class
+
+    def __init__(self, text_features: Tensor, n_id: int, logit_scale: float = 1.0) -> None:
         super().__init__()
         self._lock = threading.RLock()
         self._graphed = GraphedStep(self._step)
@@ -82,7 +133,12 @@ class TextDetector(StateModule):
             raise ValueError("text_features has width 0")
         if len(text_features) < n_id:
             raise ValueError(f"n_id is {n_id}, but text_features has {len(text_features)} rows only")
-        self.n_id = n_id
+        if self.info.needs_negatives and len(text_features) == n_id:
+            raise ValueError(
+                f"n_id is {n_id} and text_features has {len(text_features)} rows: no negative label left"
+            )
+        check_positive("logit_scale", logit_scale)
+        self.n_id, self.logit_scale = n_id, float(logit_scale)
         self._said_normalised = False
         self.register_buffer("text_features", self._unit(text_features.detach(), "text_features"))
         none = torch.zeros((), dtype=torch.long, device=self.text_features.device)
@@ -177,33 +233,22 @@ class TextDetector(StateModule):
     @classmethod
     def default_settings(cls) -> dict[str, Any]:
         """Every setting of this method with its default, as JSON values."""
-        found: dict[str, Any] = {}
-        for name in cls._setting_names():
-            if name == "config":
-                assert cls.config_class is not None
-                found.update({f.name: f.default for f in dataclasses.fields(cls.config_class)})
-            else:
-                found[name] = inspect.signature(cls).parameters[name].default
-        return found
+        if cls.config_class is not None:
+            return dataclasses.asdict(cls.config_class())
+        parameters = inspect.signature(cls).parameters.values()
+        settings = [p for p in parameters if p.kind is not p.KEYWORD_ONLY and p.name not in _GIVEN]
+        return {parameter.name: parameter.default for parameter in settings}
 
     def settings(self) -> dict[str, Any]:
         """The settings this detector was made with; ``make_detector`` takes them again."""
-        found: dict[str, Any] = {}
-        for name in self._setting_names():
-            value = getattr(self, name)
-            found.update(dataclasses.asdict(value) if name == "config" else {name: value})
-        return found
+        source = self if self.config_class is None else self.config
+        return {name: getattr(source, name) for name in self.default_settings()}
 
     @classmethod
     def input_names(cls) -> list[str]:
         """Names of the inputs it takes besides text features, such as ``noise_features``."""
         parameters = inspect.signature(cls).parameters.values()
         return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-
-    @classmethod
-    def _setting_names(cls) -> list[str]:
-        parameters = inspect.signature(cls).parameters.values()
-        return [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY and p.name not in _GIVEN]
 
     # Saving, loading and copying, each as one step among those of other threads.
 
@@ -225,7 +270,7 @@ class TextDetector(StateModule):
                 prefix, _, name = key.rpartition(".")
                 parts.setdefault(prefix, {})[name] = value
             problem = self._problem_with_parts(parts)
-            if problem is not None:
+            if problem:
                 raise RuntimeError(f"{type(self).__name__}: state not loaded; {problem}")
             return super().load_state_dict(state_dict)
 
@@ -244,12 +289,12 @@ class TextDetector(StateModule):
 
     def _unfit(self, state: Mapping[str, Tensor]) -> str | None:
         problem = super()._unfit(state)
-        if problem is None:
-            saved, own = state["text_features"].float(), self.text_features.float()
-            off = torch.linalg.vector_norm(saved.to(own.device) - own, dim=1)
-            if bool((off > 10 * _UNIT_TOLERANCE).any()):
-                problem = "text_features differ: it is of a detector with other labels"
-        return problem
+        if problem is not None:
+            return problem
+        saved, own = state["text_features"].float(), self.text_features.float()
+        off = torch.linalg.vector_norm(saved.to(own.device) - own, dim=1)
+        other = bool((off > 10 * _UNIT_TOLERANCE).any())
+        return "text_features differ: it is of a detector with other labels" if other else None
 
     def __getstate__(self) -> dict[str, Any]:
         with self._exactly():
@@ -307,8 +352,7 @@ class TextDetector(StateModule):
         for bad, said in ((~torch.isfinite(largest), "NaN or infinite"), (largest == 0, "all-zero")):
             rows = bad.nonzero().squeeze(1).tolist()
             if rows:
-                listed = ", ".join(map(str, rows[:_NAMED])) + (", ..." if len(rows) > _NAMED else "")
-                raise ValueError(f"{what}: {said} values in {len(rows)} row(s): {listed}")
+                raise ValueError(f"{what}: {said} values in {len(rows)} row(s): {listed(rows)}")
         if not self._said_normalised:
             logger.warning("%s are not unit length; normalising them (said once)", what)
             self._said_normalised = True

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from adaneg_openood.detectors.base import Scores, TextDetector
-from adaneg_openood.detectors.info import DetectorInfo
+from adaneg_openood.detectors.base import DetectorInfo, Scores, TextDetector
 from adaneg_openood.io.checks import check_positive
 
 
@@ -40,17 +39,13 @@ class MCM(TextDetector):
         choose_when="No negative labels are at hand.",
     )
 
-    stands_bad_rows = True
+    stands_bad_rows = fixed_shape = True
 
     def __init__(self, text_features: Tensor, n_id: int, tau: float = 1.0) -> None:
         check_positive("tau", tau)
         super().__init__(text_features, n_id)
         self.text_features = self.text_features[:n_id].clone()
         self.tau = float(tau)
-
-    @property
-    def fixed_shape(self) -> bool:
-        return True
 
     def _score(self, features: Tensor) -> Scores:
         """``pred`` is the zero-shot class."""

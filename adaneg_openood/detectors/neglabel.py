@@ -1,12 +1,96 @@
-"""NegLabel, the training-free baseline that AdaNeg builds on."""
+"""NegLabel, the training-free baseline, and what all detectors with negative labels share with it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
 from torch import Tensor
 
-from adaneg_openood.detectors.base import Scores
-from adaneg_openood.detectors.grouped import GroupedDetector
-from adaneg_openood.detectors.info import DetectorInfo
+from adaneg_openood.detectors.base import DetectorInfo, Scores, TextDetector
+from adaneg_openood.detectors.scoring import GroupedLogits, group_order, grouped_logits
+from adaneg_openood.io.checks import check_flag, check_int
+
+
+class TextLogits(NamedTuple):
+    """A batch compared with the labels' text: the part of a score that no stream changes.
+
+    Attributes:
+        features: (B, D) of unit length.
+        logits: (B, C + M), negatives in group order.
+        grouped: their exponentials and log-sum-exps.
+    """
+
+    features: Tensor
+    logits: Tensor
+    grouped: GroupedLogits
+
+
+class GroupedDetector(TextDetector):
+    """A detector with negative labels, held in group order: ID rows, the groups, what no group takes."""
+
+    negative_order: Tensor
+    _rows: Tensor
+
+    def __init__(
+        self, text_features: Tensor, n_id: int, groups: int, permute: bool, logit_scale: float
+    ) -> None:
+        super().__init__(text_features, n_id, logit_scale)
+        self.n_negatives = len(text_features) - n_id
+        check_int("groups", groups)
+        check_flag("permute", permute)
+        if self.n_negatives < groups:
+            raise ValueError(f"{self.n_negatives} negative label(s) cannot form {groups} groups")
+        self.groups, self.permute = groups, permute
+        order = group_order(self.n_negatives, groups, permute).to(text_features.device)
+        self.register_buffer("negative_order", order)
+        # which of the caller's rows stands at each column of the logits; follows from the order
+        rows = torch.cat([torch.arange(n_id, device=order.device), order + n_id])
+        self.register_buffer("_rows", rows, persistent=False)
+        self.text_features = self.text_features[rows]
+
+    def compare_text(self, features: Tensor) -> TextLogits:
+        """Compare (B, D) image features with the labels' text; changes nothing.
+
+        Detectors with the same text features, dtype, ``groups``, ``permute`` and ``logit_scale`` compare
+        alike, so one comparison serves all of them: see ``AdaNeg.score``.
+
+        Raises:
+            ValueError, TypeError: wrong width, or rows that are zero, NaN or infinite.
+        """
+        with self._exactly():
+            return self._compare(self._checked(features))
+
+    def nearest_negatives(self, features: Tensor, k: int = 3) -> tuple[Tensor, Tensor]:
+        """The k negative labels whose text is nearest to each image.
+
+        Returns:
+            (B, k) int64 rows of the caller's text features, nearest first, and their (B, k) cosines.
+        """
+        with self._exactly():
+            cosines = self._checked(features) @ self.text_features[self.n_id :].T
+            top = cosines.topk(min(k, self.n_negatives), dim=1)
+            return self._rows[self.n_id :][top.indices], top.values.float()
+
+    def _compare(self, features: Tensor, keep_negatives: bool = True) -> TextLogits:
+        """Of (B, D) features of unit length; see :func:`grouped_logits`."""
+        logits = self._logits(features)
+        grouped = grouped_logits(logits, self.n_id, self.groups, keep_negatives)
+        return TextLogits(features, logits, grouped)
+
+    def _logits(self, features: Tensor) -> Tensor:
+        """(B, C + M) at least float32, negatives in group order."""
+        if features.dtype in (torch.float16, torch.bfloat16):
+            return (features @ self.text_features.T).float().mul_(self.logit_scale)
+        return (features * self.logit_scale) @ self.text_features.T
+
+    def _unfit(self, state: Mapping[str, Tensor]) -> str | None:
+        own, saved = self.negative_order, state["negative_order"]
+        problem = super()._unfit(state)
+        if problem is None and not torch.equal(saved.to(own), own):
+            problem = "negative_order differs: it is of a detector with other groups, permute or labels"
+        return problem
 
 
 class NegLabel(GroupedDetector):
@@ -41,7 +125,7 @@ class NegLabel(GroupedDetector):
         choose_when="Images come one by one, or must not influence one another.",
     )
 
-    stands_bad_rows = True
+    stands_bad_rows = fixed_shape = True
 
     def __init__(
         self,
@@ -52,10 +136,6 @@ class NegLabel(GroupedDetector):
         logit_scale: float = 100.0,
     ) -> None:
         super().__init__(text_features, n_id, groups, permute, logit_scale)
-
-    @property
-    def fixed_shape(self) -> bool:
-        return True
 
     def _score(self, features: Tensor) -> Scores:
         """``pred`` is the zero-shot class."""

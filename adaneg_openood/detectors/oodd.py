@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaneg_openood.detectors.base import Scores
-from adaneg_openood.detectors.grouped import GroupedDetector
-from adaneg_openood.detectors.info import DetectorInfo
+from adaneg_openood.detectors.base import DetectorInfo, Scores
+from adaneg_openood.detectors.neglabel import GroupedDetector
 from adaneg_openood.detectors.state import StateModule
 from adaneg_openood.io.checks import check_int
 

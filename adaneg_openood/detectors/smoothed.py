@@ -10,10 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from adaneg_openood.detectors.base import Scores
-from adaneg_openood.detectors.diagnosis import Diagnosis
-from adaneg_openood.detectors.grouped import GroupedDetector
-from adaneg_openood.detectors.info import DetectorInfo
+from adaneg_openood.detectors.base import DetectorInfo, Diagnosis, Scores
+from adaneg_openood.detectors.neglabel import GroupedDetector
 from adaneg_openood.detectors.otsu import exact_split
 from adaneg_openood.detectors.scoring import GroupedLogits, log_size_odds
 from adaneg_openood.detectors.state import ring_slots, widest_float
@@ -222,11 +220,7 @@ class SmoothedNegLabel(GroupedDetector):
         self.add_state("seen", zero.long())
         self.add_state("heard", zero.expand(len(Witnesses._fields)), keep_float32=True)
 
-    stands_bad_rows = True
-
-    @property
-    def fixed_shape(self) -> bool:
-        return True
+    stands_bad_rows = fixed_shape = True
 
     @property
     def gate(self) -> Tensor:

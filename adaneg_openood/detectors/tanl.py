@@ -18,11 +18,10 @@ from adaneg_openood.detectors.activations import (
     prefix_score,
     prefix_weights,
 )
-from adaneg_openood.detectors.base import Scores, TextDetector
-from adaneg_openood.detectors.info import DetectorInfo
+from adaneg_openood.detectors.base import DetectorInfo, Scores, TextDetector
 from adaneg_openood.detectors.otsu import ScoreWindow
 from adaneg_openood.detectors.state import widest_float
-from adaneg_openood.io.checks import check_int, check_number, check_positive
+from adaneg_openood.io.checks import check_int, check_number
 
 _PIECE = 256
 """ID texts compared with all text rows at once, so that the start needs little memory."""
@@ -146,16 +145,9 @@ class TANL(TextDetector):
         *,
         noise_features: Tensor | None = None,
     ) -> None:
-        super().__init__(text_features, n_id)
-        self.config = config = TANLConfig() if config is None else config
-        check_positive("logit_scale", logit_scale)
-        self.logit_scale = float(logit_scale)
-        text = self.text_features
-        n_candidates = len(text) - n_id
-        if n_candidates < 1:
-            raise ValueError(
-                f"n_id is {n_id} and text_features has {len(text)} rows: no negative label left"
-            )
+        super().__init__(text_features, n_id, logit_scale)
+        self.config = config = config or TANLConfig()
+        text, n_candidates = self.text_features, len(text_features) - n_id
         noise = text[:0] if noise_features is None else noise_features.detach().to(text.device)
         if noise.ndim != 2 or noise.shape[1] != text.shape[1]:
             raise ValueError(

@@ -321,6 +321,6 @@ def learned_rows(
             parts.append(encoded(negatives.words, of_mined))
         else:
             with NameEncoder(model, cache=cache) as encoder:
-                parts += encoder.kinds(negatives, templates)
+                parts += negatives.rows(encoder, templates)
         names += negatives.words
     return parts, names

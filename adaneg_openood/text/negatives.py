@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from adaneg_openood.io.checks import check_choice
 from adaneg_openood.io.files import atomic_path
 from adaneg_openood.text.corpus import Corpus, read_word_lists
-from adaneg_openood.text.prompts import PromptSet
+from adaneg_openood.text.prompts import NameEncoder, PromptSet
 from adaneg_openood.text.recipes import KINDS, RECIPES
 
 _HEADER = "adaneg-openood negative labels, version 1"
@@ -74,6 +76,11 @@ class NegativeLabels:
     def of_kind(self, kind: str) -> tuple[str, ...]:
         """The words of one kind, in order."""
         return tuple(word for word, own in zip(self.words, self.kinds) if own == kind)
+
+    def rows(self, encoder: NameEncoder, prompts: PromptSet) -> list[Tensor]:
+        """Their features, one (n, D) tensor per kind in the order of the rows."""
+        templates_of = ((kind, getattr(prompts, kind)) for kind in self.order)
+        return [encoder.rows(self.of_kind(kind), own, prompts.raw) for kind, own in templates_of]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a text file, atomically: ``# key: JSON`` lines, then ``kind<TAB>word`` lines.

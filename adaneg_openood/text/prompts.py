@@ -19,7 +19,6 @@ from adaneg_openood.io.files import atomic_path, cache_folder
 from adaneg_openood.io.names import listed
 
 if TYPE_CHECKING:
-    from adaneg_openood.text.negatives import NegativeLabels
     from adaneg_openood.vlm import VisionLanguageModel
 
 logger = logging.getLogger(__name__)
@@ -246,11 +245,6 @@ class NameEncoder:
         """(N, D) float32 of unit length, on the CPU; see :meth:`parts`."""
         found = list(self.parts(names, prompt, raw))
         return torch.cat(found) if found else torch.zeros(0, self.model.dim)
-
-    def kinds(self, labels: NegativeLabels, prompts: PromptSet) -> list[Tensor]:
-        """Rows of negative labels, kind by kind in their order."""
-        templates_of = ((kind, getattr(prompts, kind)) for kind in labels.order)
-        return [self.rows(labels.of_kind(kind), own, prompts.raw) for kind, own in templates_of]
 
     @torch.no_grad()
     def parts(

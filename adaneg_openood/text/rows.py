@@ -175,7 +175,7 @@ def _from_templates(
             if classes is not None:
                 rows = [encoder.rows(classes.names, prompts.id, prompts.raw)]
             if labels is not None:
-                rows += encoder.kinds(labels, prompts)
+                rows += labels.rows(encoder, prompts)
     return rows, [*_id_names(classes, len(rows[0])), *words]
 
 

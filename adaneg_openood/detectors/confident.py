@@ -1,4 +1,4 @@
-"""What AdaNeg's memory looks like, and whether the stream is one that it helps on, in plain words."""
+"""Which images count as confident, the tallies of them, and what they tell of AdaNeg's memory."""
 
 from __future__ import annotations
 
@@ -9,14 +9,85 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from adaneg_openood.detectors.base import Diagnosis
 from adaneg_openood.detectors.scoring import log_size_odds
 from adaneg_openood.detectors.state import StateModule
 
+_REMEDY = "Compare with NegLabel, or use SmoothedNegLabel, which was made for such streams"
 _UNEVEN_SIDES = 4.0  # ID names against a group's negatives, either way
 _LOPSIDED = 0.05  # the smaller side's share of confident images
 _IMPURE = 0.75  # what the thresholds mean to guarantee
 _SHORT = 5  # images per ID name
-_WINDOW = 10_000  # images the counts look back, AdaGap's window
+_WINDOW = 10_000  # images that the tallies look back
+_PRIOR = 100  # decisions of each kind AdaGap's window starts with
+
+
+def thresholds(gamma: float, gap: float) -> tuple[float, float]:
+    """Thresholds of both sides: ``gamma + gap (1 - gamma)``, ``gamma - gap gamma``."""
+    return gamma + gap * (1 - gamma), gamma - gap * gamma
+
+
+def shared_thresholds(
+    gamma: float, gap: float, n_id: Tensor, n_all: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """:func:`thresholds` under AdaGap, as scalars of ``dtype``.
+
+    The side that the stream has too much of, seen from the other, is guarded by the share of ID,
+    ``n_id / n_all``, in place of ``gap``.
+    """
+    upper, lower = (torch.full_like(n_id, t, dtype=dtype) for t in thresholds(gamma, gap))
+    share = n_id.to(dtype) / n_all.to(dtype)
+    return (
+        torch.where(2 * n_id < n_all, gamma + (1 - share) * (1 - gamma), upper),
+        torch.where(2 * n_id > n_all, gamma - share * gamma, lower),
+    )
+
+
+class RunningIdShare(StateModule):
+    """Share of ID among the last 10,000 confident decisions (AdaNeg, AdaGap).
+
+    The window starts with 100 ID and 100 OOD decisions, alternating, ID first.
+
+    Attributes:
+        window: (10,000,) uint8, 1 = ID; the newest decision stands last.
+        held: scalar int64, how many entries at the end of the window are decisions.
+    """
+
+    window: Tensor
+    held: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        start = torch.zeros(_WINDOW, dtype=torch.uint8)
+        start[-2 * _PRIOR :: 2] = 1
+        self.add_state("window", start)
+        self.add_state("held", torch.tensor(2 * _PRIOR))
+
+    def observe(self, is_id: Tensor, is_negative: Tensor) -> tuple[Tensor, Tensor]:
+        """Enter a batch's decisions, all ID ones first; no value is read back from the device.
+
+        Args:
+            is_id, is_negative: (B,) bool.
+
+        Returns:
+            How many of the window's decisions are ID, and how many there are: scalars, int64.
+        """
+        n_id = is_id.sum()
+        n_new = n_id + is_negative.sum()
+        source = torch.arange(_WINDOW, device=self.window.device) + n_new
+        old = self.window.gather(0, source.clamp_max(_WINDOW - 1))
+        new = (source - _WINDOW < n_id).to(torch.uint8)
+        self.window.copy_(torch.where(source < _WINDOW, old, new))
+        self.held.add_(n_new).clamp_(max=_WINDOW)
+        return self.window.sum(dtype=torch.long), self.held
+
+    def _unfit(self, state: Mapping[str, Tensor]) -> str | None:
+        problem = super()._unfit(state)
+        if problem is None and not 1 <= int(state["held"]) <= _WINDOW:
+            problem = f"held must be in [1, {_WINDOW}], got {int(state['held'])}"
+        if problem is None and int(state["window"].max()) > 1:
+            problem = "window must hold 0 and 1 only"
+        return problem
 
 
 class ConfidentImages(StateModule):
@@ -68,19 +139,6 @@ class ConfidentImages(StateModule):
 
 
 @dataclass(frozen=True)
-class Diagnosis:
-    """The state of a detector after a stream; each method adds what it has to tell.
-
-    Attributes:
-        images: scored since the last reset.
-        warnings: kind -> where the method is used outside of where it helps, and what to do.
-    """
-
-    images: int
-    warnings: Mapping[str, str]
-
-
-@dataclass(frozen=True)
 class BankDiagnosis(Diagnosis):
     """The state of AdaNeg after a stream.
 
@@ -116,55 +174,42 @@ def diagnose(held: Tensor, confident: ConfidentImages, n_id: int, groups: int) -
         n_id: C.
         groups: of the M negatives.
     """
-    filled = held > 0
-    counts = confident.counts.tolist()
-    id_share, images = counts[0] / sum(counts), int(confident.seen)
-    purities = [right / count for right, count in zip(confident.right.tolist(), counts)]
+    filled, n_negatives = held > 0, len(held) - n_id
+    (of_id, of_negatives), (right_id, right_negatives) = (
+        confident.counts.tolist(),
+        confident.right.tolist(),
+    )
+    id_share, images = of_id / (of_id + of_negatives), int(confident.seen)
+    id_purity, negative_purity = right[0] / of_id, right[1] / of_negatives
+    size, warnings = n_negatives // groups, {}
+    if abs(log_size_odds(n_id, n_negatives, groups)) > math.log(_UNEVEN_SIDES):
+        warnings["uneven sides"] = (
+            f"{n_id} ID names stand against {size} negatives per group, so without any evidence the "
+            f"score is {n_id / (n_id + size):.2f} and not 0.5, and the thresholds cache images on the "
+            "wrong side"
+        )
+    if min(id_share, 1 - id_share) < _LOPSIDED:
+        side = "ID" if id_share > 0.5 else "negative"
+        warnings["lopsided stream"] = (
+            f"{max(id_share, 1 - id_share):.0%} of the confident images fall on the {side} side, so "
+            "what is cached helps that side alone"
+        )
+    for side, count, purity in (("ID", of_id, id_purity), ("negative", of_negatives, negative_purity)):
+        if count > 1 and purity < _IMPURE:  # it starts at one
+            warnings[f"impure {side} side"] = (
+                f"of the images cached on the {side} side only {purity:.0%} are expected to belong there"
+            )
+    if 0 < images < _SHORT * n_id:
+        warnings["short stream"] = (
+            f"{images} images for {n_id} ID names: the memory has little to learn from"
+        )
     return BankDiagnosis(
         images=images,
         id_rows=float(filled[:n_id].float().mean()),
         negative_rows=float(filled[n_id:].float().mean()),
         cached=int(held.sum()),
         id_share=id_share,
-        id_purity=purities[0],
-        negative_purity=purities[1],
-        warnings=_warnings(n_id, len(held) - n_id, groups, images, id_share, counts, purities),
+        id_purity=id_purity,
+        negative_purity=negative_purity,
+        warnings={kind: f"{said}. {_REMEDY}" for kind, said in warnings.items()},
     )
-
-
-def _warnings(
-    n_id: int,
-    n_negatives: int,
-    groups: int,
-    images: int,
-    id_share: float,
-    counts: list[float],
-    purities: list[float],
-) -> dict[str, str]:
-    size = n_negatives // groups
-    remedy = "Compare with NegLabel, or use SmoothedNegLabel, which was made for such streams"
-    found = {}
-    odds = abs(log_size_odds(n_id, n_negatives, groups))
-    if odds > math.log(_UNEVEN_SIDES):
-        found["uneven sides"] = (
-            f"{n_id} ID names stand against {size} negatives per group, so without any evidence the "
-            f"score is {n_id / (n_id + size):.2f} and not 0.5, and the thresholds cache images on the "
-            f"wrong side. {remedy}"
-        )
-    if min(id_share, 1 - id_share) < _LOPSIDED:
-        side = "ID" if id_share > 0.5 else "negative"
-        found["lopsided stream"] = (
-            f"{max(id_share, 1 - id_share):.0%} of the confident images fall on the {side} side, so "
-            f"what is cached helps that side alone. {remedy}"
-        )
-    for side, count, purity in zip(("ID", "negative"), counts, purities):
-        if count > 1 and purity < _IMPURE:  # it starts at one
-            found[f"impure {side} side"] = (
-                f"of the images cached on the {side} side only {purity:.0%} are expected to belong "
-                f"there. {remedy}"
-            )
-    if 0 < images < _SHORT * n_id:
-        found["short stream"] = (
-            f"{images} images for {n_id} ID names: the memory has little to learn from. {remedy}"
-        )
-    return found
