@@ -175,10 +175,8 @@ def diagnose(held: Tensor, confident: ConfidentImages, n_id: int, groups: int) -
         groups: of the M negatives.
     """
     filled, n_negatives = held > 0, len(held) - n_id
-    (of_id, of_negatives), (right_id, right_negatives) = (
-        confident.counts.tolist(),
-        confident.right.tolist(),
-    )
+    of_id, of_negatives = confident.counts.tolist()
+    right = confident.right.tolist()
     id_share, images = of_id / (of_id + of_negatives), int(confident.seen)
     id_purity, negative_purity = right[0] / of_id, right[1] / of_negatives
     size, warnings = n_negatives // groups, {}
