@@ -120,10 +120,6 @@ class AdaNeg(GroupedDetector):
 
     Raises:
         ValueError, TypeError: bad shapes, values that are not finite, or settings out of range.
-
-    Example:
-        >>> det = AdaNeg(text_features, n_id=1000)  # doctest: +SKIP
-        >>> det.score(image_features).conf  # doctest: +SKIP
     """
 
     info = DetectorInfo(
@@ -334,13 +330,12 @@ class AdaNeg(GroupedDetector):
 
     def _problem_with_parts(self, parts: Mapping[str, Mapping[str, Tensor]]) -> str | None:
         problem = super()._problem_with_parts(parts)
-        if problem is not None:
+        if problem:
             return problem
         bank, text = parts["bank"], parts[""]["text_features"]
         expected = text[self._columns[bank["active_rows"].to(self._columns)].to(text.device)].float()
-        if not sums_agree(bank, expected):
-            return "bank: sums differ from text features and cached features added up"
-        return None
+        agree = sums_agree(bank, expected)
+        return None if agree else "bank: sums differ from text features and cached features added up"
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -160,7 +160,7 @@ class TextDetector(StateModule):
         with self._exactly():
             given = self._given(features)
             if given.device.type != "cuda" or not self.stands_bad_rows:
-                return self._score(self._unit(given, "image features").to(self.text_features.dtype))
+                return self._score(self._checked(given))
             step = self._graphed if self.fixed_shape else self._step
             return Scores(*step(given))  # type: ignore[arg-type]
 
@@ -182,8 +182,7 @@ class TextDetector(StateModule):
         return scores.pred, conf, scores.s_neglabel, scores.s_adaptive
 
     def _report_bad_rows(self) -> None:
-        found = int(self._bad_rows)
-        if found:
+        if found := int(self._bad_rows):
             self._bad_rows.zero_()
             logger.warning(
                 "%d image(s) had NaN, infinite or all-zero features: they have NaN for a confidence, "
@@ -276,13 +275,10 @@ class TextDetector(StateModule):
 
     def _problem_with_parts(self, parts: Mapping[str, Mapping[str, Any]]) -> str | None:
         """Why a state cannot be loaded, given as module name -> name -> tensor; nothing is changed."""
-        modules = dict(self.named_modules())
+        modules: dict[str, Any] = dict(self.named_modules())
         for prefix, part in parts.items():
-            module = modules.get(prefix)
-            if isinstance(module, StateModule):
-                problem = module.problem_with(part)
-            else:
-                problem = f"unknown {', '.join(part)}" if part else None
+            known = prefix in modules
+            problem = modules[prefix].problem_with(part) if known else f"unknown {', '.join(part)}"
             if problem:
                 return f"{prefix}: {problem}" if prefix else problem
         return None
@@ -335,9 +331,9 @@ class TextDetector(StateModule):
             raise TypeError(f"image features must be floating point, got {features.dtype}")
         return features.detach().to(self.text_features.device)
 
-    def _checked(self, features: Tensor) -> Tensor:
-        """(B, D) unit-length features on this detector's device and dtype, or an error."""
-        return self._unit(self._given(features), "image features").to(self.text_features.dtype)
+    def _checked(self, given: Tensor) -> Tensor:
+        """(B, D) :meth:`_given` features, of unit length and in this detector's dtype, or an error."""
+        return self._unit(given, "image features").to(self.text_features.dtype)
 
     def _unit(self, features: Tensor, what: str) -> Tensor:
         """Rows as float32 unit vectors; those that are not unit length are normalised, said once."""
