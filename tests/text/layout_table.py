@@ -146,14 +146,14 @@ def as_markdown() -> str:
 
 HEAD = """# Lists of names: the layouts that are understood
 
-Class names (`classes`, `--id`) and words (`negatives`, `corpus`) may come in the layouts that are
+Class names (`classes`, `--classes`) and words (`negatives`, `corpus`) may come in the layouts that are
 common in public repositories. `\\n` is a line's end, `\\t` a tab. Text is UTF-8, or UTF-16 with its
-mark. Row i is label i; where a file has numbers, they say the order, from 0 or from 1. Lines that begin
-with `#` or `//` do not count.
+mark. Row i is label i. If a file has numbers, they give the order, from 0 or from 1. Lines that begin
+with `#` or `//` are comments.
 
 Anything else is refused with its line: what looks like a column, a number, a header, a comment or
-markup never becomes a name. Names that have to look so go into a JSON list. A file of adjectives is
-told by its name (`adj.all.txt`, `wordnet_adjs.txt`), or by `adj` before each word.
+markup never becomes a name. Put names that must look like that into a JSON list. A file of adjectives is
+recognised by its name (`adj.all.txt`, `wordnet_adjs.txt`), or by `adj` before each word.
 
 """
 
