@@ -10,7 +10,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 HEAD = """# Methods
 
 Every method compares an image with text and gives it a confidence: larger means more like the ID
-classes. C is the number of ID labels, M is the number of negative labels, and D is the width of features.
+classes. C is the number of ID labels, M is the number of negative labels, D is the width of features.
 Every FPR95 is given with its convention, because the two conventions are not comparable. If the batch
 matters, results name the batch size and the order. This page is made from the records that the detectors
 carry.

@@ -14,8 +14,8 @@ import adaneg_openood  # noqa: F401 - makes OpenOOD importable
 
 HEAD = """# OpenOOD's postprocessors on an image-text model
 
-The table says which of OpenOOD 1.5's postprocessors run on the network `adaneg_clip`, through OpenOOD's own
-evaluator. `python tests/openood/write_docs.py` tries them all and writes this page, and
+The table says which of OpenOOD 1.5's postprocessors run on the network `adaneg_clip`, through OpenOOD's
+own evaluator. `python tests/openood/write_docs.py` tries them all and writes this page, and
 `tests/openood/test_openood_compare.py` checks it.
 
 """
