@@ -14,7 +14,7 @@ from adaneg_openood.evaluation.streams import ORDERS
 from adaneg_openood.io.names import harmless_lines
 from adaneg_openood.report.certainty import reference_of, surely_best
 from adaneg_openood.report.image_table import threshold_of
-from adaneg_openood.report.record import MEMORY
+from adaneg_openood.report.record import MEMORY, telling_rows
 from adaneg_openood.report.svg import to_svg
 from adaneg_openood.report.tables import GROUP_NAMES, Table, filled_negatives
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from adaneg_openood.report.figures import Picture
     from adaneg_openood.report.record import RunRecord
 
-_NEGATIVES_SHOWN, _CONFUSIONS_SHOWN, _IMAGES_SHOWN = 20, 15, 300
+_NEGATIVES_SHOWN, _CLASSES_SHOWN, _CONFUSIONS_SHOWN, _IMAGES_SHOWN = 20, 4, 15, 300
 _STRIPS = {
     "ood high": "OOD images taken most surely for ID",
     "ood low": "OOD images recognised most surely",
@@ -85,6 +85,7 @@ def page(
             _set(record, name, index, figures[name]) for index, name in enumerate(record.results.splits)
         ],
         confused=_confused(record),
+        resembling=_resembling(record),
         images=_images(images),
         provenance=_provenance(record),
     )
@@ -201,7 +202,7 @@ def _bank(record: RunRecord, dataset: str, methods: list[str], stream: StreamRes
     for example in record.examples if record.judge in methods else ():
         if (example.dataset, example.place) == (dataset, MEMORY):
             pictures.setdefault(example.row, []).append(example)
-    classes = [row for row in pictures if row < record.results.about.n_classes]
+    classes, _ = telling_rows(stream, record.results.about.n_classes, _CLASSES_SHOWN)
     rows = [*frame["row"].head(_NEGATIVES_SHOWN), *classes]
     return {
         "methods": ", ".join(methods),
@@ -237,6 +238,14 @@ def _confused(record: RunRecord) -> list[dict[str, Any]]:
         }
         for (label, pred), n in pairs.most_common(_CONFUSIONS_SHOWN)
     ]
+
+
+def _resembling(record: RunRecord) -> str:
+    """The negative labels whose own names score highest, by the first method that scores them."""
+    scores = next(iter(record.negative_scores.values()), np.zeros(0))
+    rows = np.argsort(-scores, kind="stable")[:_NEGATIVES_SHOWN].tolist()
+    n_id = record.results.about.n_classes
+    return ", ".join(f"{record.row_name(n_id + row)} ({scores[row]:.2f})" for row in rows)
 
 
 def _images(frame: pd.DataFrame) -> dict[str, Any]:

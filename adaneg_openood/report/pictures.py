@@ -16,7 +16,7 @@ from adaneg_openood.detectors.fixed_bank import FixedBank, as_pooled
 from adaneg_openood.evaluation import FeatureSet, StreamResult
 from adaneg_openood.evaluation.replaying import replay_streams
 from adaneg_openood.evaluation.streams import Stream
-from adaneg_openood.report.record import MEMORY, Example, RunRecord
+from adaneg_openood.report.record import MEMORY, Example, RunRecord, telling_rows
 
 if TYPE_CHECKING:
     from adaneg_openood.data import ImageSet
@@ -98,25 +98,17 @@ def _held(
     streams = [Stream(split, name, run.seeds[0], run.protocol) for name, split in run.splits.items()]
     for result in replay_streams(data, {record.judge: detector}, streams, device=device):
         known = record.first(record.judge, result.dataset)
-        counts, oods = known.counts, known.ood_counts
-        assert counts is not None and oods is not None
-        bank, c = as_pooled(detector.bank), run.about.n_classes
-        rows = [*_top(counts[:c] + len(result.conf) * oods[:c], n_rows), *(c + _top(counts[c:], n_rows))]
+        bank = as_pooled(detector.bank)
+        ids, negatives = telling_rows(known, run.about.n_classes, n_rows)
         ood: torch.Tensor = {**data.near, **data.far}[result.dataset]
         every = torch.cat([ood, data.id_features]).to(bank.features.device).float()
         every = torch.nn.functional.normalize(every, dim=1)
         owners = bank.rows[: bank.n_cached]
-        for row in rows:
+        for row in (*ids, *negatives):
             mine = (owners == row).nonzero().squeeze(1)
             mine = mine[bank.entropies[mine].argsort(stable=True)][:_PER_ROW]
             for index in (bank.features[mine].float() @ every.T).argmax(dim=1).tolist():
-                yield result.dataset, MEMORY, int(row), index
-
-
-def _top(values: np.ndarray, n: int) -> np.ndarray:
-    """Indices of the n largest values above 0, largest first."""
-    ranked = np.argsort(-values.astype(np.int64), kind="stable")[:n]
-    return np.asarray(ranked[values[ranked] > 0])
+                yield result.dataset, MEMORY, row, index
 
 
 def _said(record: RunRecord, stream: StreamResult, index: int) -> str:

@@ -104,6 +104,16 @@ class RunRecord:
         return found
 
 
+def telling_rows(stream: StreamResult, n_classes: int, n: int) -> tuple[list[int], list[int]]:
+    """The n ID rows of a bank with the most OOD images, and its n fullest negative rows."""
+    assert stream.counts is not None and stream.ood_counts is not None
+    counts, oods = stream.counts.astype(np.int64), stream.ood_counts.astype(np.int64)
+    ids = np.lexsort((-counts[:n_classes], -oods[:n_classes]))
+    negatives = n_classes + np.lexsort((-oods[n_classes:], -counts[n_classes:]))
+    first, second = ([row for row in rows[:n].tolist() if counts[row]] for rows in (ids, negatives))
+    return first, second
+
+
 def save_record(record: RunRecord, folder: str | os.PathLike[str]) -> Path:
     """Write a record into a folder: the run, and ``report.json`` last.
 

@@ -111,7 +111,7 @@ def test_images_must_fit_the_features(small: FeatureSet) -> None:
         collect(small, seeds=(0,), images={"birds": seven})
 
 
-def test_a_negative_label_is_scored_by_the_other_labels(small: FeatureSet) -> None:
+def test_a_negative_label_is_scored_by_the_other_labels(small: FeatureSet, record: RunRecord) -> None:
     """Against detectors that were built without it."""
     text, n_id, scale = small.text_features, small.n_id, small.logit_scale
     config = AdaNegConfig(groups=1, lam=0.3)
@@ -130,6 +130,10 @@ def test_a_negative_label_is_scored_by_the_other_labels(small: FeatureSet) -> No
         empty = AdaNeg(others, n_id, scale, replace(config, memory_length=1))
         alone = empty.score(text[row : row + 1]).conf
         assert found["AdaNeg"][row - n_id] == pytest.approx(float(alone), abs=1e-5)
+    page = page_text(replace(record, negative_scores=found))
+    assert small.names is not None
+    highest = small.names[n_id + int(found["NegLabel"].argmax())]
+    assert f"by NegLabel: {highest} ({found['NegLabel'].max():.2f}), " in page
     grouped = NegLabel(text, n_id, 3, logit_scale=scale)
     scores = negative_scores({"grouped": grouped})["grouped"]
     # the own group judges without the label, the others as they do
