@@ -21,6 +21,7 @@ from adaneg_openood.benchmark.methods import further_inputs
 from adaneg_openood.data import ImageSet, decoded_batches
 from adaneg_openood.data.batches import Batch, progress_bar, worker_deaths_named
 from adaneg_openood.data.encoding import listed_broken
+from adaneg_openood.data.headers import differing
 from adaneg_openood.detectors import Scores, make_detector
 from adaneg_openood.detectors.threshold import LEAST_SCORES, Threshold
 from adaneg_openood.io.configuration import Number, Section, Whole, checked
@@ -359,8 +360,5 @@ def _checksum(about: Mapping[str, Any]) -> str:
 
 
 def _check_same_model(known: Mapping[str, Any], model: Mapping[str, Any], what: str) -> None:
-    for key in ("model", "weights", "dim"):
-        if key == "model" and known.get("weights") == model.get("weights") is not None:
-            continue  # the same weights under another name
-        if key in known and key in model and known[key] != model[key]:
-            raise ValueError(f"{what}: made with {key} {known[key]!r}, but the model has {model[key]!r}")
+    for key in differing(known, model, ("model", "weights", "dim")):
+        raise ValueError(f"{what}: made with {key} {known[key]!r}, but the model has {model[key]!r}")

@@ -19,14 +19,13 @@ from adaneg_openood.benchmark.opening import OpenBenchmark, open_benchmark
 from adaneg_openood.benchmark.sets import StoredFeatures
 from adaneg_openood.data import FeatureStore, ImageSet, read_feature_header
 from adaneg_openood.data.feature_set import DEFAULT_LOGIT_SCALE, FeatureSet
-from adaneg_openood.data.store_entries import default_store
+from adaneg_openood.data.headers import differing
+from adaneg_openood.data.store_entries import store_folder
 from adaneg_openood.detectors import TextDetector
 from adaneg_openood.evaluation import Protocol, Run, replay
 from adaneg_openood.io.processes import ALONE, Group
 from adaneg_openood.text import LabelFeatures
 from adaneg_openood.vlm import VisionLanguageModel, describe, load_model
-
-_COMPARED = ("weights", "preprocessing", "dim")
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,7 @@ def encode_benchmark(
     labels = group.local(lambda: _labels(opened, model, options), first_alone=True)
     used = [method.detector for method in benchmark.methods.values()]
     parts = {}
-    store = FeatureStore(default_store() if benchmark.cache is None else benchmark.cache / "features")
+    store = FeatureStore(store_folder(benchmark.cache))
     for part in benchmark.sets:
         encode = functools.partial(_encoded, part, opened, labels.n_id, model, store, options, group)
         parts[part.title] = encode()
@@ -267,9 +266,8 @@ def _refuse_other_model(file: Path, model: VisionLanguageModel | None) -> None:
     if model is None or file.suffix != ".safetensors":
         return
     header, known = read_feature_header(file), describe(model)
-    for key in _COMPARED:
-        if key in header and key in known and header[key] != known[key]:
-            raise ValueError(
-                f"{file}: was made with {key} {header[key]!r}, but this benchmark's model {model.name} "
-                f"has {known[key]!r}; their features cannot be compared"
-            )
+    for key in differing(header, known, ("weights", "preprocessing", "dim")):
+        raise ValueError(
+            f"{file}: was made with {key} {header[key]!r}, but this benchmark's model {model.name} "
+            f"has {known[key]!r}; their features cannot be compared"
+        )

@@ -177,9 +177,9 @@ cache_app = typer.Typer(no_args_is_help=True, help="Encoded images on disk: list
 def cache_ls(cache: Optional[Path] = options.CACHE, json_file: Optional[Path] = options.JSON) -> None:
     """Every entry: model, images, size, and when it was last used."""
     with readable_errors():
-        from adaneg_openood.data.store_entries import entries
+        from adaneg_openood.data.store_entries import entries, store_folder
 
-        _show_entries(entries(_store(cache)), json_file)
+        _show_entries(entries(store_folder(cache)), json_file)
 
 
 @cache_app.command("verify")
@@ -188,9 +188,9 @@ def cache_verify(
 ) -> None:
     """Check every byte; the exit status is 1 if an entry is damaged."""
     with readable_errors():
-        from adaneg_openood.data.store_entries import verified
+        from adaneg_openood.data.store_entries import store_folder, verified
 
-        found = verified(_store(cache))
+        found = verified(store_folder(cache))
         _show_entries(found, json_file)
         bad = sum(bool(entry.problem) for entry in found)
         typer.echo(f"{bad} of {len(found)} entries cannot be used" if bad else "all entries are whole")
@@ -213,10 +213,10 @@ def cache_prune(
         if older_than is None and max_size is None and not damaged and not everything:
             raise ValueError("say what goes: --older-than, --max-size, --damaged or --all")
         check_outputs(json_file)
-        from adaneg_openood.data.store_entries import prune
+        from adaneg_openood.data.store_entries import prune, store_folder
 
         gone = prune(
-            _store(cache),
+            store_folder(cache),
             older_than_days=older_than,
             max_bytes=None if max_size is None else int(max_size * 1e9),
             damaged=damaged,
@@ -233,12 +233,6 @@ def encode_options(device: str, batch_size: int, workers: int | None, group: Gro
     from adaneg_openood.io.processes import local_device
 
     return EncodeOptions(local_device(device), batch_size, workers, progress=group.is_first)
-
-
-def _store(cache: Path | None) -> Path:
-    from adaneg_openood.data.store_entries import default_store
-
-    return default_store() if cache is None else cache / "features"
 
 
 def _show_entries(entries: list[Entry], json_file: Path | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -151,13 +151,21 @@ def refuse_other(
     identity: Sequence[str],
 ) -> None:
     """Raise a ValueError if the two differ in one of the keys that both have."""
-    same_weights = "weights" in known and known["weights"] == provenance.get("weights")
+    for key in differing(known, provenance, identity):
+        raise ValueError(
+            f"{target}: its {key} would be {provenance[key]!r}, but {other} was made with "
+            f"{known[key]!r}; features of different models or preprocessing cannot be compared, "
+            "so put them in different folders"
+        )
+
+
+def differing(
+    one: Mapping[str, Any], other: Mapping[str, Any], identity: Sequence[str]
+) -> Iterator[str]:
+    """The keys of two provenances that both have, and that tell two models apart."""
+    same_weights = "weights" in one and one["weights"] == other.get("weights")
     for key in identity:
         if key == "model" and same_weights:
             continue  # the same checkpoint under another path
-        if key in known and key in provenance and known[key] != provenance[key]:
-            raise ValueError(
-                f"{target}: its {key} would be {provenance[key]!r}, but {other} was made with "
-                f"{known[key]!r}; features of different models or preprocessing cannot be compared, "
-                "so put them in different folders"
-            )
+        if key in one and key in other and one[key] != other[key]:
+            yield key

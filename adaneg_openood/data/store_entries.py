@@ -38,9 +38,9 @@ class Entry:
     used: float
 
 
-def default_store() -> Path:
-    """The user's own store: ``features`` of ``$ADANEG_CACHE``, or of their cache folder."""
-    return cache_folder("features")
+def store_folder(cache: Path | None = None) -> Path:
+    """Where features lie in a cache folder; None is ``$ADANEG_CACHE``, or the user's cache folder."""
+    return cache_folder("features") if cache is None else cache / "features"
 
 
 def entries(folder: Path) -> list[Entry]:

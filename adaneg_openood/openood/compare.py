@@ -23,7 +23,7 @@ from openood.evaluation_api.postprocessor import postprocessors as known
 from adaneg_openood.benchmark.postprocessor import check_postprocessor_name
 from adaneg_openood.openood.benchmark_files import refuse_missing
 from adaneg_openood.openood.evaluator import Evaluator
-from adaneg_openood.openood.loaders import Encoder, feature_store
+from adaneg_openood.openood.loaders import Encoder
 from adaneg_openood.openood.network import PixelsWanted, as_network
 from adaneg_openood.openood.network_model import NetworkModel
 from adaneg_openood.openood.postprocessors import POSTPROCESSORS, configured
@@ -157,7 +157,7 @@ def compare(
     }
     net = as_network(net if hasattr(net, "encode_image") else net(), id_name)
     skips = any(postprocessor.settings.skip_broken for postprocessor in own.values())
-    encoder = Encoder(NetworkModel(net), feature_store(None), skips)
+    encoder = Encoder(NetworkModel(net), skip_broken=skips)
     found = Comparison(pd.DataFrame(), {}, {})
     rows: dict[str, list[float]] = {}
     folder = Path(config_root) / "postprocessors"

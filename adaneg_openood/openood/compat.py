@@ -119,11 +119,7 @@ class ImportHooks(importlib.abc.MetaPathFinder):
 
 
 class MissingName:
-    """A name from a package that is not installed.
-
-    Calling, indexing or subclassing it raises ModuleNotFoundError, and reading an attribute raises
-    AttributeError; both say what installs the package.
-    """
+    """A name from a package that is not installed; whatever is done with it says what installs it."""
 
     def __init__(self, name: str, reason: str) -> None:
         self.__dict__.update(_name=name, _reason=reason)

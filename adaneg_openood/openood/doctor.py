@@ -12,8 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from adaneg_openood._version import __version__
 from adaneg_openood.benchmark.check import Item
+from adaneg_openood.data.image_lists import read_imglist
 from adaneg_openood.openood import compat
+from adaneg_openood.openood.benchmark_files import image_lists, missing_files
+from adaneg_openood.text.wordnet import WordNetMissing, find_wordnet
 
 INSTALL_OPENOOD = "pip install --no-deps git+https://github.com/Jingkang50/OpenOOD"
 INSTALL_EXTRA = 'pip install "adaneg_openood[openood]"'
@@ -48,10 +54,6 @@ def _lacks(what: str, ok: bool | None, found: str, disables: str, mend: str = ""
 
 
 def _machine() -> Iterator[Item]:
-    import torch
-
-    from adaneg_openood._version import __version__
-
     versions = ", ".join(
         f"{name} {_version(name) or '?'}" for name in ("torch", "numpy", "open_clip_torch")
     )
@@ -123,8 +125,6 @@ def _weights() -> Item:
 
 
 def _wordnet() -> Item:
-    from adaneg_openood.text.wordnet import WordNetMissing, find_wordnet
-
     try:
         return Item("WordNet", True, find_wordnet())
     except WordNetMissing:
@@ -141,8 +141,6 @@ def _data(root: Path, benchmark: str | None, full: bool) -> Iterator[Item]:
         return
     from openood.evaluation_api.datasets import DATA_INFO
 
-    from adaneg_openood.openood.benchmark_files import missing_files
-
     lists = root / "benchmark_imglist"
     names = [name for name in DATA_INFO if (lists / name).is_dir()] if benchmark is None else [benchmark]
     for name in names:
@@ -155,9 +153,6 @@ def _data(root: Path, benchmark: str | None, full: bool) -> Iterator[Item]:
 
 
 def _lists_lacking_images(root: Path, id_name: str, full: bool) -> Iterator[str]:
-    from adaneg_openood.data.image_lists import read_imglist
-    from adaneg_openood.openood.benchmark_files import image_lists
-
     for name, entry in image_lists(id_name):
         path, folder = root / entry["imglist_path"], root / entry["data_dir"]
         if path.is_file() and (full or name != "id train"):

@@ -14,16 +14,6 @@ from adaneg_openood.io.files import atomic_path
 if TYPE_CHECKING:
     from adaneg_openood.evaluation import Run
 
-COLUMNS = (
-    "Training",
-    "Postprocessor",
-    "Near-OOD_AUROC",
-    "Far-OOD_AUROC",
-    "ID_Accuracy",
-    "Outlier_Data",
-    "Arch",
-    "Additional_Description",
-)
 _METRICS = ["FPR@95", "AUROC", "AUPR_IN", "AUPR_OUT", "ACC"]
 # what the description tells of a method's settings; all stand in the run
 _TOLD = ("proxy", "gamma", "gap", "memory_length", "alpha", "k", "queue", "window", "groups", "tau")
@@ -68,17 +58,18 @@ def leaderboard_row(
 
     accuracy = float(table["ACC"]["farood"]) if id_accuracy is None else id_accuracy
     info = DETECTORS[method].info if method in DETECTORS else None
-    values = (
-        f"Zero-shot {_family(run)}",
-        info.title if info else method,
-        auroc("nearood"),
-        auroc("farood"),
-        f"{accuracy:.2f}",
-        "No",
-        arch.strip(),
-        "; ".join(_told(run, method, orders, id_accuracy is None, description)),
-    )
-    return dict(zip(COLUMNS, values))
+    return {
+        "Training": f"Zero-shot {_family(run)}",
+        "Postprocessor": info.title if info else method,
+        "Near-OOD_AUROC": auroc("nearood"),
+        "Far-OOD_AUROC": auroc("farood"),
+        "ID_Accuracy": f"{accuracy:.2f}",
+        "Outlier_Data": "No",
+        "Arch": arch.strip(),
+        "Additional_Description": "; ".join(
+            _told(run, method, orders, id_accuracy is None, description)
+        ),
+    }
 
 
 def _family(run: Run) -> str:
@@ -99,13 +90,15 @@ def _told(run: Run, method: str, orders: int, by_detector: bool, description: st
         told.append(
             f"{negatives['rows']} negative labels (sha256 of their features {negatives['sha256']})"
         )
-    told.append(f"order: {ORDERS[run.order]}")
-    told.append(f"batches of {run.batch_size}")
-    told.append(f"mean ± std of {orders} stream orders" if orders > 1 else "one stream order")
-    told.append("zero-shot, no training images")
-    if by_detector:
-        told.append("ID accuracy by the detector")
-    return [*told, *([description.strip()] if description.strip() else [])]
+    told += [
+        f"order: {ORDERS[run.order]}",
+        f"batches of {run.batch_size}",
+        f"mean ± std of {orders} stream orders" if orders > 1 else "one stream order",
+        "zero-shot, no training images",
+        "ID accuracy by the detector" if by_detector else "",
+        description.strip(),
+    ]
+    return list(filter(None, told))
 
 
 def write_files(

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from adaneg_openood.data import FeatureStore, ImageSet
 from adaneg_openood.data.feature_set import DEFAULT_LOGIT_SCALE, FeatureSet
 from adaneg_openood.data.image_lists import OOD_LABEL, parse_entries
-from adaneg_openood.data.store_entries import default_store
+from adaneg_openood.data.store_entries import store_folder
 from adaneg_openood.io.digests import tensor_digest
 from adaneg_openood.openood.benchmark_files import WHERE_TO_GET
 from adaneg_openood.openood.network_model import NetworkModel
@@ -61,18 +61,17 @@ class Roles:
         self._by_loader: dict[int, Role] = {}
         for split in (TEST, VAL):
             if id_loaders and id_loaders.get(split) is not None:
-                self._add(Role("id", split, f"id {split}", id_loaders[split]))
+                self._add("id", split, f"id {split}", id_loaders[split])
         for split, loaders in (ood_loaders or {}).items():
             if isinstance(loaders, Mapping):
-                kind = "csid" if split == "csid" else "ood"
                 for name, loader in loaders.items():
-                    self._add(Role(kind, TEST, str(name), loader))
+                    self._add("csid" if split == "csid" else "ood", TEST, str(name), loader)
             elif loaders is not None:
-                self._add(Role("ood", VAL if split == VAL else TEST, f"ood {split}", loaders))
+                self._add("ood", VAL if split == VAL else TEST, f"ood {split}", loaders)
 
-    def _add(self, role: Role) -> Role:
+    def _add(self, kind: str, split: str, name: str, loader: Any) -> Role:
         # the first role stays if one loader has several: an ID loader is never taken for an OOD one
-        return self._by_loader.setdefault(id(role.loader), role)
+        return self._by_loader.setdefault(id(loader), Role(kind, split, name, loader))
 
     def __iter__(self) -> Iterator[Role]:
         return iter(self._by_loader.values())
@@ -87,7 +86,7 @@ class Roles:
         is_ood = images is not None and all(label == OOD_LABEL for label in images.labels)
         kind = "ood" if is_ood else "csid"
         name = str(getattr(loader.dataset, "name", "")) or f"{kind} {len(self._by_loader)}"
-        return self._add(Role(kind, TEST, name, loader))
+        return self._add(kind, TEST, name, loader)
 
     def id_role(self, split: str) -> Role:
         """The ID set of a split.
@@ -134,9 +133,10 @@ def refuse_missing_images(roles: Iterable[Role], *, skip_broken: bool) -> None:
         images = image_set(role.loader)
         bad = [] if images is None else images.missing()
         if images is not None and bad:
-            listed = "".join(f"\n    {path} ({why})" for path, why in bad[:_NAMED])
-            more = f"\n    ... and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
-            problems.append(f"  {role.name}: {len(bad)} of {len(images)} images{listed}{more}")
+            told = [f"{path} ({why})" for path, why in bad[:_NAMED]]
+            told += [f"... and {len(bad) - _NAMED} more"] if len(bad) > _NAMED else []
+            head = f"  {role.name}: {len(bad)} of {len(images)} images"
+            problems.append("\n    ".join([head, *told]))
     if problems:
         report = "images are missing or empty:\n" + "\n".join(problems)
         if not skip_broken:
@@ -166,11 +166,6 @@ class Encoded:
         return IDSet(self.name, len(self.labels), tensor_digest(self.features))
 
 
-def feature_store(cache: Path | None) -> FeatureStore:
-    """The store in a cache folder; None is the user's."""
-    return FeatureStore(default_store() if cache is None else cache / "features")
-
-
 def feature_set(
     labels: LabelFeatures,
     ids: Sequence[Encoded],
@@ -194,12 +189,15 @@ class Encoder:
 
     Args:
         model: of the network.
-        store: where features are kept.
+        cache: folder in which features are kept; None is the user's.
         skip_broken: leave out images that cannot be read.
     """
 
-    def __init__(self, model: NetworkModel, store: FeatureStore, skip_broken: bool = False) -> None:
-        self.model, self.store, self.skip_broken = model, store, skip_broken
+    def __init__(
+        self, model: NetworkModel, cache: Path | None = None, skip_broken: bool = False
+    ) -> None:
+        self.model, self.skip_broken = model, skip_broken
+        self.store = FeatureStore(store_folder(cache))
         self._by_loader: dict[int, tuple[Any, Encoded]] = {}  # the loader is kept, for its id
         self._by_content: dict[Any, Encoded] = {}
 
@@ -249,12 +247,7 @@ class Encoder:
 
 
 class FeatureLoader:
-    """Stands in for a loader: its batches hold features instead of pixels, encoded when first read.
-
-    Args:
-        loader: OpenOOD's.
-        encoder: gives the features.
-    """
+    """Stands in for a loader: its batches hold features instead of pixels, encoded when first read."""
 
     def __init__(self, loader: Any, encoder: Encoder) -> None:
         self.dataset, self.batch_size = loader.dataset, loader.batch_size or 256

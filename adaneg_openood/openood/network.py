@@ -53,9 +53,8 @@ class ModelTransform(Compose):  # type: ignore[misc]
             if hasattr(step, "mean") and hasattr(step, "std"):
                 mean, std = step.mean, step.std
         super().__init__([transform, Normalization(mean, std)])
-        about = getattr(model, "preprocessing", None) or getattr(
-            transform, "__qualname__", repr(transform)
-        )
+        name = getattr(transform, "__qualname__", repr(transform))
+        about = getattr(model, "preprocessing", None) or name
         # what tells it from other models' preprocessing, also in another process
         self.key = f"{getattr(model, 'name', type(model).__name__)}: {about}"
 
@@ -280,24 +279,15 @@ def network_from_config(config: Mapping[str, Any]) -> CLIPNetwork:
         )
     device = torch.device("cuda" if settings.num_gpus != 0 and torch.cuda.is_available() else "cpu")
     model = _load(settings, device)
-    rows = label_features(
-        model,
-        names,
-        prompt=settings.prompt,
-        text_features=settings.text_features,
-        with_negatives=False,
-    )
+    own, prompt = settings.text_features, settings.prompt
+    rows = label_features(model, names, prompt=prompt, text_features=own, with_negatives=False)
     return CLIPNetwork(model, names.names, id_features=rows.features[: rows.n_id]).to(device)
 
 
 def _load(settings: NetworkSettings, device: torch.device) -> Any:
     if not settings.factory:
-        return load_model(
-            settings.model,
-            device=device,
-            precision=settings.precision,
-            preprocessing=settings.preprocessing,
-        )
+        how = {"precision": settings.precision, "preprocessing": settings.preprocessing}
+        return load_model(settings.model, device=device, **how)
     module, colon, function = settings.factory.partition(":")
     if not colon:
         raise ValueError(f"network: factory must be 'package.module:function', got {settings.factory!r}")

@@ -72,8 +72,8 @@ class NetworkModel:
         self.has_text_tower = encode_text is not None
         self.id_features: Tensor | None = ids
         # a number is s itself, a tensor is CLIP's parameter, which is its logarithm
-        is_log = isinstance(scale, Tensor)
-        self.logit_scale: Any = None if scale is None else float(scale.exp() if is_log else scale)
+        scale = scale.exp() if isinstance(scale, Tensor) else scale
+        self.logit_scale: Any = None if scale is None else float(scale)
         inner = getattr(net, "model", net)
         self.context_length = getattr(inner, "context_length", None)
         self.token_count = getattr(inner, "token_count", None)
@@ -159,13 +159,8 @@ class NetworkModel:
             import clip
         except ModuleNotFoundError:
             refuse("clip", "clip is not installed")
-        parts = [
-            self.net.model.encode_text(
-                clip.tokenize(list(texts[start : start + _TEXTS]), truncate=True).to(self.device)
-            )
-            for start in range(0, len(texts), _TEXTS)
-        ]
-        return torch.cat(parts)
+        tokens = clip.tokenize(list(texts), truncate=True).to(self.device)
+        return torch.cat([self.net.model.encode_text(part) for part in tokens.split(_TEXTS)])
 
 
 def device_of(net: Any) -> torch.device:
@@ -207,11 +202,11 @@ def _settings_of(transform: Any) -> str | None:
         return None if None in parts else f"[{', '.join(map(str, parts))}]"
     if isinstance(getattr(transform, "key", None), str):  # ModelTransform
         return str(transform.key)
+    steps = getattr(transform, "transforms", None)
     if type(transform).__module__.startswith("openood.") and hasattr(transform, "__dict__"):
-        inner = _settings_of(list(vars(transform).values()))
-        return None if inner is None else f"{type(transform).__qualname__}{inner}"
-    if hasattr(transform, "transforms"):
-        inner = _settings_of(transform.transforms)
+        steps = list(vars(transform).values())
+    if steps is not None:
+        inner = _settings_of(steps)
         return None if inner is None else f"{type(transform).__qualname__}{inner}"
     text = repr(transform)
     return None if " at 0x" in text else text

@@ -29,7 +29,6 @@ from adaneg_openood.openood.loaders import (
     Encoder,
     Roles,
     feature_set,
-    feature_store,
     refuse_missing_images,
 )
 from adaneg_openood.openood.network_model import NetworkModel, version_of
@@ -69,6 +68,9 @@ class Postprocessor(BasePostprocessor):  # type: ignore[misc]
     """
 
     settings: Any  # of the model that the method's record gives
+    _encoder: Encoder  # there with the labels, as the next two
+    _inputs: dict[str, Any]
+    _text_digest: str
 
     def __init__(
         self,
@@ -91,12 +93,8 @@ class Postprocessor(BasePostprocessor):  # type: ignore[misc]
         self._forget()
 
     def _forget(self) -> None:
-        self._model: NetworkModel | None = None
         self._labels: LabelFeatures | None = None
-        self._inputs: dict[str, Any] = {}
-        self._text_digest = ""
         self._roles = Roles(None, None)
-        self._encoder: Encoder | None = None
         self._id_sets: list[IDSet] = []  # of the evaluation that is going on
         self._encoded: dict[IDSet, Encoded] = {}  # all ID sets
 
@@ -117,7 +115,7 @@ class Postprocessor(BasePostprocessor):  # type: ignore[misc]
         self._adopt(net)
 
     def _adopt(self, net: Any) -> None:
-        self._model = model = NetworkModel(net)
+        model = NetworkModel(net)
         data = [role.loader.dataset for role in self._roles]  # the ID sets are the first
         self._labels = build_labels(
             self.method,
@@ -130,7 +128,7 @@ class Postprocessor(BasePostprocessor):  # type: ignore[misc]
         transform = getattr(data[0], "transform_image", None) if data else None
         self._inputs = further_inputs([self.method], model.seen_through(transform))
         self._text_digest = tensor_digest(self._labels.features)
-        self._encoder = Encoder(model, feature_store(self.settings.cache), self.settings.skip_broken)
+        self._encoder = Encoder(model, self.settings.cache, self.settings.skip_broken)
         announce(self)
 
     def inference(self, net: Any, data_loader: Any, progress: bool = True) -> Triple:
@@ -152,26 +150,21 @@ class Postprocessor(BasePostprocessor):  # type: ignore[misc]
             return pred, conf, encoded.labels.copy()
         role = self._roles.of(data_loader)
         id_loader = data_loader if role.kind == "id" else self._roles.id_role(role.split).loader
-        main = self._known(self.encoded(net, id_loader, progress))
-        if role.kind == "id" or self._id_sets[:1] != [main]:
-            self._id_sets = [main]
-        if role.kind == "ood":
-            pred, conf = self._ood_set(encoded)
-        else:
-            pred, conf = self._id_set(encoded)
+        main = self.encoded(net, id_loader, progress)
+        if role.kind == "id" or self._id_sets[:1] != [main.id_set]:
+            self._id_sets = [main.id_set]
+        self._encoded[main.id_set] = main
+        pred, conf = self._ood_set(encoded) if role.kind == "ood" else self._id_set(encoded)
         return pred, conf, encoded.labels.copy()
 
     def _id_set(self, encoded: Encoded) -> tuple[np.ndarray, np.ndarray]:
         """Zero-shot predictions, and NaN for the confidences, which each stream has of its own."""
-        key = self._known(encoded)
-        if key not in self._id_sets:
-            self._id_sets.append(key)
+        key, owner = encoded.id_set, self.owner()
+        self._encoded[key] = encoded
+        self._id_sets += [] if key in self._id_sets else [key]
         nothing = np.full(key.size, np.nan, dtype=np.float32)
-        owner = self.owner()
-        return (
-            id_array(self._zero_shot(encoded), "pred", owner, key),
-            id_array(nothing, "conf", owner, key),
-        )
+        pred = id_array(self._zero_shot(encoded), "pred", owner, key)
+        return pred, id_array(nothing, "conf", owner, key)
 
     def _ood_set(self, encoded: Encoded) -> tuple[np.ndarray, np.ndarray]:
         """Its part of a stream with the ID sets so far; another is computed where it is joined."""
@@ -180,10 +173,6 @@ class Postprocessor(BasePostprocessor):  # type: ignore[misc]
         run = functools.partial(mixed_scores, *about, encoded, self._encoded)
         stream, id_sets = Stream(encoded.name, self.owner(), run), tuple(self._id_sets)
         return ood_array(stream, "pred", id_sets), ood_array(stream, "conf", id_sets)
-
-    def _known(self, encoded: Encoded) -> IDSet:
-        self._encoded[encoded.id_set] = encoded
-        return encoded.id_set
 
     @torch.no_grad()
     def postprocess(self, net: Any, data: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -223,9 +212,7 @@ class Postprocessor(BasePostprocessor):  # type: ignore[misc]
 
     def encoded(self, net: Any, loader: Any, progress: bool = True) -> Encoded:
         """The features and labels of a loader's images, encoded the first time only."""
-        labels = self.labels
-        assert self._model is not None and self._encoder is not None  # set with the labels
-        if version_of(net) != self._model.version:
+        if self.labels is not None and version_of(net) != self._encoder.model.version:
             logger.warning("the network or its weights changed since setup; encoding anew")
             self._id_sets, self._encoded = [], {}
             self._adopt(net)
@@ -234,11 +221,12 @@ class Postprocessor(BasePostprocessor):  # type: ignore[misc]
         role = self._roles.of(loader)
         encoded = self._encoder.encode(loader, role.name, progress)
         # OpenOOD sets the labels of OOD sets to -1 whatever their lists say
-        wrong = encoded.labels[(encoded.labels < 0) | (encoded.labels >= labels.n_id)]
+        n_id = self.labels.n_id
+        wrong = encoded.labels[(encoded.labels < 0) | (encoded.labels >= n_id)]
         if role.kind != "ood" and len(wrong):
             raise ValueError(
-                f"{role.name}: label {wrong[0]} in the image list, but the network has {labels.n_id} "
-                f"classes, 0 to {labels.n_id - 1}"
+                f"{role.name}: label {wrong[0]} in the image list, but the network has {n_id} classes, "
+                f"0 to {n_id - 1}"
             )
         return encoded
 
@@ -268,7 +256,6 @@ class Postprocessor(BasePostprocessor):  # type: ignore[misc]
         """Every OOD set under several stream orders.
 
         Args:
-            net: the network.
             id_loaders: the ID test set; for full-spectrum evaluation followed by the covariate-shifted
                 ones.
             ood_loaders: ``{"near": {name: loader}, "far": {name: loader}}``.
@@ -284,8 +271,7 @@ class Postprocessor(BasePostprocessor):  # type: ignore[misc]
             split: {name: self.encoded(net, loader, progress) for name, loader in sets.items()}
             for split, sets in ood_loaders.items()
         }
-        assert self._model is not None  # checked by encoded
-        about = {"model": self._model.describe(), "text": dict(self.labels.provenance)}
+        about = {"model": self._encoder.model.describe(), "text": dict(self.labels.provenance)}
         return replay(
             feature_set(self.labels, ids, **oods),
             {self.method: self.make_detector()},
@@ -316,9 +302,8 @@ class Postprocessor(BasePostprocessor):  # type: ignore[misc]
         return self._labels
 
     def _zero_shot(self, encoded: Encoded) -> np.ndarray:
-        labels = self.labels
-        own = None if self._model is None else self._model.id_features
-        text = labels.features[: labels.n_id] if own is None else own
+        own = self._encoder.model.id_features
+        text = self.labels.features[: self.labels.n_id] if own is None else own
         cosines = encoded.features @ text.to(encoded.features).T
         return cosines.argmax(dim=1).cpu().numpy().astype(np.int64)
 
@@ -394,13 +379,9 @@ def configured(
     """A postprocessor of the YAML in OpenOOD's configs folder, or of ours; nothing is downloaded.
 
     Args:
-        method: ``info.name`` of a detector.
+        method, settings: see :class:`Postprocessor`.
         id_name: OpenOOD's benchmark.
         config_root: OpenOOD's configs folder.
-        settings: override the YAML's.
-
-    Raises:
-        ValueError: see :class:`Postprocessor`; the message names the file.
     """
     path = Path(config_root) / "postprocessors" / f"{method}.yml"
     path = path if path.is_file() else shipped("postprocessors")[method]

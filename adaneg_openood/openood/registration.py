@@ -154,15 +154,15 @@ def _extend_datasets(module: ModuleType) -> None:
 
 
 def _extend_class_counts(module: ModuleType) -> None:
-    from adaneg_openood.openood.trial import INFO, NAME
+    from adaneg_openood.openood import trial
 
-    module.num_classes_dict.setdefault(NAME, INFO["num_classes"])
+    module.num_classes_dict.setdefault(trial.NAME, trial.INFO["num_classes"])
 
 
 def _extend_preprocessing(module: ModuleType) -> None:
-    from adaneg_openood.openood.trial import NAME, PREPROCESSING
+    from adaneg_openood.openood import trial
 
-    module.default_preprocessing_dict.setdefault(NAME, PREPROCESSING)
+    module.default_preprocessing_dict.setdefault(trial.NAME, trial.PREPROCESSING)
 
 
 def _extend_transforms(module: ModuleType) -> None:

@@ -289,8 +289,8 @@ def test_a_part_that_goes_while_it_is_read(root, monkeypatch):
 
 def test_default_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("ADANEG_CACHE", str(tmp_path))
-    assert store.default_store() == tmp_path / "features"
-    assert store.entries(store.default_store()) == []
+    assert store.store_folder() == tmp_path / "features"
+    assert store.entries(store.store_folder()) == []
 
 
 def test_workers_say_nothing_and_change_nothing(root, capfd, recwarn):

@@ -13,7 +13,13 @@ from openood.evaluation_api.preprocessor import ImageNetCPreProcessor, get_defau
 from openood_tiny import NEGATIVES, TinyModel, names_of
 from PIL import Image
 
+from adaneg_openood import AdaNeg, AdaNegConfig
 from adaneg_openood.evaluation import ood_metrics, run_stream, stream_order
+
+
+def adaneg(scale: float = 40.0, **config: Any) -> Callable[[torch.Tensor, int], AdaNeg]:
+    """What makes AdaNeg's detector from text features, for :func:`direct_metrics`."""
+    return lambda text, n: AdaNeg(text, n, logit_scale=scale, config=AdaNegConfig(**config))
 
 
 def text_features(model: TinyModel, id_name: str) -> torch.Tensor:

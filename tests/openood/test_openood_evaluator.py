@@ -13,10 +13,10 @@ import pytest
 pytest.importorskip("openood.evaluation_api", reason="OpenOOD is not installed")
 
 from openood.evaluation_api import Evaluator
-from openood_direct import direct_metrics
+from openood_direct import adaneg, direct_metrics
 from openood_tiny import TinyModel, names_of
 
-from adaneg_openood import MCM, AdaNeg, AdaNegConfig, NegLabel
+from adaneg_openood import MCM, NegLabel
 from adaneg_openood.openood import CLIPNetwork, Postprocessor
 
 METRICS = ("FPR@95", "AUROC", "AUPR_IN", "AUPR_OUT")
@@ -52,12 +52,7 @@ def test_adaneg_equals_the_direct_mixed_stream(
     post = Postprocessor("adaneg", negatives=str(negatives_file), batch_size=16, seed=3)
     table = evaluator(benchmarks, id_name, net, postprocessor=post).eval_ood(progress=False)
     direct = direct_metrics(
-        benchmarks,
-        id_name,
-        lambda text, n: AdaNeg(text, n, logit_scale=scale),
-        model=TinyModel(scale),
-        batch_size=16,
-        seed=3,
+        benchmarks, id_name, adaneg(scale), model=TinyModel(scale), batch_size=16, seed=3
     )
     assert_equal(table, direct)
     if scale == 400.0:
@@ -79,13 +74,7 @@ def test_by_name_with_a_yaml(benchmarks: Path, negatives_file: Path, tmp_path: P
         postprocessor_name="adaneg",
         config_root=str(tmp_path / "configs"),
     ).eval_ood(progress=False)
-    config = AdaNegConfig(proxy="sample", beta=1e-8)
-    direct = direct_metrics(
-        benchmarks,
-        "cifar10",
-        lambda text, n: AdaNeg(text, n, logit_scale=40.0, config=config),
-        batch_size=16,
-    )
+    direct = direct_metrics(benchmarks, "cifar10", adaneg(proxy="sample", beta=1e-8), batch_size=16)
     assert_equal(table, direct)
 
 
@@ -113,13 +102,7 @@ def test_sequential_protocol(benchmarks: Path, negatives_file: Path) -> None:
     table = evaluator(benchmarks, "cifar10", network("cifar10"), postprocessor=post).eval_ood(
         progress=False
     )
-    direct = direct_metrics(
-        benchmarks,
-        "cifar10",
-        lambda text, n: AdaNeg(text, n, logit_scale=40.0),
-        order="id_first",
-        batch_size=32,
-    )
+    direct = direct_metrics(benchmarks, "cifar10", adaneg(), order="id_first", batch_size=32)
     assert_equal(table, direct)
 
 
@@ -129,11 +112,8 @@ def test_full_spectrum_before_and_after_the_plain_table(
 ) -> None:
     """One evaluator, both tables, in both orders: OOD scores of the first call are reused by OpenOOD."""
 
-    def make(text: Any, n_id: int) -> AdaNeg:
-        return AdaNeg(text, n_id, logit_scale=40.0)
-
-    plain = direct_metrics(benchmarks, id_name, make, batch_size=32)
-    full = direct_metrics(benchmarks, id_name, make, batch_size=32, csid=True)
+    plain = direct_metrics(benchmarks, id_name, adaneg(), batch_size=32)
+    full = direct_metrics(benchmarks, id_name, adaneg(), batch_size=32, csid=True)
     assert plain != full
     for first in (False, True):
         net = network(id_name)
@@ -155,9 +135,7 @@ def test_calls_in_any_order_and_again(benchmarks: Path, negatives_file: Path) ->
     ood = {"svhn": post.inference(net, svhn), "tin": post.inference(net, tin)}
     id_triple = post.inference(net, loaders["id"]["test"])
     ood["svhn"] = post.inference(net, svhn, progress=False)
-    direct = direct_metrics(
-        benchmarks, "cifar10", lambda text, n: AdaNeg(text, n, logit_scale=40.0), batch_size=16
-    )
+    direct = direct_metrics(benchmarks, "cifar10", adaneg(), batch_size=16)
     for name, triple in ood.items():
         pred, conf, label = (np.concatenate([a, b]) for a, b in zip(id_triple, triple))
         fpr, auroc, aupr_in, aupr_out, acc = compute_all_metrics(conf, label, pred)
@@ -190,12 +168,7 @@ def test_saved_scores_give_the_same_table_or_are_refused(
     table = run.eval_ood(fsood=fsood, progress=False)
     data = pickle.dumps(run.scores, pickle.HIGHEST_PROTOCOL)
     direct = direct_metrics(
-        benchmarks,
-        "cifar10",
-        lambda text, n: AdaNeg(text, n, logit_scale=400.0),
-        model=TinyModel(400.0),
-        batch_size=16,
-        csid=fsood,
+        benchmarks, "cifar10", adaneg(400.0), model=TinyModel(400.0), batch_size=16, csid=fsood
     )
     assert all(result["ties"] > 5 for result in direct.values())
     del run
@@ -225,13 +198,7 @@ def test_parameter_search(benchmarks: Path, negatives_file: Path) -> None:
     assert post.hyperparam_search_done
     gap, proxy = post.get_hyperparam()
     table = run.eval_ood(progress=False)
-    config_found = AdaNegConfig(gap=gap, proxy=proxy)
-    direct = direct_metrics(
-        benchmarks,
-        "cifar10",
-        lambda text, n: AdaNeg(text, n, logit_scale=40.0, config=config_found),
-        batch_size=16,
-    )
+    direct = direct_metrics(benchmarks, "cifar10", adaneg(gap=gap, proxy=proxy), batch_size=16)
     assert_equal(table, direct)
     assert set(net.model.seen.values()) == {1}, "six combinations, and every image encoded once"
 
@@ -252,7 +219,7 @@ def test_search_picks_what_the_direct_search_picks(benchmarks: Path, negatives_f
     import torch
 
     def auroc(gamma: float) -> float:
-        detector = AdaNeg(text, 10, logit_scale=40.0, config=AdaNegConfig(gamma=gamma))
+        detector = adaneg(gamma=gamma)(text, 10)
         scores = run_stream(detector, torch.cat([ood, val]), stream_order(len(ood), len(val), 0), 256)
         label = np.concatenate([np.full(len(ood), -1), labels])
         return ood_metrics(scores.conf, label, scores.pred)["AUROC"]

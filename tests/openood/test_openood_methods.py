@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +11,7 @@ import pytest
 pytest.importorskip("openood.evaluation_api", reason="OpenOOD is not installed")
 
 from openood.evaluation_api import Evaluator
-from openood_checkout import checkout, needs_checkout
+from openood_checkout import classic, needs_checkout
 from openood_direct import direct_metrics
 from openood_tiny import TinyModel, names_of
 from typer.testing import CliRunner
@@ -95,17 +92,7 @@ def test_four_ways_give_the_same_numbers(tmp_path: Path, monkeypatch: pytest.Mon
     row = Path("leaderboard/demo_adaneg_row.csv").read_text().splitlines()[1]
     assert f",{near},{far}," in row and "gap 0.1" in row and "batches of 64" in row
 
-    script = str(checkout() / "main.py")  # type: ignore[operator]
-    command = [sys.executable, "-m", "adaneg_openood", script, "--config", *map(str, files)]
-    classic = subprocess.run(
-        [*command, "--num_gpus", "0", "--evaluator.n_streams", "0"],
-        cwd=tmp_path,
-        env=dict(os.environ, OMP_NUM_THREADS="1"),
-        text=True,
-        capture_output=True,
-        timeout=300,
-    )
-    assert classic.returncode == 0, classic.stderr[-3000:]
+    classic(files, tmp_path, "--evaluator.n_streams", "0")
     with (tmp_path / "trial" / "results" / "demo_adaneg" / "ood.csv").open() as file:
         rows = {row["dataset"]: row["AUROC"] for row in csv.DictReader(file)}
     assert (rows["nearood"], rows["farood"]) == (near, far)

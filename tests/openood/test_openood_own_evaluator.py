@@ -11,11 +11,11 @@ import pytest
 pytest.importorskip("openood.evaluation_api", reason="OpenOOD is not installed")
 
 from openood.evaluation_api.datasets import DATA_INFO
-from openood_direct import direct_metrics
+from openood_direct import adaneg, direct_metrics
 from openood_tiny import TinyModel, build_benchmark, names_of
 from PIL import Image
 
-from adaneg_openood import AdaNeg, NegLabel
+from adaneg_openood import NegLabel
 from adaneg_openood.evaluation import Run
 from adaneg_openood.io.digests import tensor_digest
 from adaneg_openood.openood import CLIPNetwork, Evaluator, Postprocessor
@@ -39,12 +39,7 @@ def test_streams_equal_direct_ones_and_are_resumed(
     results = run.eval_streams(seeds=(0, 4), save_dir=tmp_path / "scores", progress=False)
     for seed in (0, 4):
         direct = direct_metrics(
-            benchmarks,
-            "cifar10",
-            lambda text, n: AdaNeg(text, n, logit_scale=40.0),
-            transform=TinyModel().preprocess,
-            batch_size=16,
-            seed=seed,
+            benchmarks, "cifar10", adaneg(), transform=TinyModel().preprocess, batch_size=16, seed=seed
         )
         rows = results.records[results.records["seed"] == seed].set_index("dataset")
         for name, expected in direct.items():
@@ -140,11 +135,7 @@ def test_models_own_preprocessing_on_imagenet(benchmarks: Path, negatives_file: 
     run = Evaluator(net, "imagenet", str(benchmarks), postprocessor=post, num_workers=0)
     table = run.eval_ood(progress=False)
     direct = direct_metrics(
-        benchmarks,
-        "imagenet",
-        lambda text, n: AdaNeg(text, n, logit_scale=40.0),
-        transform=TinyModel().preprocess,
-        batch_size=16,
+        benchmarks, "imagenet", adaneg(), transform=TinyModel().preprocess, batch_size=16
     )
     for name, expected in direct.items():
         assert table.loc[name, "AUPR_IN"] == pytest.approx(expected["AUPR_IN"], abs=1e-12, rel=0)

@@ -18,9 +18,7 @@ pytest.importorskip("openood.evaluation_api", reason="OpenOOD is not installed")
 
 from openood.evaluation_api.datasets import DATA_INFO
 from openood_checkout import checkout, needs_checkout
-from openood_direct import direct_metrics
-
-from adaneg_openood import AdaNeg
+from openood_direct import adaneg, direct_metrics
 
 HERE = Path(__file__).parent
 
@@ -147,13 +145,7 @@ def test_classic_main(
         tmp_path,
         tmp_path / "counts.json",
     )
-    direct = direct_metrics(
-        benchmarks,
-        "cifar10",
-        lambda text, n: AdaNeg(text, n, logit_scale=40.0),
-        batch_size=16,
-        csid=scheme == "fsood",
-    )
+    direct = direct_metrics(benchmarks, "cifar10", adaneg(), batch_size=16, csid=scheme == "fsood")
     table = read_csv(tmp_path / "results" / "run" / "ood.csv")
     for name, expected in direct.items():
         for metric in ("FPR@95", "AUROC", "AUPR_IN", "AUPR_OUT", "ACC"):
