@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from adaneg_openood.benchmark.check import Item
+from adaneg_openood.benchmark.opening import Item
 from adaneg_openood.openood import compat
 
 INSTALL_OPENOOD = "pip install --no-deps git+https://github.com/Jingkang50/OpenOOD"
@@ -27,7 +27,7 @@ def diagnose(
     """Look at the machine, the packages and, if a data folder is given, the benchmarks in it.
 
     An item says what was found, what cannot be done without it, and the command that brings it; an item
-    whose ``ok`` is None is good to know. :func:`~adaneg_openood.benchmark.check.to_text` shows them.
+    whose ``ok`` is None is good to know. :func:`~adaneg_openood.benchmark.opening.to_text` shows them.
 
     Args:
         data_root: OpenOOD's data folder; None looks at ``./data`` if it is there.
@@ -155,7 +155,7 @@ def _data(root: Path, benchmark: str | None, full: bool) -> Iterator[Item]:
 
 
 def _lists_lacking_images(root: Path, id_name: str, full: bool) -> Iterator[str]:
-    from adaneg_openood.data.image_lists import read_imglist
+    from adaneg_openood.data.image_files import read_imglist
     from adaneg_openood.openood.benchmark_files import image_lists
 
     for name, entry in image_lists(id_name):

@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader
 
 from adaneg_openood.data import FeatureStore, ImageSet
 from adaneg_openood.data.feature_set import DEFAULT_LOGIT_SCALE, FeatureSet
-from adaneg_openood.data.image_lists import OOD_LABEL, parse_entries
-from adaneg_openood.data.store_entries import default_store
+from adaneg_openood.data.image_files import OOD_LABEL, parse_entries
 from adaneg_openood.io.digests import tensor_digest
+from adaneg_openood.io.files import cache_folder
 from adaneg_openood.openood.benchmark_files import WHERE_TO_GET
 from adaneg_openood.openood.network_model import NetworkModel
 from adaneg_openood.openood.stream_arrays import IDSet
@@ -168,7 +168,7 @@ class Encoded:
 
 def feature_store(cache: Path | None) -> FeatureStore:
     """The store in a cache folder; None is the user's."""
-    return FeatureStore(default_store() if cache is None else cache / "features")
+    return FeatureStore(cache_folder("features", cache))
 
 
 def feature_set(
