@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,16 +22,8 @@ from adaneg_openood.benchmark.settings import (
 )
 from adaneg_openood.data.feature_set import RESERVED_NAMES
 from adaneg_openood.detectors import DETECTORS
-from adaneg_openood.io.configuration import (
-    Section,
-    Whole,
-    checked,
-    given_values,
-    not_allowed,
-    read_yaml,
-    shipped,
-    shown,
-)
+from adaneg_openood.io.checks import hint, not_allowed, shown
+from adaneg_openood.io.configuration import Section, Whole, checked, given_values, read_yaml, shipped
 
 SPLITS = ("csid", "near", "far")
 KINDS = ("imglist", "folder", "features", "torchvision", "huggingface", "demo")
@@ -266,10 +257,8 @@ def _find(source: str | os.PathLike[str]) -> tuple[Path, Path]:
     known, name = shipped("benchmarks"), os.fspath(source)
     if name in known:
         return known[name], Path()  # a shipped definition knows no folder of the user's
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
     raise FileNotFoundError(
-        f"{name}: neither a file nor a benchmark of this package ({', '.join(known)}){hint}"
+        f"{name}: neither a file nor a benchmark of this package ({', '.join(known)}){hint(name, known)}"
     )
 
 

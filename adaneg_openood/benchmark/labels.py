@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any, Union
 
 from adaneg_openood.benchmark.settings import LabelSettings, NameSettings, NegativeSettings
 from adaneg_openood.data import ImageSet
+from adaneg_openood.io.files import cache_folder
 from adaneg_openood.text import (
     ClassNames,
     LabelFeatures,
@@ -22,36 +22,30 @@ from adaneg_openood.text.classnames import BENCHMARKS
 from adaneg_openood.text.learned import load_prompts
 from adaneg_openood.vlm import VisionLanguageModel
 
-# names of drawn worlds -> the module with their class_names, corpus and image_set
-_WORLDS = {"demo": "adaneg_openood.demo.benchmark"}
 
+def drawn_world() -> Any:
+    """The module with the demo's ``class_names``, ``corpus`` and ``image_set``, when it is asked for."""
+    from adaneg_openood.demo import benchmark
 
-def world(name: str) -> Any:
-    """The module of a drawn world; it is imported when it is asked for."""
-    return importlib.import_module(_WORLDS[name])
+    return benchmark
 
 
 def named_classes(settings: NameSettings, where: str) -> ClassNames | None:
-    """The classes that settings name, or None where they name none.
+    """The classes that ``classes`` or the file of ``text_features`` names; None where neither does.
 
-    Args:
-        settings: their ``classes``, or the file of ``text_features``.
-        where: named as the source of a list of names.
+    ``where`` is named as the source of a list of names.
 
     Raises:
         ValueError, OSError: a file of no class names, or a folder of no class folders.
     """
     if isinstance(settings.classes, tuple):
         return ClassNames(f"{where}: classes", settings.classes)
-    if settings.classes in _WORLDS:
-        return world(settings.classes).class_names()
-    if (
-        settings.classes is not None
-        and settings.classes not in BENCHMARKS
-        and Path(settings.classes).is_dir()
-    ):
-        return ImageSet.of(settings.classes, labelled=True).class_names()
+    if settings.classes == "demo":
+        return drawn_world().class_names()  # type: ignore[no-any-return]
     if settings.classes is not None:
+        is_folder = settings.classes not in BENCHMARKS and Path(settings.classes).is_dir()
+        if is_folder:
+            return ImageSet.of(settings.classes, labelled=True).class_names()
         return class_names(settings.classes)
     if settings.text_features is not None:
         made = LabelFeatures.load(settings.text_features)
@@ -65,7 +59,6 @@ def mining_of(settings: NegativeSettings) -> Mining:
     Raises:
         ValueError: settings that do not go together.
     """
-    named = settings.corpus in _WORLDS
     return Mining(
         MiningConfig(
             recipe=settings.mining,
@@ -81,7 +74,7 @@ def mining_of(settings: NegativeSettings) -> Mining:
             match=settings.match,
             exclude_related=settings.exclude_related,
         ),
-        world(settings.corpus).corpus() if named else settings.corpus,
+        drawn_world().corpus() if settings.corpus == "demo" else settings.corpus,
         settings.wordnet,
         settings.lemmas,
         settings.download,
@@ -109,7 +102,7 @@ def make_labels(
     progress: bool = False,
     **inputs: Any,
 ) -> LabelFeatures:
-    """The text rows that settings ask for, see :func:`~adaneg_openood.text.label_features`.
+    """The text rows that settings ask for.
 
     Args:
         model: the text tower; None where ``text_features`` bring all rows.
@@ -117,8 +110,7 @@ def make_labels(
         settings: prompts, negatives, or a file of text features.
         negatives: what the settings say of them, opened before; None opens it now.
         cache: folder of the caches; None is the user's.
-        progress: show a bar.
-        inputs: further arguments of ``label_features``.
+        progress, inputs: see :func:`~adaneg_openood.text.label_features`.
 
     Raises:
         ValueError, OSError, ImportError: with a message for people.
@@ -134,7 +126,7 @@ def make_labels(
         learned_prompts=settings.learned_prompts,
         text_features=settings.text_features,
         logit_scale=settings.logit_scale,
-        cache=TextCache(None if cache is None else cache / "text"),
+        cache=TextCache(cache_folder("text", cache)),
         progress=progress,
         **inputs,
     )

@@ -1,24 +1,32 @@
-"""A method by name: which detector, with which settings. Names are those of the detectors' records."""
+"""A method by name: which detector, with which settings. Names and defaults are the detectors' own."""
 
 from __future__ import annotations
 
-import inspect
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pydantic
+import torch
 from torch import Tensor
 
-from adaneg_openood.benchmark.detector_settings import read_settings, settings_model
 from adaneg_openood.data.feature_set import FeatureSet
-from adaneg_openood.detectors import DETECTORS, TextDetector, default_settings, make_detector
-from adaneg_openood.io.configuration import given_values, not_allowed, told
+from adaneg_openood.data.noise import noise_features
+from adaneg_openood.detectors import (
+    DETECTORS,
+    AdaNegConfig,
+    TextDetector,
+    default_settings,
+    make_detector,
+)
+from adaneg_openood.io.checks import not_allowed
+from adaneg_openood.io.configuration import Number, Section, Whole, given_values, told
+from adaneg_openood.text import LabelFeatures
+from adaneg_openood.vlm import VisionLanguageModel
 
-if TYPE_CHECKING:
-    from adaneg_openood.text import LabelFeatures
-    from adaneg_openood.vlm import VisionLanguageModel
+_MOST = 1_000_000  # labels in a check of settings; nobody has more
 
 
 @dataclass(frozen=True)
@@ -52,21 +60,17 @@ class MethodSpec:
 
         Args:
             data: the features; a method takes the text rows.
-            labels: the same rows with what is known of them: a recipe's number of groups is taken where
-                the settings name none.
-            inputs: what else methods may take, see :func:`further_inputs`.
+            labels: the same rows; a recipe's number of groups is taken where the settings name none.
+            inputs: see :func:`further_inputs`.
 
         Raises:
             ValueError, TypeError: a setting that does not fit the data, such as too many groups.
         """
         settings = dict(self.settings)
-        if (
-            labels is not None
-            and labels.groups is not None
-            and "groups" in default_settings(self.detector)
-        ):
-            settings.setdefault("groups", labels.groups)
-        taken = inspect.signature(DETECTORS[self.detector]).parameters
+        groups = None if labels is None else labels.groups
+        if groups is not None and "groups" in default_settings(self.detector):
+            settings.setdefault("groups", groups)
+        taken = DETECTORS[self.detector].input_names()
         own = {name: value for name, value in inputs.items() if name in taken}
         return make_detector(
             self.detector, data.text_features, data.n_id, data.logit_scale, settings, **own
@@ -87,18 +91,62 @@ def standard_detectors(data: FeatureSet) -> dict[str, TextDetector]:
 
 
 def further_inputs(detectors: Iterable[str], model: VisionLanguageModel | None) -> dict[str, Tensor]:
-    """What detectors take beside text rows and the model makes: noise features, where one takes them.
+    """What detectors take beside text rows and a model makes: noise features, where one takes them."""
+    taken = any("noise_features" in DETECTORS[name].input_names() for name in detectors)
+    return {} if model is None or not taken else {"noise_features": noise_features(model)}
+
+
+@functools.cache
+def settings_model(detector: str) -> type[Section]:
+    """The model of a detector's settings."""
+    kinds: dict[type, Any] = {int: Whole, float: Number, type(None): Any}
+    fields: dict[str, Any] = {
+        name: (kinds.get(type(value), type(value)), value)
+        for name, value in default_settings(detector).items()
+    }
+    if detector == "adaneg":
+        about = "Reproduce released results: beta is truncated, and AdaGap fixes lambda at 1."
+        fields["released"] = (bool, pydantic.Field(False, description=about))
+    return pydantic.create_model(f"{DETECTORS[detector].info.title}Settings", __base__=Section, **fields)
+
+
+def read_settings(detector: str, given: Any) -> dict[str, Any]:
+    """Settings of a detector, checked; only those that were given.
+
+    AdaNeg's ``released`` becomes the settings that reproduce released results.
+
+    Raises:
+        pydantic.ValidationError: an unknown setting, or a value of another kind.
+        ValueError, TypeError: a value that is not allowed.
+    """
+    made = settings_model(detector).model_validate(given)
+    settings = {
+        name: getattr(made, name) for name in type(made).model_fields if name in made.model_fields_set
+    }
+    if settings.pop("released", False):
+        released = AdaNegConfig.released(**settings)
+        settings.update({name: getattr(released, name) for name in ("beta", "lam")})
+    check_fit(detector, settings, 1)
+    return settings
+
+
+def check_fit(
+    detector: str, settings: Mapping[str, Any], n_id: int, n_negatives: int | None = None
+) -> None:
+    """Refuse settings that do not fit the number of labels, such as more groups than negatives.
 
     Args:
-        detectors: names.
-        model: None makes nothing.
-    """
-    for name in detectors:
-        if model is not None and "noise_features" in inspect.signature(DETECTORS[name]).parameters:
-            from adaneg_openood.data.noise import noise_features
+        detector, settings: its name, and what differs from its defaults.
+        n_id, n_negatives: C and M; M is None where it is not known yet.
 
-            return {"noise_features": noise_features(model)}
-    return {}
+    Raises:
+        ValueError, TypeError: a setting that does not fit, or is not allowed at all.
+    """
+    if n_negatives is None:
+        groups = settings.get("groups", default_settings(detector).get("groups"))
+        n_negatives = groups if type(groups) is int and groups > 0 else 1
+    rows = torch.ones(n_id + min(n_negatives, _MOST), 1)  # as good as any, and small
+    make_detector(detector, rows, n_id, settings=settings)
 
 
 def read_method(given: Any) -> MethodSpec:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pydantic
 
-from adaneg_openood.benchmark.detector_settings import read_settings, settings_model
+from adaneg_openood.benchmark.methods import read_settings, settings_model
 from adaneg_openood.benchmark.settings import (
     LabelSettings,
     NameSettings,
@@ -17,9 +17,17 @@ from adaneg_openood.benchmark.settings import (
     StreamSettings,
 )
 from adaneg_openood.detectors import DETECTORS
-from adaneg_openood.io.configuration import Section, Whole, checked, not_allowed, shown, unknown_key
+from adaneg_openood.io.checks import not_allowed, shown, unknown_key
+from adaneg_openood.io.configuration import Section, Whole, checked
 
-_KEYS = ("name", "APS_mode", "postprocessor_args", "postprocessor_sweep")
+
+class PostprocessorSection(Section):
+    """OpenOOD's outer shape; settings belong under ``postprocessor_args``."""
+
+    name: str = ""
+    APS_mode: bool = False
+    postprocessor_args: dict[str, Any] = {}
+    postprocessor_sweep: dict[str, Any] = {}
 
 
 class OneStreamSettings(StreamSettings):
@@ -79,28 +87,22 @@ def read_postprocessor(
         raise ValueError(
             f"{where}: holds no section postprocessor; write 'postprocessor: {{name: {detector}}}'"
         )
-    for key in section:
-        if key not in _KEYS:
-            raise ValueError(
-                f"{where}: postprocessor: {unknown_key(str(key), _KEYS)} "
-                "(settings belong under postprocessor_args)"
-            )
-    name = section.get("name") or detector
+    outer = checked(PostprocessorSection, section, f"{where}: postprocessor")
+    name = outer.name or detector
     if name != detector:
         raise ValueError(
             f"{where}: postprocessor.name is {shown(name)}, but this file was asked for {detector}; "
             f"write name: {detector}, or ask for {name}"
         )
-    given = {**_mapping(section, "postprocessor_args", where), **(overrides or {})}
+    given = {**outer.postprocessor_args, **(overrides or {})}
     settings = _settings(detector, given, f"{where}: postprocessor_args")
-    sweep = _sweep(detector, settings, _mapping(section, "postprocessor_sweep", where), where)
-    search = checked(_Search, {"APS_mode": section.get("APS_mode")}, f"{where}: postprocessor").APS_mode
-    if search and not sweep:
+    sweep = _sweep(detector, settings, outer.postprocessor_sweep, f"{where}: postprocessor_sweep")
+    if outer.APS_mode and not sweep:
         raise ValueError(
             f"{where}: APS_mode is on, but postprocessor_sweep names nothing to search over; "
             "give lists, such as groups_list: [1, 5]"
         )
-    return PostprocessorFile(settings, sweep, search)
+    return PostprocessorFile(settings, sweep, outer.APS_mode)
 
 
 def check_postprocessor_name(name: str, known: Iterable[str]) -> None:
@@ -114,10 +116,6 @@ def check_postprocessor_name(name: str, known: Iterable[str]) -> None:
         raise ValueError(f"postprocessor {not_allowed(name, known)}")
 
 
-class _Search(Section):
-    APS_mode: bool = False
-
-
 def _settings(detector: str, given: Mapping[str, Any], where: str) -> Section:
     settings = checked(postprocessor_settings(detector), given, where)
     try:
@@ -127,18 +125,10 @@ def _settings(detector: str, given: Mapping[str, Any], where: str) -> Section:
     return settings
 
 
-def _mapping(section: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
-    values = section.get(key) or {}
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{where}: postprocessor.{key} must be a mapping, got {shown(values)}")
-    return dict(values)
-
-
 def _sweep(
     detector: str, settings: Section, given: Mapping[str, Any], where: str
 ) -> dict[str, list[Any]]:
     """OpenOOD's YAMLs call a list of values ``gap_list`` or ``gap``; both are understood."""
-    place = f"{where}: postprocessor_sweep"
     able = [*settings_model(detector).model_fields]
     if isinstance(settings, OneStreamSettings):
         able += OneStreamSettings.model_fields
@@ -146,14 +136,14 @@ def _sweep(
     for key, values in given.items():
         if values is None:
             continue
-        name = str(key)[: -len("_list")] if str(key).endswith("_list") else str(key)
+        name = key.removesuffix("_list")
         if name not in able:
             if name in type(settings).model_fields:
-                raise ValueError(f"{place}: {name} cannot be searched over; it changes the text rows")
-            raise ValueError(f"{place}: {unknown_key(name, able)}")
+                raise ValueError(f"{where}: {name} cannot be searched over; it changes the text rows")
+            raise ValueError(f"{where}: {unknown_key(name, able)}")
         if not isinstance(values, (list, tuple)) or not values:
             raise ValueError(
-                f"{place}.{key} must be a list with at least one value, got {shown(values)}"
+                f"{where}.{key} must be a list with at least one value, got {shown(values)}"
             )
-        found[name] = [getattr(_settings(detector, {name: one}, place), name) for one in values]
+        found[name] = [getattr(_settings(detector, {name: one}, where), name) for one in values]
     return found

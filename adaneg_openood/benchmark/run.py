@@ -6,43 +6,28 @@ import functools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from adaneg_openood.benchmark.definition import BenchmarkSet, read_benchmark
+from adaneg_openood.benchmark.definition import Benchmark, read_benchmark
 from adaneg_openood.benchmark.labels import make_labels
 from adaneg_openood.benchmark.methods import MethodSpec, further_inputs
 from adaneg_openood.benchmark.opening import OpenBenchmark, open_benchmark
-from adaneg_openood.benchmark.sets import StoredFeatures
-from adaneg_openood.data import FeatureStore, ImageSet, read_feature_header
+from adaneg_openood.benchmark.sets import Opened, StoredFeatures
+from adaneg_openood.benchmark.settings import EncodeOptions
+from adaneg_openood.data import FeatureStore, ImageFeatures, ImageSet, read_feature_header
+from adaneg_openood.data.encode_file import differing
 from adaneg_openood.data.feature_set import DEFAULT_LOGIT_SCALE, FeatureSet
-from adaneg_openood.data.headers import differing
-from adaneg_openood.data.store_entries import store_folder
 from adaneg_openood.detectors import TextDetector
 from adaneg_openood.evaluation import Protocol, Run, replay
+from adaneg_openood.io.files import cache_folder
 from adaneg_openood.io.processes import ALONE, Group
 from adaneg_openood.text import LabelFeatures
 from adaneg_openood.vlm import VisionLanguageModel, describe, load_model
 
-
-@dataclass(frozen=True)
-class EncodeOptions:
-    """How a benchmark is encoded; changes no result beyond rounding.
-
-    Attributes:
-        device: of the model.
-        batch_size: images per forward pass.
-        workers: decoding processes; None takes as many as there are cores.
-        progress: show bars.
-    """
-
-    device: str = "cpu"
-    batch_size: int = 256
-    workers: int | None = None
-    progress: bool = False
+__all__ = ["EncodeOptions", "Encoding", "benchmark_features", "encode_benchmark", "run_benchmark"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,16 +66,14 @@ def run_benchmark(
     """Encode what is not in the store, and replay every method of the benchmark.
 
     Args:
-        opened: see :func:`~adaneg_openood.benchmark.opening.open_benchmark`.
-        options: see :class:`EncodeOptions`.
-        group: ranks that share the encoding, and then the streams; all get the same run.
+        opened, options, group: see :func:`encode_benchmark`; all ranks get the same run.
         replayed: further arguments of :func:`~adaneg_openood.evaluation.replay`.
 
     Raises:
         FileNotFoundError: the benchmark is not complete.
         ValueError, TypeError, OSError, ImportError: with a message for people.
     """
-    options = EncodeOptions() if options is None else options
+    options = (options or EncodeOptions()).on(group)
     made = encode_benchmark(opened, options, group)
     benchmark = opened.definition
     run = replay(
@@ -121,7 +104,7 @@ def encode_benchmark(
         ValueError, TypeError, OSError, ImportError: with a message for people.
     """
     opened.refuse_missing()
-    options = EncodeOptions() if options is None else options
+    options = (options or EncodeOptions()).on(group)
     benchmark = opened.definition
     about: dict[str, Any] = {"benchmark": benchmark.name, "definition": benchmark.origin}
     if opened.whole is not None:
@@ -130,47 +113,49 @@ def encode_benchmark(
     if model is not None:
         about["model"] = describe(model)
     labels = group.local(lambda: _labels(opened, model, options), first_alone=True)
-    used = [method.detector for method in benchmark.methods.values()]
-    parts = {}
-    store = FeatureStore(store_folder(benchmark.cache))
+    store = FeatureStore(cache_folder("features", benchmark.cache))
+    made: dict[str, ImageFeatures | StoredFeatures] = {}
+    images: dict[str, ImageSet] = {}
     for part in benchmark.sets:
-        encode = functools.partial(_encoded, part, opened, labels.n_id, model, store, options, group)
-        parts[part.title] = encode()
+        found = opened.sets[part.title]
+        group.local(functools.partial(_refuse_other_model, found, model))
+        if isinstance(found, StoredFeatures):
+            made[part.title] = found
+            continue
+        assert model is not None
+        made[part.title] = encoded = store.get(
+            found,
+            model,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            skip_broken=benchmark.skip_broken,
+            progress=options.progress,
+            group=group,
+        )
+        images[part.title] = found.without(encoded.skipped)
     about["labels"] = labels.provenance
     about["sets"] = {
         part.title: {
             "kind": part.definition.kind,
             "location": part.definition.location,
-            "images": len(parts[part.title].features),
+            "images": len(made[part.title].features),
         }
         for part in benchmark.sets
     }
+    used = [method.detector for method in benchmark.methods.values()]
     return Encoding(
-        _joined(opened, labels, model, parts),
+        _joined(benchmark, labels, model, made),
         labels,
-        {title: part.images for title, part in parts.items() if part.images is not None},
+        images,
         about,
         group.local(lambda: further_inputs(used, model), first_alone=True),
-        tuple(title for title, part in parts.items() if part.fresh),
+        tuple(title for title, part in made.items() if getattr(part, "fresh", False)),
     )
 
 
 def benchmark_features(source: str | os.PathLike[str], device: str = "cpu") -> FeatureSet:
-    """The features of a benchmark by its name or YAML file, with the options of its definition.
-
-    Example:
-        >>> benchmark_features("demo").n_id  # doctest: +SKIP
-        20
-    """
+    """The features of a benchmark by its name or YAML file, with the options of its definition."""
     return encode_benchmark(open_benchmark(read_benchmark(source)), EncodeOptions(device)).data
-
-
-@dataclass(frozen=True, eq=False)
-class _Part:
-    features: Tensor
-    labels: Tensor | None
-    images: ImageSet | None = None
-    fresh: bool = False
 
 
 def _model(opened: OpenBenchmark, options: EncodeOptions) -> VisionLanguageModel | None:
@@ -199,58 +184,41 @@ def _labels(
     )
 
 
-def _encoded(
-    part: BenchmarkSet,
-    opened: OpenBenchmark,
-    n_id: int,
-    model: VisionLanguageModel | None,
-    store: FeatureStore,
-    options: EncodeOptions,
-    group: Group,
-) -> _Part:
-    found = opened.sets[part.title]
-    if isinstance(found, StoredFeatures):
-        group.local(functools.partial(_refuse_other_model, found.file, model))
-        return _Part(found.features, found.id_labels(n_id) if part.labelled else None)
-    assert model is not None
-    if part.labelled:
-        found.check_labels(n_id)
-    made = store.get(
-        found,
-        model,
-        batch_size=options.batch_size,
-        workers=options.workers,
-        skip_broken=opened.definition.skip_broken,
-        progress=options.progress,
-        group=group,
-    )
-    return _Part(made.features, made.labels, found.without(made.skipped), made.fresh)
+def _refuse_other_model(found: Opened, model: VisionLanguageModel | None) -> None:
+    """Compare a feature file's header, if it has one, with the model the rest is made with."""
+    if model is None or isinstance(found, ImageSet) or found.file.suffix != ".safetensors":
+        return
+    header, known = read_feature_header(found.file), describe(model)
+    for key in differing(header, known, ("weights", "preprocessing", "dim")):
+        raise ValueError(
+            f"{found.file}: was made with {key} {header[key]!r}, but this benchmark's model "
+            f"{model.name} has {known[key]!r}; their features cannot be compared"
+        )
 
 
 def _joined(
-    opened: OpenBenchmark,
+    benchmark: Benchmark,
     labels: LabelFeatures,
     model: VisionLanguageModel | None,
-    parts: dict[str, _Part],
+    made: Mapping[str, ImageFeatures | StoredFeatures],
 ) -> FeatureSet:
-    benchmark = opened.definition
     scale = benchmark.logit_scale or labels.logit_scale
     if scale is None:
         scale = DEFAULT_LOGIT_SCALE if model is None else float(model.logit_scale)
-    of_id = [parts[part.title] for part in benchmark.sets if part.labelled]
+    of_id = [made[part.title] for part in benchmark.sets if part.labelled]
     id_labels = [part.labels for part in of_id if part.labels is not None]
-    sets = {
-        split: {part.name: parts[part.title].features for part in benchmark.sets if part.split == split}
+    near, far = (
+        {part.name: made[part.title].features for part in benchmark.sets if part.split == split}
         for split in ("near", "far")
-    }
+    )
     return FeatureSet(
         text_features=labels.features,
         n_id=labels.n_id,
         # one ID set stays memory-mapped
         id_features=of_id[0].features if len(of_id) == 1 else torch.cat([p.features for p in of_id]),
         id_labels=torch.cat(id_labels),
-        near=sets["near"],
-        far=sets["far"],
+        near=near,
+        far=far,
         logit_scale=scale,
         names=labels.names,
         origins={
@@ -259,15 +227,3 @@ def _joined(
             **{part.title: f"{benchmark.origin}: {part.title}" for part in benchmark.sets},
         },
     )
-
-
-def _refuse_other_model(file: Path, model: VisionLanguageModel | None) -> None:
-    """Compare a feature file's header, if it has one, with the model the rest is made with."""
-    if model is None or file.suffix != ".safetensors":
-        return
-    header, known = read_feature_header(file), describe(model)
-    for key in differing(header, known, ("weights", "preprocessing", "dim")):
-        raise ValueError(
-            f"{file}: was made with {key} {header[key]!r}, but this benchmark's model {model.name} "
-            f"has {known[key]!r}; their features cannot be compared"
-        )

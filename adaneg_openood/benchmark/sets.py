@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib.util
 import inspect
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +10,10 @@ from typing import Any, Union
 from torch import Tensor
 
 from adaneg_openood.benchmark.definition import BenchmarkSet, SetDefinition
-from adaneg_openood.benchmark.labels import world
+from adaneg_openood.benchmark.labels import drawn_world
 from adaneg_openood.data import ImageSet
 from adaneg_openood.data.feature_files import read_rows
+from adaneg_openood.io.checks import hint, is_installed
 from adaneg_openood.text import ClassNames
 
 
@@ -61,7 +60,7 @@ def open_set(part: BenchmarkSet, classes: ClassNames | None, cache: Path | None)
     Args:
         part: the set.
         classes: names of the labels, which folders and data sets are matched with.
-        cache: folder of the caches, where the demo's images are drawn; None is the user's.
+        cache: where the demo's images are drawn; None is the user's.
 
     Raises:
         FileNotFoundError: a list, folder or file is not there.
@@ -79,7 +78,7 @@ def open_set(part: BenchmarkSet, classes: ClassNames | None, cache: Path | None)
     if part.labelled:
         options["classes"] = classes
     if own.demo is not None:
-        return world("demo").image_set(own.demo, cache, **options)
+        return drawn_world().image_set(own.demo, cache, **options)
     if own.torchvision is not None:
         return ImageSet.of(_torchvision(own), **options)
     if own.huggingface is not None:
@@ -100,25 +99,13 @@ def fetched_later(own: SetDefinition) -> str:
     return ""
 
 
-def is_installed(module: str) -> bool:
-    """Whether a module can be imported; it is not."""
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of the package that a submodule is in
-        return False
-    except ValueError:  # loaded without a spec, by hand
-        return True
-
-
 def _torchvision(own: SetDefinition) -> Any:
     from torchvision import datasets
 
     name = str(own.torchvision)
     maker = getattr(datasets, name, None)
     if not inspect.isclass(maker):
-        near = difflib.get_close_matches(name, datasets.__all__, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"torchvision has no dataset {name!r}{hint}")
+        raise ValueError(f"torchvision has no dataset {name!r}{hint(name, datasets.__all__)}")
     arguments = dict(own.args)
     parameters = inspect.signature(maker).parameters
     if "root" in parameters:

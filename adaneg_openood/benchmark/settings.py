@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Optional, Union
 
 from pydantic import BeforeValidator, Field, ValidationInfo
 
-from adaneg_openood.io.configuration import Number, Section, Whole, shown
+from adaneg_openood.io.checks import shown
+from adaneg_openood.io.configuration import Number, Section, Whole
+from adaneg_openood.io.processes import Group, local_device
 from adaneg_openood.text.classnames import BENCHMARKS
 from adaneg_openood.text.prompts import templates
+from adaneg_openood.vlm import DEFAULT_MODEL
 
-DEFAULT_MODEL = "open_clip:ViT-B-16/openai"
 NAMED_CLASSES = (*BENCHMARKS, "demo")
 NAMED_CORPORA = ("wordnet", "demo")
 FORMER_NAMES = {
@@ -252,3 +255,24 @@ class StorageSettings(Section):
         description="Folder of encoded images and texts; $ADANEG_CACHE or ~/.cache/adaneg_openood if "
         "not given.",
     )
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """How a benchmark is encoded; changes no result beyond rounding.
+
+    Attributes:
+        device: of the model.
+        batch_size: images per forward pass.
+        workers: decoding processes; None takes as many as there are cores.
+        progress: show bars.
+    """
+
+    device: str = "cpu"
+    batch_size: int = 256
+    workers: int | None = None
+    progress: bool = False
+
+    def on(self, group: Group) -> EncodeOptions:
+        """The same on one rank: its own GPU, and bars on the first alone."""
+        return replace(self, device=local_device(self.device), progress=self.progress and group.is_first)

@@ -6,7 +6,9 @@ import logging
 
 import typer
 
-from adaneg_openood.cli import benchmarks, labels, openood, predict, reports, sweeps
+from adaneg_openood._version import __version__
+from adaneg_openood.cli import benchmarks, labels, openood, predict, reports
+from adaneg_openood.io.names import harmless, harmless_lines
 
 _HELP = """AdaNeg for OpenOOD: out-of-distribution detection with vision-language models.
 
@@ -24,16 +26,12 @@ class _Printable(logging.Formatter):
     """Log lines hold file names, which may hold anything."""
 
     def format(self, record: logging.LogRecord) -> str:
-        from adaneg_openood.io.names import harmless, harmless_lines
-
         text = super().format(record)
         return harmless_lines(text) if record.exc_info else harmless(text)
 
 
 def _version(asked: bool) -> None:
     if asked:
-        from adaneg_openood import __version__
-
         typer.echo(f"adaneg-openood {__version__}")
         raise typer.Exit
 
@@ -50,18 +48,11 @@ def main(
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
-app.command()(benchmarks.demo)
-app.command("eval")(benchmarks.evaluate_benchmark)
-app.command()(benchmarks.benchmarks)
-app.command()(sweeps.sweep)
-app.command()(labels.mine)
-app.command()(labels.encode)
-app.command()(predict.build)
-app.command()(predict.predict)
-app.command()(openood.compare)
-app.command()(openood.leaderboard)
-app.command()(openood.doctor)
-app.command()(openood.trial)
-app.command()(reports.reproduce)
-app.command()(reports.report)
+for command in (
+    *(benchmarks.demo, benchmarks.evaluate_benchmark, benchmarks.benchmarks, benchmarks.sweep),
+    *(labels.mine, labels.encode, predict.build, predict.predict),
+    *(openood.compare, openood.leaderboard, openood.doctor, openood.trial),
+    *(reports.reproduce, reports.report),
+):
+    app.command("eval" if command is benchmarks.evaluate_benchmark else None)(command)
 app.add_typer(benchmarks.cache_app, name="cache")

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from adaneg_openood.io.files import atomic_path, check_writable
+from adaneg_openood.io.names import harmless_lines
+
 if TYPE_CHECKING:
-    from adaneg_openood.benchmark.definition import Benchmark
     from adaneg_openood.evaluation import Run
     from adaneg_openood.evaluation.intervals import Bootstrap
-    from adaneg_openood.io.processes import Group
 
 
 @contextmanager
@@ -32,8 +33,6 @@ def readable_errors() -> Iterator[None]:
 
 def show(text: str, err: bool = False) -> None:
     """Print what may hold names of a stranger's."""
-    from adaneg_openood.io.names import harmless_lines
-
     typer.echo(harmless_lines(text), err=err)
 
 
@@ -43,30 +42,30 @@ def check_outputs(*files: Path | None) -> None:
     Raises:
         OSError: naming the first.
     """
-    from adaneg_openood.io.files import check_writable
-
     for file in files:
         if file is not None:
             check_writable(file)
 
 
+def write_text(file: Path | None, text: str) -> None:
+    """Write text where a file was asked for."""
+    if file is not None:
+        with atomic_path(file) as temporary:
+            temporary.write_text(text, "utf-8")
+
+
 def write_json(file: Path | None, content: Any) -> None:
     """Write JSON where a file was asked for."""
     if file is not None:
-        from adaneg_openood.io.files import atomic_path
-
-        with atomic_path(file) as temporary:
-            temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        write_text(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_source(source: str, data: Path | None, **changed: Any) -> Benchmark:
-    """The benchmark that a command was given, with what its options say."""
-    from adaneg_openood.benchmark.definition import read_benchmark
-    from adaneg_openood.benchmark.settings import shifted
-
-    seed, seeds = changed.pop("seed", None), changed.pop("seeds", None)
-    benchmark = read_benchmark(source, data=data)
-    return benchmark.changed(seeds=shifted(seeds or benchmark.seeds, seed), **changed)
+def write_tables(result: Any, json_file: Path | None, csv_file: Path | None, *more: Any) -> None:
+    """Write the files that were asked for of a run or a reproduction."""
+    if json_file is not None:
+        result.to_json(json_file, *more)
+    if csv_file is not None:
+        result.to_csv(csv_file)
 
 
 def show_run(
@@ -75,27 +74,29 @@ def show_run(
     """Print every table and the settings, and write the files that were asked for."""
     for method in run.methods:
         show(f"\n{run.format_table(method)}")
-    summary = run.summary().round(2).rename_axis(None)
-    show(f"\nMeans over sets and orders, in percent:\n{summary.T.to_string()}")
+    show(f"\n{means(run)}")
     for text in (run.format_occupancy(), run.format_warnings(), bootstrap and bootstrap.format()):
         if text:
             show(f"\n{text}")
     about = run.provenance()
     show(f"\n{settings_text(about['methods'])}")
     typer.echo(f"Negative labels: {about['negatives']['rows']}")
-    if json_file is not None:
-        run.to_json(json_file, bootstrap)
-    if csv_file is not None:
-        run.to_csv(csv_file)
+    write_tables(run, json_file, csv_file, bootstrap)
+
+
+def means(run: Run) -> str:
+    """A run's means, one line per method."""
+    summary = run.summary().round(2).rename_axis(None)
+    return f"Means over sets and orders, in percent:\n{summary.T.to_string()}"
 
 
 def settings_text(methods: Mapping[str, Mapping[str, Any]]) -> str:
     """One line per method with all of its settings."""
-    lines = []
+    lines = ["Settings"]
     for title, settings in methods.items():
         told = ", ".join(f"{key} {_plain(value)}" for key, value in settings.items())
         lines.append(f"{title}: {told}")
-    return "Settings\n" + "\n".join(lines)
+    return "\n".join(lines)
 
 
 def _plain(value: Any) -> str:
@@ -105,24 +106,9 @@ def _plain(value: Any) -> str:
 
 
 def named_values(option: str, shape: str, given: Sequence[str] | None) -> Iterator[tuple[str, str]]:
-    """``["a=1", "b=2"]`` -> ``("a", "1"), ("b", "2")``.
-
-    Args:
-        option: as people type it.
-        shape: what it takes, for the error.
-        given: its values.
-
-    Raises:
-        ValueError: one has no equals sign.
-    """
+    """``["a=1", "b=2"]`` -> ``("a", "1"), ("b", "2")``; ``shape`` is what is asked for."""
     for text in given or ():
         name, equals, value = text.partition("=")
         if not equals:
             raise ValueError(f"{option} takes {shape}, got {text!r}")
         yield name, value
-
-
-def say(group: Group, text: str) -> None:
-    """Print, once a group."""
-    if group.is_first:
-        typer.echo(text)

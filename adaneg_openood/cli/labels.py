@@ -2,200 +2,128 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Optional
 
 import typer
 
+from adaneg_openood.benchmark.labels import make_labels, mining_of, named_classes
+from adaneg_openood.benchmark.settings import LabelSettings
 from adaneg_openood.cli import options
-from adaneg_openood.cli.common import check_outputs, readable_errors, say
+from adaneg_openood.cli.common import check_outputs
+from adaneg_openood.cli.options import LABEL_NAMES, ModelChoice, label_settings, setting
+from adaneg_openood.data import encode_to_file, refuse_mixing
+from adaneg_openood.io.files import cache_folder
+from adaneg_openood.io.processes import process_group
+from adaneg_openood.text import TextCache
+from adaneg_openood.vlm import describe
 
-if TYPE_CHECKING:
-    from adaneg_openood.benchmark.settings import LabelSettings
-    from adaneg_openood.vlm import VisionLanguageModel
 
-
+@options.command
 def mine(
-    classes: str = options.CLASSES,
+    settings: LabelSettings = label_settings(
+        *("classes", "corpus", "mining", "n_negatives", "share", "percentile", "near_copy"),
+        *("adjective_share", "prompt", "adjective_prompt", "match", "exclude", "exclude_related"),
+        *("mining_seed", "wordnet", "lemmas", "download"),
+        classes=setting("classes", default=...),
+        exclude=setting("exclude", note="Repeatable."),
+        mining_seed=setting("mining_seed", "--seed"),
+    ),
     out: Path = typer.Option(..., help="Where the readable list goes."),
-    model: str = options.MODEL,
-    corpus: str = options.CORPUS,
-    mining: str = options.MINING,
-    n_negatives: Optional[str] = options.N_NEGATIVES,
-    share: Optional[float] = options.SHARE,
-    percentile: float = options.PERCENTILE,
-    near_copy: Optional[float] = options.NEAR_COPY,
-    adjective_share: Optional[float] = options.ADJECTIVE_SHARE,
-    prompt: Optional[str] = options.PROMPT,
-    adjective_prompt: Optional[str] = options.ADJECTIVE_PROMPT,
-    match: Optional[str] = options.MATCH,
-    exclude: Optional[list[str]] = options.EXCLUDE,
-    exclude_related: bool = options.EXCLUDE_RELATED,
-    seed: int = options.MINING_SEED,
-    wordnet: Optional[Path] = options.WORDNET,
-    lemmas: str = options.LEMMAS,
-    download: bool = options.DOWNLOAD,
+    model: ModelChoice = options.MODEL,
     cache: Optional[Path] = options.CACHE,
-    device: str = options.DEVICE,
-    precision: str = options.PRECISION,
 ) -> None:
     """Mine negative labels: the words farthest from every ID name."""
-    with readable_errors():
-        from dataclasses import replace
-
-        from adaneg_openood.benchmark.labels import mining_of, named_classes
-        from adaneg_openood.text import TextCache
-        from adaneg_openood.vlm import load_model
-        from adaneg_openood.vlm.registry import check_model
-
-        settings = label_settings(
-            classes=classes,
-            corpus=corpus,
-            mining=mining,
-            n_negatives=n_negatives,
-            share=share,
-            percentile=percentile,
-            near_copy=near_copy,
-            adjective_share=adjective_share,
-            prompt=prompt,
-            adjective_prompt=adjective_prompt,
-            match=match,
-            exclude=exclude or None,
-            exclude_related=exclude_related,
-            mining_seed=seed,
-            wordnet=wordnet,
-            lemmas=lemmas,
-            download=download,
-        )
-        # names, words and the output first: a typing error should not wait for a model to load
-        check_model(model)
-        check_outputs(out)
-        names = named_classes(settings, "--classes")
-        found = mining_of(settings)
-        found = replace(found, corpus=found.load()[0])
-        towers = load_model(model, device=device, precision=precision)
-        kept = TextCache(None if cache is None else cache / "text")
-        mined = found.run(towers, names, cache=kept, progress=True)
-        mined.save(out)
-        groups = f", published with {mined.groups} groups" if mined.groups else ""
-        typer.echo(f"{out}: {len(mined)} negative labels mined by {mining} from {corpus}{groups}")
+    # names, words and the output first: a typing error should not wait for a model to load
+    check_outputs(out)
+    names = named_classes(settings, "--classes")
+    mining = mining_of(settings)
+    mining = replace(mining, corpus=mining.load()[0])
+    kept = TextCache(cache_folder("text", cache))
+    mined = mining.run(model.load(), names, cache=kept, progress=True)
+    mined.save(out)
+    groups = f", published with {mined.groups} groups" if mined.groups else ""
+    typer.echo(
+        f"{out}: {len(mined)} negative labels mined by {settings.mining} from {settings.corpus}{groups}"
+    )
 
 
+@options.command
 def encode(
     images: Optional[Path] = typer.Argument(None, help="Folder of images, or an imglist."),
     out: Optional[Path] = typer.Option(
         None, help="Feature file, such as bench/id.safetensors or bench/far/NAME.safetensors."
     ),
-    model: str = options.MODEL,
+    model: ModelChoice = options.MODEL,
     root: Optional[Path] = typer.Option(None, help="What an imglist's paths are relative to."),
     labelled: Optional[bool] = typer.Option(
         None, "--labelled/--ood", help="Folders are classes, or every image is OOD."
     ),
     limit: Optional[int] = typer.Option(None, min=1, help="Only the first so many images."),
-    preprocessing: str = options.PREPROCESSING,
+    preprocessing: str = setting("preprocessing"),
     batch_size: int = options.ENCODE_BATCH,
     workers: Optional[int] = options.WORKERS,
-    skip_broken: bool = options.SKIP,
+    skip_broken: bool = setting("skip_broken"),
     decode: str = typer.Option(
         "cpu", help="cpu, or gpu: decode and resize JPEGs on the CUDA device, a little differently."
     ),
     overwrite: bool = typer.Option(False, help="Replace a finished file."),
     part_size: int = typer.Option(4096, min=1, help="Images kept and shared out at a time."),
-    classes: Optional[str] = options.setting("classes", note="Writes the folder's text features."),
-    negatives: Optional[Path] = options.NEGATIVES,
-    corpus: str = options.CORPUS,
-    mining: str = options.MINING,
-    n_negatives: Optional[str] = options.N_NEGATIVES,
-    prompt: Optional[str] = options.PROMPT,
-    adjective_prompt: Optional[str] = options.ADJECTIVE_PROMPT,
-    learned_prompts: Optional[Path] = options.LEARNED_PROMPTS,
-    text_features: Optional[Path] = options.TEXT_FEATURES,
+    settings: LabelSettings = label_settings(
+        *LABEL_NAMES, classes=setting("classes", note="Writes the folder's text features.")
+    ),
     folder: Optional[Path] = typer.Option(
         None, help="Benchmark folder that gets the text features, with --classes."
     ),
     cache: Optional[Path] = options.CACHE,
-    device: str = options.DEVICE,
-    precision: str = options.PRECISION,
 ) -> None:
     """Encode images into a feature file; with --classes and --folder, the labels of a benchmark folder.
 
     Under torchrun the images are shared by its processes: torchrun --nproc-per-node 4 -m adaneg_openood
     encode ... gives the same bytes as one process.
     """
-    with readable_errors():
-        from adaneg_openood.data import encode_to_file
-        from adaneg_openood.io.processes import local_device, process_group
-        from adaneg_openood.vlm.registry import check_model
-
-        if (images is None) != (out is None) or (classes is None) != (folder is None):
-            raise ValueError("give IMAGES with --out, or --classes with --folder, or all four")
-        if images is None and classes is None:
-            raise ValueError("nothing to encode: give IMAGES with --out, or --classes with --folder")
-        check_model(model)
-        check_outputs(out, None if folder is None else folder / "text.npz")
-        with process_group(device) as group:
-            own_device = local_device(device)
-            if classes is not None and folder is not None:
-                settings = label_settings(
-                    classes=classes,
-                    negatives=negatives,
-                    corpus=corpus,
-                    mining=mining,
-                    n_negatives=n_negatives,
-                    prompt=prompt,
-                    adjective_prompt=adjective_prompt,
-                    learned_prompts=learned_prompts,
-                    text_features=text_features,
-                )
-                n_labels = group.first(
-                    lambda: _write_labels(folder, settings, model, own_device, precision, cache)
-                )
-                say(group, f"{folder}: text features of {n_labels} labels")
-            if images is not None and out is not None:
-                encode_to_file(
-                    images,
-                    out,
-                    model=model,
-                    root=root,
-                    labelled=labelled,
-                    limit=limit,
-                    preprocessing=preprocessing,
-                    device=own_device,
-                    precision=precision,
-                    batch_size=batch_size,
-                    workers=workers,
-                    skip_broken=skip_broken,
-                    decode=decode,
-                    overwrite=overwrite,
-                    part_size=part_size,
-                    progress=True,
-                    group=group,
-                )
-                say(group, f"{out}: written")
+    if (images is None) != (out is None) or (settings.classes is None) != (folder is None):
+        raise ValueError("give IMAGES with --out, or --classes with --folder, or all four")
+    if images is None and folder is None:
+        raise ValueError("nothing to encode: give IMAGES with --out, or --classes with --folder")
+    check_outputs(out, None if folder is None else folder / "text.npz")
+    with process_group(model.device) as group:
+        told = []
+        if folder is not None:
+            n_labels = group.first(lambda: _write_labels(folder, settings, model, cache))
+            told.append(f"{folder}: text features of {n_labels} labels")
+        if images is not None and out is not None:
+            encode_to_file(
+                images,
+                out,
+                model=model.name,
+                root=root,
+                labelled=labelled,
+                limit=limit,
+                preprocessing=preprocessing,
+                device=model.device,
+                precision=model.precision,
+                batch_size=batch_size,
+                workers=workers,
+                skip_broken=skip_broken,
+                decode=decode,
+                overwrite=overwrite,
+                part_size=part_size,
+                progress=True,
+                group=group,
+            )
+            told.append(f"{out}: written")
+        for line in told if group.is_first else ():
+            typer.echo(line)
 
 
-def label_settings(**given: Any) -> LabelSettings:
-    """Options of the command line as settings, checked; a default counts as not given."""
-    from adaneg_openood.benchmark.settings import LabelSettings
-    from adaneg_openood.io.configuration import checked
-
-    fields = LabelSettings.model_fields
-    own = {name: value for name, value in given.items() if value != fields[name].default}
-    return checked(LabelSettings, own, "command line")
-
-
-def _write_labels(
-    folder: Path, settings: LabelSettings, model: str, device: str, precision: str, cache: Path | None
-) -> int:
+def _write_labels(folder: Path, settings: LabelSettings, model: ModelChoice, cache: Path | None) -> int:
     """Write a benchmark folder's text features; the number of labels."""
-    from adaneg_openood.benchmark.labels import make_labels, named_classes
-    from adaneg_openood.data import refuse_mixing
-    from adaneg_openood.vlm import describe, load_model
-
     names = named_classes(settings, "--classes")
-    towers: VisionLanguageModel | None = None
+    towers = None
     if settings.text_features is None:
-        towers = load_model(model, device=device, precision=precision)
+        towers = model.load()
         about = describe(towers)
         about.pop("preprocessing", None)
         refuse_mixing(folder / "text.npz", about)

@@ -11,108 +11,77 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import typer
 
+from adaneg_openood.benchmark.labels import make_labels, named_classes
+from adaneg_openood.benchmark.methods import read_method
+from adaneg_openood.benchmark.settings import LabelSettings
 from adaneg_openood.cli import options
-from adaneg_openood.cli.common import (
-    check_outputs,
-    named_values,
-    readable_errors,
-    settings_text,
-    write_json,
-)
-from adaneg_openood.cli.labels import label_settings
+from adaneg_openood.cli.common import check_outputs, named_values, settings_text, write_json
+from adaneg_openood.cli.options import LABEL_NAMES, ModelChoice, label_settings, one_of, setting
+from adaneg_openood.data import ImageSet
+from adaneg_openood.detectors import DETECTORS
+from adaneg_openood.detectors.threshold import LEAST_SCORES
+from adaneg_openood.io.files import atomic_path
+from adaneg_openood.io.names import harmless
 
 if TYPE_CHECKING:
-    from adaneg_openood.data import ImageSet
     from adaneg_openood.predictor import Prediction, Predictor
 
-BATCH = options.setting("batch_size", default=64)
+BATCH = setting("batch_size", default=64)
 EXIF = typer.Option(
     True, "--exif/--no-exif", help="Turn images as their EXIF orientation says; benchmarks never do."
 )
-CSV = typer.Option(None, "--csv", help="Write one row per image here, the most likely OOD first.")
-METHOD = options.method("smoothed_neglabel", "The detector.")
-SET = typer.Option(None, "--set", help="A setting of the detector, such as groups=5. Repeatable.")
 
 
+@options.command
 def build(
-    classes: str = options.CLASSES,
+    settings: LabelSettings = label_settings(*LABEL_NAMES, classes=setting("classes", default=...)),
     validation: Path = typer.Option(
         ..., help="ID images for the threshold, at least 20: a folder or an imglist."
     ),
     out: Path = typer.Option(..., help="Folder of the predictor."),
-    method: str = METHOD,
-    settings: Optional[list[str]] = SET,
-    negatives: Optional[Path] = options.NEGATIVES,
-    corpus: str = options.CORPUS,
-    mining: str = options.MINING,
-    n_negatives: Optional[str] = options.N_NEGATIVES,
-    prompt: Optional[str] = options.PROMPT,
-    adjective_prompt: Optional[str] = options.ADJECTIVE_PROMPT,
-    learned_prompts: Optional[Path] = options.LEARNED_PROMPTS,
-    text_features: Optional[Path] = options.TEXT_FEATURES,
+    method: str = typer.Option("smoothed_neglabel", help="The detector.", **one_of(DETECTORS)),
+    given: Optional[list[str]] = typer.Option(
+        None, "--set", help="A setting of the detector, such as groups=5. Repeatable."
+    ),
     tpr: float = typer.Option(0.95, help="Share of ID images to keep, in (0, 1]."),
     stream: bool = typer.Option(False, help="The validation images may be OOD too: a lower threshold."),
     exif: bool = EXIF,
-    model: str = options.MODEL,
+    model: ModelChoice = options.MODEL,
     batch_size: int = BATCH,
     workers: Optional[int] = options.WORKERS,
     cache: Optional[Path] = options.CACHE,
-    device: str = options.DEVICE,
-    precision: str = options.PRECISION,
 ) -> None:
     """Make a predictor: labels, a calibrated detector, its threshold and its memory."""
-    with readable_errors():
-        from adaneg_openood.benchmark.labels import make_labels, named_classes
-        from adaneg_openood.benchmark.methods import read_method
-        from adaneg_openood.data import ImageSet
-        from adaneg_openood.detectors.threshold import LEAST_SCORES
-        from adaneg_openood.predictor import PREDICTOR_FILE, Predictor
-        from adaneg_openood.vlm import load_model
-        from adaneg_openood.vlm.registry import check_model
+    from adaneg_openood.predictor import PREDICTOR_FILE, Predictor
 
-        given = dict(named_values("--set", "NAME=VALUE", settings))
-        spec = read_method({"detector": method, **given})
-        asked = label_settings(
-            classes=classes,
-            negatives=negatives,
-            corpus=corpus,
-            mining=mining,
-            n_negatives=n_negatives,
-            prompt=prompt,
-            adjective_prompt=adjective_prompt,
-            learned_prompts=learned_prompts,
-            text_features=text_features,
+    spec = read_method({"detector": method, **dict(named_values("--set", "NAME=VALUE", given))})
+    check_outputs(out / PREDICTOR_FILE)
+    names = named_classes(settings, "--classes")
+    images = ImageSet.of(validation, labelled=False, exif=exif)
+    if len(images) < LEAST_SCORES:  # calibrate says so too, after the labels are encoded
+        raise ValueError(
+            f"{validation}: holds {len(images)} image(s); a threshold needs at least {LEAST_SCORES}"
         )
-        check_model(model)
-        check_outputs(out / PREDICTOR_FILE)
-        names = named_classes(asked, "--classes")
-        images = ImageSet.of(validation, labelled=False, exif=exif)
-        if len(images) < LEAST_SCORES:  # calibrate says so too, after the labels are encoded
-            raise ValueError(
-                f"{validation}: holds {len(images)} image(s); a threshold needs at least {LEAST_SCORES}"
-            )
-        towers = load_model(model, device=device, precision=precision)
-        labels = make_labels(towers, names, asked, cache=cache, progress=True)
-        predictor = Predictor(towers, labels, spec.detector, spec.settings)
-        predictor.calibrate(
-            images,
-            tpr,
-            of_id=not stream,
-            batch_size=batch_size,
-            workers=workers,
-            progress=True,
-        )
-        predictor.save(out)
-        typer.echo(f"{out}: {labels.n_id} ID names, {labels.n_negatives} negatives, method {method}")
-        typer.echo(f"threshold {predictor.shown_threshold}")
-        about = {**predictor.detector.settings(), "batch_size": batch_size}
-        typer.echo(settings_text({predictor.detector.info.title: about}))
+    towers = model.load()
+    labels = make_labels(towers, names, settings, cache=cache, progress=True)
+    predictor = Predictor(towers, labels, spec.detector, spec.settings)
+    predictor.calibrate(
+        images, tpr, of_id=not stream, batch_size=batch_size, workers=workers, progress=True
+    )
+    predictor.save(out)
+    typer.echo(f"{out}: {labels.n_id} ID names, {labels.n_negatives} negatives, method {method}")
+    typer.echo(f"threshold {predictor.shown_threshold}")
+    about = {**predictor.detector.settings(), "batch_size": batch_size}
+    typer.echo(settings_text({predictor.detector.info.title: about}))
 
 
+@options.command
 def predict(
     run: Path = typer.Argument(..., help="Folder of a predictor, see build."),
     images: list[Path] = typer.Argument(..., help="Images, folders of images, or imglists."),
-    csv_file: Optional[Path] = CSV,
+    csv_file: Optional[Path] = typer.Option(
+        None, "--csv", help="Write one row per image here, the most likely OOD first."
+    ),
     json_file: Optional[Path] = options.JSON,
     keep: bool = typer.Option(
         False, help="Save what the detector learns from these images; another process waits meanwhile."
@@ -130,72 +99,57 @@ def predict(
 
     Exit status: 0 if every image was judged, 1 if some could not be read, 2 if nothing was done.
     """
-    with readable_errors():
-        from adaneg_openood.data import ImageSet
-        from adaneg_openood.predictor import Predictor
+    from adaneg_openood.predictor import Predictor
 
-        check_outputs(csv_file, json_file)
-        sources = [ImageSet.of(path, labelled=False, exif=exif) for path in images]
-        chosen: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
-        rows: list[dict[str, Any]] = []
-        if keep:
-            with Predictor.keeping(run, device=device) as predictor:
-                rows += _judged(predictor, sources, chosen)
-        else:
-            rows += _judged(Predictor.load(run, device=device), sources, chosen)
-        if csv_file is not None:
-            _write_csv(csv_file, rows)
-        write_json(json_file, [_plain(row) for row in rows])
-        counts = Counter(row["verdict"] or "unreadable" for row in rows)
-        told = ", ".join(
-            f"{counts[kind]} {kind}" for kind in ("ID", "OOD", "unreadable") if counts[kind]
-        )
-        typer.echo(f"{len(rows)} image(s): {told}")
-        if counts["unreadable"] == len(rows):
-            raise ValueError("no image could be read")
-        if counts["unreadable"]:
-            raise typer.Exit(1)
+    check_outputs(csv_file, json_file)
+    sources = [ImageSet.of(path, labelled=False, exif=exif) for path in images]
+    chosen: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
+    if keep:
+        with Predictor.keeping(run, device=device) as predictor:
+            rows = list(_judged(predictor, sources, chosen))
+    else:
+        rows = list(_judged(Predictor.load(run, device=device), sources, chosen))
+    if csv_file is not None:
+        _write_csv(csv_file, rows)
+    # without NaN, which JSON has not
+    write_json(
+        json_file,
+        [{key: None if value != value else value for key, value in row.items()} for row in rows],
+    )
+    counts = Counter(row["verdict"] or "unreadable" for row in rows)
+    told = ", ".join(f"{counts[kind]} {kind}" for kind in ("ID", "OOD", "unreadable") if counts[kind])
+    typer.echo(f"{len(rows)} image(s): {told}")
+    if counts["unreadable"] == len(rows):
+        raise ValueError("no image could be read")
+    if counts["unreadable"]:
+        raise typer.Exit(1)
 
 
 def _judged(
     predictor: Predictor, sources: list[ImageSet], chosen: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """A row per image; each is printed as soon as it is there."""
-    about = predictor.detector.info.title
-    typer.echo(f"{about}, threshold {predictor.shown_threshold}")
+    """One row per image; each is printed as soon as it is there."""
+    typer.echo(f"{predictor.detector.info.title}, threshold {predictor.shown_threshold}")
     for source in sources:
         for made in predictor.predict(source, **chosen):
-            typer.echo(_line(made))
+            typer.echo(harmless(_line(made)))
             path = os.path.abspath(os.path.join(source.base or "", made.image))
             yield {"path": path, **dataclasses.asdict(made)}
 
 
 def _line(made: Prediction) -> str:
-    from adaneg_openood.io.names import harmless
-
-    image = harmless(made.image)
     if made.error:
-        return f"{image}: cannot be read ({harmless(made.error)})"
-    near = harmless(", ".join(made.negatives))
-    label = harmless(made.label)
-    said = f"ID, {label}" if made.verdict == "ID" else f"OOD (nearest ID name: {label})"
-    sign = ">=" if made.verdict == "ID" else "<"
+        return f"{made.image}: cannot be read ({made.error})"
+    is_id = made.verdict == "ID"
+    said = f"ID, {made.label}" if is_id else f"OOD (nearest ID name: {made.label})"
     return (
-        f"{image}: {said}, confidence {made.confidence:.4f} {sign} {made.threshold:.4f}; "
-        f"negatives: {near}"
+        f"{made.image}: {said}, confidence {made.confidence:.4f} {'>=' if is_id else '<'} "
+        f"{made.threshold:.4f}; negatives: {', '.join(made.negatives)}"
     )
-
-
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    """Without NaN, which JSON has not."""
-    return {key: None if value != value else value for key, value in row.items()}
 
 
 def _write_csv(file: Path, rows: list[dict[str, Any]]) -> None:
     import pandas as pd
-
-    from adaneg_openood.io.files import atomic_path
-    from adaneg_openood.io.names import harmless
 
     frame = pd.DataFrame(rows).sort_values("confidence", kind="stable")
     frame["negatives"] = frame["negatives"].map("; ".join)

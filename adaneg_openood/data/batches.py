@@ -101,7 +101,7 @@ def loaded(
         collate: items of one batch -> the batch.
         order: indices of each batch, drawn when a worker is free for it.
         workers: see :func:`decoded_batches`.
-        n_images: how many images there are; a few need fewer workers.
+        n_images: a few images need fewer workers.
         pin: whether batches lie in pinned memory.
     """
     wanted = default_workers() if workers is None else workers

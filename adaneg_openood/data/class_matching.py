@@ -6,21 +6,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Union
 
+from adaneg_openood.io.names import listed
 from adaneg_openood.text.classnames import ClassNames, names_of_wnids
 from adaneg_openood.text.words import clean_word, fold
 
 _WNID = re.compile(r"n[0-9]{8}")
 _INDEX = re.compile(r"[0-9]{1,9}")
-_NAMED = 8  # folders or classes an error lists
 
 Classes = Union[ClassNames, Sequence[str]]
-
-
-def as_classes(classes: Classes) -> ClassNames:
-    """Names as one object."""
-    if isinstance(classes, ClassNames):
-        return classes
-    return ClassNames("the classes", tuple(classes))
 
 
 def named_classes(where: str, folders: Sequence[str]) -> ClassNames:
@@ -31,7 +24,7 @@ def named_classes(where: str, folders: Sequence[str]) -> ClassNames:
     """
     if all(map(_INDEX.fullmatch, folders)):
         raise ValueError(
-            f"{where}: its classes are called by numbers ({_listed(folders)}), which name nothing; give "
+            f"{where}: its classes are called by numbers ({listed(folders)}), which name nothing; give "
             "the class names"
         )
     if all(map(_WNID.fullmatch, folders)):
@@ -42,11 +35,9 @@ def named_classes(where: str, folders: Sequence[str]) -> ClassNames:
 def labels_of_folders(where: str, folders: Sequence[str], classes: ClassNames | None) -> dict[str, int]:
     """Folder -> label.
 
-    Args:
-        where: their parent, for messages.
-        folders: names; sorted, if there are no ``classes`` to say which label is whose.
-        classes: folders are matched with names (case, underscores and the synonyms behind a comma do
-            not count), with wnids, or, where all are numbers and none is a name, with labels.
+    Without ``classes`` a folder's label is its place, or its number. With them folders are matched with
+    names (case, underscores and the synonyms behind a comma do not count), with wnids, or, where all are
+    numbers and none is a name, with labels.
 
     Raises:
         ValueError: a folder that is no class, or two of one class; the message shows both sides.
@@ -61,11 +52,11 @@ def labels_of_folders(where: str, folders: Sequence[str], classes: ClassNames | 
     unknown = [folder for folder in folders if folder not in found]
     if unknown or len(set(labels)) < len(labels):
         twice = [folder for folder in found if labels.count(found[folder]) > 1]
-        wrong = f"{_listed(unknown)} are no class" if unknown else f"{_listed(twice)} are one class"
+        wrong = f"{listed(unknown)} are no class" if unknown else f"{listed(twice)} are one class"
         free = [name for label, name in enumerate(classes.names) if label not in labels]
         raise ValueError(
             f"{where}: its folder(s) {wrong}. The {len(classes)} classes of {classes.source} are "
-            f"{_listed(classes.names)}; those without a folder are {_listed(free) or 'none'}. Rename "
+            f"{listed(classes.names)}; those without a folder are {listed(free) or 'none'}. Rename "
             "the folders, or give the names of these classes"
         )
     return found
@@ -109,19 +100,14 @@ def classes_by_label(entries: Iterable[tuple[str, int]]) -> tuple[str, ...] | st
         return "one folder holds several labels"
     missing = [str(label) for label in range(len(folders)) if label not in folders]
     if missing or not all(folders.values()):
-        return f"no folder of label(s) {_listed(missing)}" if missing else "its images lie in no folders"
+        return f"no folder of label(s) {listed(missing)}" if missing else "its images lie in no folders"
     return tuple(folders[label] for label in range(len(folders))) or "its images are all OOD"
 
 
 def refuse_other_names(where: str, own: Mapping[int, str], classes: ClassNames) -> None:
-    """Labels that bring a name of their own must not be called otherwise.
+    """Raise a ValueError if a label's own name, in a data set or of its folder, is another label's.
 
-    Args:
-        where: for messages.
-        own: label -> its name in a data set, or its folder; what names no class is not judged.
-
-    Raises:
-        ValueError: a label's own name is that of another label.
+    What names no class is not judged.
     """
     found = match_names(own.values(), classes)
     for label, name in own.items():
@@ -132,7 +118,3 @@ def refuse_other_names(where: str, own: Mapping[int, str], classes: ClassNames) 
                 f"{where}: label {label} is {name!r} there, but {here} in {classes.source}, where "
                 f"{name!r} is label {other}; give the class names in the order of these labels"
             )
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, Callable
 import numpy as np
 from torch import Tensor
 
-from adaneg_openood.data.decoding import to_eight_bit
-from adaneg_openood.data.image_lists import OOD_LABEL
+from adaneg_openood.data.image_files import OOD_LABEL, to_eight_bit
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -7,18 +7,14 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adaneg_openood.data.feature_store import FeatureStore, ImageFeatures, refuse_other_ranks
-from adaneg_openood.data.headers import (
-    read_feature_header,
-    refuse_mixing,
-    refuse_other_rows,
-    write_feature_file,
-)
+from adaneg_openood.data.feature_files import read_feature_header, write_feature_file
+from adaneg_openood.data.feature_store import FeatureStore, ImageFeatures
 from adaneg_openood.data.image_set import ImageSet
-from adaneg_openood.io.files import check_writable
+from adaneg_openood.io.files import check_writable, read_json_object
 from adaneg_openood.io.locks import first_holds
 from adaneg_openood.io.processes import ALONE, Group
 from adaneg_openood.vlm import DEFAULT_MODEL, VisionLanguageModel, describe
@@ -27,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 # safetensors allows a header of 100 MB, and the names are in it; some room for the rest
 _MOST_NAME_BYTES = 90_000_000
+# of describe(): what must agree before two feature files may be used together
+_IDENTITY = ("model", "weights", "dim", "preprocessing")
 
 
 def encode_to_file(
@@ -105,7 +103,6 @@ def encode_to_file(
         "images_sha256": _list_digest(source),
         "batch_size": batch_size,
     }
-    refuse_other_ranks(group, header)
     store = FeatureStore(target.with_name(f"{target.name}.parts"))
     # released on every way out; the other ranks work under rank 0's lock
     with first_holds(group, target):
@@ -121,7 +118,7 @@ def _is_finished(target: Path, header: dict[str, Any], overwrite: bool) -> bool:
     if not target.exists() or overwrite:
         return False
     known = read_feature_header(target)
-    refuse_other_rows(target, header, target, known)
+    _refuse_other(target, header, target, known, (*_IDENTITY, "precision"))
     if known.get("images_sha256") != header["images_sha256"]:
         raise ValueError(
             f"{target}: is there already, with other images (from {known.get('source')}); "
@@ -138,7 +135,6 @@ def _finish(target: Path, header: dict[str, Any], made: ImageFeatures, store: Fe
     for left in target.parent.glob(f".{target.name}.*.tmp"):
         left.unlink(missing_ok=True)  # of a run that was killed here; the lock is ours
     write_feature_file(target, made.features, made.labels, about)
-    assert store.folder is not None
     shutil.rmtree(store.folder, ignore_errors=True)
 
 
@@ -161,3 +157,60 @@ def _refuse_many_names(images: ImageSet) -> None:
             f"feature file has room for {_MOST_NAME_BYTES / 1e6:.0f}; encode lists of at most about "
             f"{share} images into files of their own"
         )
+
+
+def refuse_mixing(target: Path, provenance: dict[str, Any]) -> None:
+    """Compare with the feature files that ``target`` would be used with.
+
+    Those are the ``id``, ``near/*`` and ``far/*`` files and the text file's ``text.json`` of the
+    same folder.
+
+    Raises:
+        ValueError: one was made with another backbone, weights or preprocessing; another precision
+            is only warned of.
+    """
+    root = target.parent.parent if target.parent.name in ("near", "far") else target.parent
+    for folder in (root, root / "near", root / "far"):
+        for other in sorted(folder.glob("[!.]*.safetensors")):
+            if other == target:
+                continue
+            header, own = read_feature_header(other), provenance.get("precision")
+            _refuse_other(target, provenance, other, header, _IDENTITY)
+            if header.get("precision", own) != own:
+                logger.warning(
+                    "%s: encoded in %s, but %s in %s; scores differ a little from a run in one "
+                    "precision",
+                    *(target, own, other, header["precision"]),
+                )
+    about = root / "text.json"
+    if about.is_file() and target.name != "text.npz":
+        # a text tower knows no preprocessing
+        _refuse_other(target, provenance, about, read_json_object(about), _IDENTITY[:-1])
+
+
+def _refuse_other(
+    target: Path,
+    provenance: dict[str, Any],
+    other: Path,
+    known: dict[str, Any],
+    identity: Sequence[str],
+) -> None:
+    """Raise a ValueError if the two differ in one of the keys that both have."""
+    for key in differing(known, provenance, identity):
+        raise ValueError(
+            f"{target}: its {key} would be {provenance[key]!r}, but {other} was made with "
+            f"{known[key]!r}; features of different models or preprocessing cannot be compared, "
+            "so put them in different folders"
+        )
+
+
+def differing(
+    one: Mapping[str, Any], other: Mapping[str, Any], identity: Sequence[str]
+) -> Iterator[str]:
+    """The keys of two provenances that both have, and that tell two models apart."""
+    same_weights = "weights" in one and one["weights"] == other.get("weights")
+    for key in identity:
+        if key == "model" and same_weights:
+            continue  # the same checkpoint under another path
+        if key in one and key in other and one[key] != other[key]:
+            yield key

@@ -22,6 +22,7 @@ from adaneg_openood.data.batches import (
 )
 from adaneg_openood.data.image_set import ImageSet
 from adaneg_openood.data.parts import Part, PartFeatures
+from adaneg_openood.io.names import listed
 from adaneg_openood.vlm import VisionLanguageModel
 from adaneg_openood.vlm.preprocessing import BytePixels, split_transform
 
@@ -43,18 +44,13 @@ def encode_parts(
     decode: str,
     bar: Any,
 ) -> Iterator[tuple[Part, PartFeatures]]:
-    """Encode parts, in the order in which they are drawn.
+    """Encode parts in the order in which they are drawn, and yield each with its features.
 
     Args:
-        images: the images.
-        model: the image tower.
         parts: drawn one after the other, each when a worker is free for its first batch.
         batch_size, workers, decode: see :meth:`FeatureStore.get`.
         stop_at_broken: whether broken images are an error; otherwise they are told of in the part.
         bar: a progress bar to update.
-
-    Yields:
-        Each part with its features.
 
     Raises:
         ValueError: broken images, images that changed meanwhile, or features that are no numbers.
@@ -253,10 +249,10 @@ def _refuse_bad_features(
     bad = ~np.isfinite(values).all(axis=1) | ~values.any(axis=1)
     if bad.any():
         names = [images.names[indices[row]] for row in np.flatnonzero(bad)]
-        listed = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
         precision = getattr(model, "effective_precision", "unknown")
         raise ValueError(
             f"{images.name}: {model.name} gave NaN, infinite or all-zero features for {len(names)} "
-            f"image(s) of a batch, in precision {precision}: {listed}. Nothing of them was written; if "
-            "the precision is fp16 it overflowed, so use bf16 or fp32; otherwise its weights are damaged"
+            f"image(s) of a batch, in precision {precision}: {listed(names)}. Nothing of them was "
+            "written; if the precision is fp16 it overflowed, so use bf16 or fp32; otherwise its "
+            "weights are damaged"
         )

@@ -1,7 +1,8 @@
-"""Feature files: reading and writing a :class:`FeatureSet`."""
+"""Feature files: a whole :class:`FeatureSet`, or the features of one image set with their checksums."""
 
 from __future__ import annotations
 
+import json
 import os
 import zipfile
 from collections import Counter
@@ -14,20 +15,23 @@ import torch
 from torch import Tensor
 
 from adaneg_openood.data.feature_set import DEFAULT_LOGIT_SCALE, FeatureSet
-from adaneg_openood.data.headers import refuse_damaged
-from adaneg_openood.io.archives import refuse_bombs
-from adaneg_openood.io.files import atomic_path
+from adaneg_openood.io.digests import digest_of, tensor_digest
+from adaneg_openood.io.files import atomic_path, refuse_bombs
 from adaneg_openood.text.labels import LabelFeatures
 
 __all__ = ["FeatureSet", "load_features", "save_features"]
 
 _REQUIRED = ("text_features", "n_id", "id_features", "id_labels")
-_OPTIONAL = ("logit_scale", "names")
+_ALLOWED = (*_REQUIRED, "logit_scale", "names")
 _SPLITS = ("near", "far")
-_TEXT_KEYS = ("text_features", "n_id", "logit_scale", "names")
-_ID_KEYS = {"features": "id_features", "labels": "id_labels"}
-_KEYED = (".npz", ".safetensors")
-_SUFFIXES = (*_KEYED, ".npy")
+# of a folder: stem of a file -> its keys -> what they hold
+_FILES = {
+    "text": {key: key for key in ("text_features", "n_id", "logit_scale", "names")},
+    "id": {"features": "id_features", "labels": "id_labels"},
+}
+_SUFFIXES = (".npz", ".safetensors", ".npy")
+_HEADER = "adaneg"
+_CHECKSUM = "header_sha256"
 
 
 def load_features(path: str | os.PathLike[str]) -> FeatureSet:
@@ -50,7 +54,6 @@ def load_features(path: str | os.PathLike[str]) -> FeatureSet:
         FileNotFoundError: no such file or folder.
         ValueError: something is missing, unknown, damaged or out of range; the message names the
             file, what is wrong and what is allowed.
-        ImportError: a ``.safetensors`` file, and the package safetensors is not installed.
     """
     root = Path(path)
     if root.is_dir():
@@ -61,7 +64,7 @@ def load_features(path: str | os.PathLike[str]) -> FeatureSet:
         raise ValueError(f"{root}: a single file must be .npz; other kinds go in a folder")
     else:
         parts = _read(root)
-        origins = {part: f"{root} [{part}]" for part in (*parts, *_REQUIRED, *_OPTIONAL)}
+        origins = {part: f"{root} [{part}]" for part in (*parts, *_ALLOWED)}
     origins[""] = str(root)
     return _built(root, parts, origins)
 
@@ -94,40 +97,37 @@ def save_features(path: str | os.PathLike[str], features: FeatureSet) -> None:
 
 
 def _built(root: Path, parts: Mapping[str, Any], origins: Mapping[str, str]) -> FeatureSet:
-    allowed = (*_REQUIRED, *_OPTIONAL)
     missing = [part for part in _REQUIRED if part not in parts]
     if missing:
         raise ValueError(
             f"{root}: missing {', '.join(missing)}; needed are {', '.join(_REQUIRED)} and at least "
             f"one near/<name> or far/<name>; found {', '.join(sorted(parts)) or 'nothing'}"
         )
-    sets: dict[str, dict[str, Tensor]] = {split: {} for split in _SPLITS}
+    near: dict[str, Tensor] = {}
+    far: dict[str, Tensor] = {}
     for part, value in parts.items():
         split, slash, name = part.partition("/")
-        if slash and split in sets:
-            sets[split][name] = _tensor(origins[part], value)
-        elif part not in allowed:
+        if slash and split in _SPLITS:
+            (near if split == "near" else far)[name] = _tensor(origins[part], value)
+        elif part not in _ALLOWED:
             raise ValueError(
-                f"{root}: unknown key {part!r}; allowed are {', '.join(allowed)}, near/<name> and "
+                f"{root}: unknown key {part!r}; allowed are {', '.join(_ALLOWED)}, near/<name> and "
                 "far/<name>"
             )
     names = parts.get("names")
     if names is not None and (not isinstance(names, np.ndarray) or names.dtype.kind != "U"):
         raise ValueError(f"{origins['names']}: names must be an array of strings")
+    scale = DEFAULT_LOGIT_SCALE
+    if "logit_scale" in parts:
+        scale = float(_scalar(origins["logit_scale"], "logit_scale", parts["logit_scale"]))
     return FeatureSet(
         text_features=_tensor(origins["text_features"], parts["text_features"]),
         n_id=_scalar(origins["n_id"], "n_id", parts["n_id"]),
         id_features=_tensor(origins["id_features"], parts["id_features"]),
         id_labels=_tensor(origins["id_labels"], parts["id_labels"]),
-        near=sets["near"],
-        far=sets["far"],
-        logit_scale=float(
-            _scalar(
-                origins.get("logit_scale", ""),
-                "logit_scale",
-                parts.get("logit_scale", np.asarray(DEFAULT_LOGIT_SCALE)),
-            )
-        ),
+        near=near,
+        far=far,
+        logit_scale=scale,
         names=None if names is None else tuple(map(str, names.ravel().tolist())),
         origins=dict(origins),
     )
@@ -142,8 +142,8 @@ def _from_folder(root: Path) -> tuple[dict[str, Any], dict[str, str]]:
             raise ValueError(f"{origin}: {part} is there twice, also in {origins[part]}; keep one")
         parts[part], origins[part] = value, origin
 
-    for stem, keys in (("text", {key: key for key in _TEXT_KEYS}), ("id", _ID_KEYS)):
-        for suffix in _KEYED:
+    for stem, keys in _FILES.items():
+        for suffix in (".npz", ".safetensors"):
             file = root / f"{stem}{suffix}"
             if file.exists():
                 values = _read(file)
@@ -213,16 +213,21 @@ def _entry(file: Path, loaded: Any, key: str) -> np.ndarray:
 
 
 def _read_safetensors(file: Path) -> dict[str, Any]:
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise ImportError(f"{file}: reading it needs the package safetensors") from error
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
         tensors = dict(load_file(file))
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{file}: cannot be read, {error}") from error
-    refuse_damaged(file, tensors)
+    header = read_feature_header(file)
+    for key in ("features", "labels"):
+        # safetensors itself does not notice a flipped bit
+        checksum = header.get(f"{key}_sha256")
+        if checksum is not None and (key not in tensors or tensor_digest(tensors[key]) != checksum):
+            raise ValueError(
+                f"{file}: damaged, its {key} do not have their checksum; encode the images again"
+            )
     return tensors
 
 
@@ -254,14 +259,11 @@ def _to_numpy(tensor: Tensor) -> np.ndarray:
 
 
 def read_rows(path: str | os.PathLike[str]) -> tuple[Tensor, Tensor | None]:
-    """Features of one image set from a file of their own.
+    """(N, D) features of one image set from a file of their own, and its (N,) labels if it has them.
 
     Args:
         path: ``.npy``; or ``.npz`` or ``.safetensors`` with the key ``features`` and, for ID images,
             ``labels``.
-
-    Returns:
-        (N, D) features and (N,) labels, or None where there are none.
 
     Raises:
         FileNotFoundError: no such file.
@@ -281,3 +283,51 @@ def read_rows(path: str | os.PathLike[str]) -> tuple[Tensor, Tensor | None]:
         _tensor(f"{file} [features]", features),
         None if labels is None else _tensor(f"{file} [labels]", labels),
     )
+
+
+def write_feature_file(
+    path: Path, features: Tensor, labels: Tensor | None, about: dict[str, Any]
+) -> None:
+    """Write (N, D) features and (N,) labels, if any, as ``.safetensors`` with checksums.
+
+    ``about`` becomes the header, JSON values.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    tensors = {"features": features.contiguous()}
+    if labels is not None:
+        tensors["labels"] = labels
+    header = {**about, **{f"{key}_sha256": tensor_digest(value) for key, value in tensors.items()}}
+    header[_CHECKSUM] = digest_of(header)
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, {_HEADER: json.dumps(header)})
+
+
+def read_feature_header(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a feature file says of itself; empty for a file that was not made here.
+
+    Keys: those of ``describe(model)``, ``decode``, ``source``, ``images_sha256``, ``batch_size``,
+    ``names`` (N image names), ``skipped`` (name -> error), and checksums.
+
+    Raises:
+        ValueError: not a safetensors file, or its header is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: cannot be read, {error}") from error
+    # a hostile header may nest deeper than Python's stack
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: damaged header, {error}") from error
+    if not isinstance(header, dict):
+        raise ValueError(f"{path}: damaged header, must be an object, got {type(header).__name__}")
+    checked = {key: value for key, value in header.items() if key != _CHECKSUM}
+    if _CHECKSUM in header and digest_of(checked) != header[_CHECKSUM]:
+        raise ValueError(f"{path}: damaged header, it does not have its checksum")
+    return header

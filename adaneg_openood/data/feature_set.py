@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from adaneg_openood.io.names import listed
+
 DEFAULT_LOGIT_SCALE = 100.0  # OpenAI CLIP's
 RESERVED_NAMES = ("nearood", "farood")  # the group rows of a result table
-_NAMED = 8  # bad rows an error lists
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,8 +155,7 @@ class FeatureSet:
     def _refuse(where: str, bad: Tensor, what: str) -> None:
         rows = bad.nonzero().squeeze(1).tolist()
         if rows:
-            listed = ", ".join(map(str, rows[:_NAMED])) + (", ..." if len(rows) > _NAMED else "")
-            raise ValueError(f"{where}: {what} in {len(rows)} row(s): {listed}")
+            raise ValueError(f"{where}: {what} in {len(rows)} row(s): {listed(rows)}")
 
 
 def named_tensors(data: FeatureSet) -> Iterator[tuple[str, Tensor]]:

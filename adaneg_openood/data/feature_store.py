@@ -6,9 +6,10 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -16,10 +17,11 @@ from torch import Tensor
 
 from adaneg_openood.data.batches import progress_bar, worker_deaths_named
 from adaneg_openood.data.encoding import broken_images, encode_parts, listed_broken
-from adaneg_openood.data.image_lists import OOD_LABEL
+from adaneg_openood.data.image_files import OOD_LABEL
 from adaneg_openood.data.image_set import ImageSet
 from adaneg_openood.data.parts import Part, PartFeatures, read_part, write_part
-from adaneg_openood.io.journal import digest_of
+from adaneg_openood.io.checks import check_choice, check_int
+from adaneg_openood.io.digests import digest_of
 from adaneg_openood.io.locks import first_holds
 from adaneg_openood.io.processes import ALONE, Group
 from adaneg_openood.vlm import VisionLanguageModel, describe
@@ -55,7 +57,7 @@ class ImageFeatures:
 
 
 class FeatureStore:
-    """A folder of image features, or a memory of them.
+    """A folder of image features.
 
     Images are kept in parts. A part is found by a hash of its images' names, sizes and times of change,
     and of the model's name, weights, width, preprocessing, precision and way of decoding: replaced
@@ -64,13 +66,11 @@ class FeatureStore:
     again.
 
     Args:
-        folder: made when the first part is written; where nothing is missing it may be read-only. None
-            keeps features in memory, as long as the store lives.
+        folder: made when the first part is written; where nothing is missing it may be read-only.
     """
 
-    def __init__(self, folder: str | os.PathLike[str] | None) -> None:
-        self.folder = None if folder is None else Path(folder).expanduser()
-        self._memory: dict[str, PartFeatures] = {}
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder).expanduser()
 
     def get(
         self,
@@ -110,8 +110,13 @@ class FeatureStore:
                 bad argument.
             OSError: a part cannot be written, or a decoding process died.
         """
-        _check(batch_size, workers, decode, part_size)
-        about = group.local(lambda: model_identity(model, decode))
+        check_int("batch_size", batch_size)
+        check_int("part_size", part_size)
+        check_int("workers", workers or 0, 0)
+        check_choice("decode", decode, DECODERS)
+        known = group.local(lambda: describe(model))
+        own = {key: known[key] for key in _IDENTITY if key in known}
+        about: dict[str, Any] = {"format": _FORMAT, **own, "decode": decode}
         parts = group.local(lambda: _plan(images, about, part_size))
         whole = digest_of([part.key for part in parts], _KEY)
         refuse_other_ranks(group, {**about, "images": whole})
@@ -124,7 +129,8 @@ class FeatureStore:
 
                     about["difference"] = group.first(lambda: decoding_difference(images, model))
                 told = {**about, "set": whole, "source": images.name, "images": len(images)}
-                with worker_deaths_named(images.name), keeper._lock(group, whole):
+                lock = first_holds(group, keeper.folder / whole, wait=True)
+                with worker_deaths_named(images.name), lock:
                     # another process may have made some of them meanwhile
                     numbers = group.first(lambda: keeper._missing(parts, held, warn=True))
                     jobs = [parts[number] for number in numbers]
@@ -139,7 +145,7 @@ class FeatureStore:
                                 stop_at_broken=not skip_broken, decode=decode, bar=bar,
                             )  # fmt: skip
                             for part, encoded in made:
-                                keeper._keep(part, encoded, told)
+                                write_part(keeper._file(part), encoded, told)
                                 held[part.key] = encoded
                                 yield None
 
@@ -149,28 +155,22 @@ class FeatureStore:
 
     @contextmanager
     def _keeper(self, about: Mapping[str, Any], group: Group) -> Iterator[FeatureStore]:
-        """This store, or one for this time only."""
-        if self.folder is None and group.size > 1:
-            raise ValueError("several processes share features through files: give the store a folder")
+        """This store, or one for this time only, of a model that does not tell its weights apart."""
         if "weights" in about:
             yield self
         elif group.size == 1:
-            yield FeatureStore(None)
-        else:
-            assert self.folder is not None
-            once = self.folder / f"once-{group.first(lambda: os.urandom(8).hex())}"
-            try:
+            with TemporaryDirectory() as once:
                 yield FeatureStore(once)
+        else:  # in a folder that all processes see
+            shared = self.folder / f"once-{group.first(lambda: os.urandom(8).hex())}"
+            try:
+                yield FeatureStore(shared)
             finally:
                 if group.is_first:
-                    shutil.rmtree(once, ignore_errors=True)
+                    shutil.rmtree(shared, ignore_errors=True)
 
     def _file(self, part: Part) -> Path:
-        assert self.folder is not None
         return self.folder / f"{part.key}.safetensors"
-
-    def _lock(self, group: Group, key: str) -> AbstractContextManager[None]:
-        return nullcontext() if self.folder is None else first_holds(group, self.folder / key, wait=True)
 
     def _missing(
         self, parts: Sequence[Part], held: dict[str, PartFeatures], warn: bool = False
@@ -184,13 +184,11 @@ class FeatureStore:
 
     def _clear(self, jobs: Sequence[Part]) -> None:
         """Remove what runs that were killed while they wrote these parts have left."""
-        for part in jobs if self.folder is not None else ():
-            for left in self._file(part).parent.glob(f".{part.key}.safetensors.*.tmp"):
+        for part in jobs:
+            for left in self.folder.glob(f".{part.key}.safetensors.*.tmp"):
                 left.unlink(missing_ok=True)
 
     def _read(self, part: Part, warn: bool = False) -> PartFeatures | None:
-        if self.folder is None:
-            return self._memory.get(part.key)
         try:
             found = read_part(self._file(part), len(part))
         except FileNotFoundError:
@@ -203,22 +201,6 @@ class FeatureStore:
             os.utime(self._file(part))  # when it was last used
         return found
 
-    def _keep(self, part: Part, encoded: PartFeatures, about: Mapping[str, Any]) -> None:
-        if self.folder is None:
-            self._memory[part.key] = encoded
-        else:
-            write_part(self._file(part), encoded, about)
-
-
-def model_identity(model: VisionLanguageModel, decode: str = "cpu") -> dict[str, Any]:
-    """What an image's features depend on besides the image."""
-    known = describe(model)
-    return {
-        "format": _FORMAT,
-        **{key: known[key] for key in _IDENTITY if key in known},
-        "decode": decode,
-    }
-
 
 def refuse_other_ranks(group: Group, about: Mapping[str, Any]) -> None:
     """Raise a ValueError, on every rank, unless all have the same."""
@@ -230,15 +212,6 @@ def refuse_other_ranks(group: Group, about: Mapping[str, Any]) -> None:
                     f"rank {rank} has {key} {other.get(key)!r}, but rank 0 has {told[0][key]!r}; all "
                     "processes must encode the same images with the same model"
                 )
-
-
-def _check(batch_size: int, workers: int | None, decode: str, part_size: int) -> None:
-    if batch_size < 1 or part_size < 1:
-        raise ValueError(f"batch_size and part_size must be at least 1, got {batch_size}, {part_size}")
-    if workers is not None and workers < 0:
-        raise ValueError(f"workers must be at least 0, got {workers}")
-    if decode not in DECODERS:
-        raise ValueError(f"decode must be one of {', '.join(map(repr, DECODERS))}, got {decode!r}")
 
 
 def _plan(images: ImageSet, about: Mapping[str, Any], part_size: int) -> list[Part]:

@@ -14,7 +14,6 @@ import numpy as np
 
 from adaneg_openood.data.class_matching import (
     Classes,
-    as_classes,
     classes_by_label,
     labels_of_folders,
     match_names,
@@ -22,19 +21,23 @@ from adaneg_openood.data.class_matching import (
     refuse_other_names,
 )
 from adaneg_openood.data.datasets import dataset_content, dataset_labels, opened_dataset
-from adaneg_openood.data.decoding import IMAGE_SUFFIXES, load_image, to_eight_bit
-from adaneg_openood.data.image_lists import (
+from adaneg_openood.data.image_files import (
+    IMAGE_SUFFIXES,
     OOD_LABEL,
     Entry,
     class_folders,
     list_folder,
+    load_image,
     read_imglist,
     refuse_outside,
+    to_eight_bit,
 )
 from adaneg_openood.text.classnames import ClassNames
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+_NAMELESS = "its source names none"
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +66,7 @@ class ImageSet:
     base: Path | None = None
     exif: bool = False
     classes: ClassNames | None = None
-    own_names: tuple[str, ...] | str = "its source names none"
+    own_names: tuple[str, ...] | str = _NAMELESS
     dataset: Any = None
 
     def __post_init__(self) -> None:
@@ -110,17 +113,17 @@ class ImageSet:
         """
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be at least 1 or None, got {limit}")
-        known = None if classes is None else as_classes(classes)
+        known: Any = classes
+        if classes is not None and not isinstance(classes, ClassNames):
+            known = ClassNames("the classes", tuple(classes))
         if not isinstance(source, (str, os.PathLike)):
             made = _of_dataset(source, labelled, limit, known, exif)
-        elif (path := Path(source)).is_dir():
-            made = _of_folder(path, labelled, limit, known, exif)
-        elif not path.is_file():
-            raise FileNotFoundError(f"{path}: no such folder of images or imglist")
-        elif path.suffix.lower() in IMAGE_SUFFIXES:
-            made = cls.from_entries(str(path), [(path.name, OOD_LABEL)], path.parent, exif=exif)
         else:
-            made = _of_imglist(path, root, labelled, limit, known, exif)
+            path = Path(source)
+            entries, own, base = _listed(path, root, labelled, known)
+            made = cls.from_entries(
+                str(path), entries[:limit], base, exif=exif, classes=known, own_names=own
+            )
         if labelled:
             made.check_labels(None if known is None else len(known))
         return made
@@ -296,40 +299,29 @@ class _FileOpener:
         return load_image(self.base / self.names[index], self.exif)
 
 
-def _of_folder(
-    path: Path, labelled: bool | None, limit: int | None, classes: ClassNames | None, exif: bool
-) -> ImageSet:
-    images = list_folder(path)
-    if not labelled:
-        return ImageSet.from_entries(
-            str(path), [(image, OOD_LABEL) for image in images[:limit]], path, exif=exif
-        )
-    folders = class_folders(path, images)
-    labels = labels_of_folders(str(path), folders, classes)
-    entries = [(image, labels[image.partition("/")[0]]) for image in images[:limit]]
-    return ImageSet.from_entries(
-        str(path), entries, path, exif=exif, classes=classes, own_names=tuple(folders)
-    )
-
-
-def _of_imglist(
-    path: Path,
-    root: str | os.PathLike[str] | None,
-    labelled: bool | None,
-    limit: int | None,
-    classes: ClassNames | None,
-    exif: bool,
-) -> ImageSet:
+def _listed(
+    path: Path, root: str | os.PathLike[str] | None, labelled: bool | None, classes: ClassNames | None
+) -> tuple[list[Entry], tuple[str, ...] | str, str | os.PathLike[str]]:
+    """The entries of a folder, an image file or an imglist, its classes' own names, and its base."""
+    if path.is_dir():
+        images = list_folder(path)
+        if not labelled:
+            return [(image, OOD_LABEL) for image in images], _NAMELESS, path
+        folders = class_folders(path, images)
+        labels = labels_of_folders(str(path), folders, classes)
+        entries = [(image, labels[image.partition("/")[0]]) for image in images]
+        return entries, tuple(folders), path
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such folder of images or imglist")
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return [(path.name, OOD_LABEL)], _NAMELESS, path.parent
     entries = read_imglist(path)
     own = classes_by_label(entries)
     if labelled is False:
         entries = [(image, OOD_LABEL) for image, _ in entries]
     elif classes is not None and not isinstance(own, str):
         refuse_other_names(str(path), dict(enumerate(own)), classes)
-    base = path.parent if root is None else root
-    return ImageSet.from_entries(
-        str(path), entries[:limit], base, exif=exif, classes=classes, own_names=own
-    )
+    return entries, own, path.parent if root is None else root
 
 
 def _of_dataset(

@@ -18,11 +18,7 @@ def noise_images(height: int = 224, width: int = 224, seed: int = 0) -> Tensor:
 
     These are normal, uniform on [0, 1], Poisson of rate 5, Gamma of shape 2 and rate 1, and pixels that
     are black or white with equal chance. Normal, Poisson and Gamma noise is rescaled to [0, 1] by the
-    extremes over its three images.
-
-    Args:
-        height, width: H and W.
-        seed: of a private generator; the caller's random state is neither read nor written.
+    extremes over its three images. The generator is private: the caller's random state stays as it is.
 
     Source: TANL (CVPR 2026), released implementation, whose noise has no seed.
     """
@@ -46,17 +42,11 @@ def _rescaled(values: Tensor) -> Tensor:
 
 
 def noise_features(model: VisionLanguageModel, seed: int = 0) -> Tensor:
-    """(15, D) features of :func:`noise_images`, at the size that the model's images have.
+    """(15, D) features of :func:`noise_images`, float32 of unit length on the CPU.
 
-    As in TANL's released implementation the pixels go to the image tower as they are, without the mean
-    and standard deviation that other images are normalised by.
-
-    Args:
-        model: an image-text model.
-        seed: of the noise.
-
-    Returns:
-        float32 of unit length, on the CPU.
+    The noise has the size that the model's images have. As in TANL's released implementation its pixels
+    go to the image tower as they are, without the mean and standard deviation that other images are
+    normalised by.
     """
     from PIL import Image
 

@@ -45,7 +45,7 @@ def image_set(name: str, cache: Path | None = None, **options: Any) -> ImageSet:
     known = ("demo", *NEAR, *FAR, "digits")
     if name not in known:
         raise ValueError(f"the demo draws no {name!r}; it draws {', '.join(known)}")
-    root = _drawn(cache_folder("demo") if cache is None else cache / "demo")
+    root = _drawn(cache_folder("demo", cache))
     return ImageSet.of(root / LISTS / f"test_{name}.txt", root=root / "images", **options)
 
 

@@ -12,8 +12,7 @@ import torch
 from adaneg_openood._version import __version__
 from adaneg_openood.data.feature_set import FeatureSet
 from adaneg_openood.evaluation.streams import Detector, Protocol
-from adaneg_openood.io.digests import tensor_digest
-from adaneg_openood.io.journal import digest_of
+from adaneg_openood.io.digests import digest_of, tensor_digest
 
 _DIGITS = 16  # hex digits of a digest
 

@@ -19,10 +19,8 @@ from adaneg_openood.evaluation.provenance import About
 from adaneg_openood.evaluation.run_check import check_run, checked_about, checked_result
 from adaneg_openood.evaluation.stream_result import ARRAYS, StreamResult
 from adaneg_openood.evaluation.streams import Stream
-from adaneg_openood.io.archives import refuse_bombs
-from adaneg_openood.io.digests import file_digest
-from adaneg_openood.io.files import atomic_path, read_json_object
-from adaneg_openood.io.journal import digest_of
+from adaneg_openood.io.digests import digest_of, file_digest
+from adaneg_openood.io.files import atomic_path, read_json_object, refuse_bombs
 
 logger = logging.getLogger(__name__)
 

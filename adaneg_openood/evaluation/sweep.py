@@ -27,10 +27,9 @@ from adaneg_openood.evaluation.sweep_runs import (
     measured,
     run_key,
 )
-from adaneg_openood.io.configuration import unknown_key
+from adaneg_openood.io.checks import unknown_key
 from adaneg_openood.io.digests import tensor_bytes
-from adaneg_openood.io.files import atomic_path, read_json_object
-from adaneg_openood.io.journal import Journal, first_different
+from adaneg_openood.io.files import Journal, atomic_path, read_json_object
 from adaneg_openood.io.locks import first_holds
 from adaneg_openood.io.processes import ALONE, Group
 
@@ -234,7 +233,7 @@ def _check_folder(root: Path, data: FeatureSet, method: str, device: torch.devic
     file = root / "sweep.json"
     if file.exists():
         known = read_json_object(file)
-        key = first_different(known, about, list(about))
+        key = next((key for key in about if known.get(key) != about[key]), None)
         if key is not None:
             raise ValueError(
                 f"{root}: holds runs with {key} {known.get(key)!r}, these have {about[key]!r}; "

@@ -16,7 +16,7 @@ from adaneg_openood.evaluation.replaying import replay_streams
 from adaneg_openood.evaluation.stream_result import StreamResult
 from adaneg_openood.evaluation.streams import Protocol, Stream, streams_of
 from adaneg_openood.evaluation.sweep_result import BANK_COLUMNS
-from adaneg_openood.io.journal import digest_of
+from adaneg_openood.io.digests import digest_of
 
 _TOGETHER = 16  # detectors at a time: each holds a bank of its own
 

@@ -19,7 +19,7 @@ from typing import IO, Any, Callable
 import torch
 from torch import Tensor
 
-from adaneg_openood.io.archives import refuse_bombs
+from adaneg_openood.io.files import refuse_bombs
 
 _MOST_BYTES = 1 << 26  # of a pickle, apart from the tensors' numbers
 _MOST_STEPS = 1 << 21
@@ -62,6 +62,18 @@ class Unread:
     """
 
     what: str
+
+
+# opcodes that push a new value
+_NEW: dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_LIST": list,
+    "EMPTY_DICT": dict,
+    "EMPTY_TUPLE": tuple,
+    "EMPTY_SET": lambda: Unread("set"),
+}
 
 
 def read_checkpoint(path: Path) -> Any:
@@ -213,26 +225,19 @@ def _run(
             memo[len(memo)] = stack[-1]
         elif name in ("GET", "BINGET", "LONG_BINGET"):
             stack.append(memo[arg])
-        elif name in ("NONE", "NEWTRUE", "NEWFALSE"):
-            stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[name])
-        elif name in ("EMPTY_LIST", "EMPTY_DICT", "EMPTY_TUPLE", "EMPTY_SET"):
-            made: Any = {"EMPTY_LIST": [], "EMPTY_DICT": {}, "EMPTY_TUPLE": ()}.get(name, Unread("set"))
-            stack.append(made)
+        elif name in _NEW:
+            stack.append(_NEW[name]())
         elif name in ("LIST", "TUPLE"):
             items = marked()
             stack.append(items if name == "LIST" else tuple(items))
         elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
             size = int(name[-1])
-            items = stack[-size:]
-            del stack[-size:]
-            stack.append(tuple(items))
+            stack[-size:] = [tuple(stack[-size:])]
         elif name == "FROZENSET":
             marked()
             stack.append(Unread("frozenset"))
         elif name == "DICT":
-            made = {}
-            _set_items(made, marked())
-            stack.append(made)
+            stack.append(_filled({}, marked()))
         elif name in ("APPEND", "APPENDS", "ADDITEMS"):
             items = [stack.pop()] if name == "APPEND" else marked()
             if isinstance(stack[-1], list):
@@ -240,7 +245,7 @@ def _run(
         elif name in ("SETITEM", "SETITEMS"):
             items = [stack.pop(), stack.pop()][::-1] if name == "SETITEM" else marked()
             if isinstance(stack[-1], dict):
-                _set_items(stack[-1], items)
+                _filled(stack[-1], items)
         elif name == "GLOBAL":
             stack.append(Unread(str(arg).replace(" ", ".", 1)))
         elif name == "STACK_GLOBAL":
@@ -255,9 +260,7 @@ def _run(
             arguments, maker = stack.pop(), stack.pop()
             stack.append(_made(maker, arguments) if name == "REDUCE" else _unread(maker))
         elif name == "NEWOBJ_EX":
-            maker = stack[-3]
-            del stack[-3:]
-            stack.append(_unread(maker))
+            stack[-3:] = [_unread(stack[-3])]
         elif name == "OBJ":
             stack.append(_unread(marked()[0]))
         elif name == "INST":
@@ -272,11 +275,12 @@ def _run(
     raise ValueError("its pickle has no end")
 
 
-def _set_items(target: dict[Any, Any], items: list[Any]) -> None:
+def _filled(target: dict[Any, Any], items: list[Any]) -> dict[Any, Any]:
     for key, value in zip(items[::2], items[1::2]):
         # a nested tuple as key may be too deep to be hashed
         if isinstance(key, _PLAIN):
             target[key] = value
+    return target
 
 
 def _unread(maker: Any) -> Unread:
@@ -298,7 +302,7 @@ def _made(maker: Any, arguments: Any) -> Any:
         made: dict[Any, Any] = {}
         # OrderedDict takes pairs, defaultdict what it fills in
         for pair in arguments[0] if arguments and isinstance(arguments[0], list) else ():
-            _set_items(made, list(pair))
+            _filled(made, list(pair))
         return made
     return _unread(maker)
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import math
-from collections.abc import Iterable, Sequence
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 
 def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:
     """Raise a ValueError that lists what is allowed and suggests the nearest, unless value is in it."""
     if value not in allowed:
-        listed = ", ".join(map(repr, allowed))
-        raise ValueError(f"{name} must be one of {listed}, got {value!r}{_hint(value, allowed)}")
+        raise ValueError(f"{name} {not_allowed(value, allowed)}")
 
 
 def check_known(what: str, given: Iterable[str], known: Sequence[str]) -> None:
@@ -19,7 +21,7 @@ def check_known(what: str, given: Iterable[str], known: Sequence[str]) -> None:
     for name in given:
         if name not in known:
             listed = ", ".join(known) if known else "none"
-            raise ValueError(f"{what}: unknown setting {name!r}{_hint(name, known)}; known are {listed}")
+            raise ValueError(f"{what}: unknown setting {name!r}{hint(name, known)}; known are {listed}")
 
 
 def check_int(name: str, value: object, least: int = 1) -> None:
@@ -52,6 +54,51 @@ def check_flag(name: str, value: object) -> None:
         raise TypeError(f"{name} must be true or false, got {value!r}")
 
 
-def _hint(value: object, allowed: Sequence[str]) -> str:
-    near = difflib.get_close_matches(str(value), allowed, n=1)
+def not_allowed(value: Any, allowed: Iterable[str]) -> str:
+    """What to say of a value that is not one of those allowed.
+
+    Example:
+        >>> not_allowed("mixt", ["mixed", "id_first"])
+        "must be one of 'mixed', 'id_first', got 'mixt'; did you mean 'mixed'?"
+    """
+    allowed = list(allowed)
+    listed = ", ".join(map(repr, allowed))
+    return f"must be one of {listed}, got {shown(value)}{hint(value, allowed)}"
+
+
+def unknown_key(key: str, known: Iterable[str], former: Mapping[str, str] | None = None) -> str:
+    """What to say of a key that means nothing; ``former`` has names of earlier versions.
+
+    Example:
+        >>> unknown_key("gama", ["gamma", "gap"])
+        "unknown key 'gama'; did you mean 'gamma'? Known are gamma, gap"
+    """
+    known = list(known)
+    if former and key in former:
+        return f"unknown key {shown(key)}; it is now called {former[key]}"
+    return f"unknown key {shown(key)}{hint(key, known) or '.'} Known are {', '.join(known)}"
+
+
+def shown(value: Any) -> str:
+    """A value for a message, at most 60 characters of it."""
+    # not repr: a few lines of YAML aliases stand for gigabytes of it
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = 60
+    text = short.repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def hint(value: object, allowed: Iterable[str]) -> str:
+    """``"; did you mean 'mixed'?"``, where something that is allowed is near; else nothing."""
+    near = difflib.get_close_matches(str(value)[:80], list(allowed), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def is_installed(module: str) -> bool:
+    """Whether a module can be imported; it is not."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that a submodule is in
+        return False
+    except ValueError:  # loaded without a spec, by hand
+        return True

@@ -6,15 +6,15 @@ twice, and messages that name the file, the key, the value and what is allowed.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
 import pydantic
+
+from adaneg_openood.io.checks import not_allowed, shown, unknown_key
 
 _Section = TypeVar("_Section", bound="Section")
 _KINDS = {
@@ -85,16 +85,13 @@ def given_values(values: Any) -> dict[str, Any]:
 def checked(
     kind: type[_Section], values: Any, where: str, context: Mapping[str, Any] | None = None
 ) -> _Section:
-    """Values as a section.
+    """Values as a section, or one ValueError that names every key at fault.
 
     Args:
         kind: the model.
         values: a mapping, as YAML gives it.
         where: the file or command that they come from, for messages.
         context: for validators, such as the folder that paths are relative to.
-
-    Raises:
-        ValueError: naming every key that is unknown, missing or has a value that is not allowed.
     """
     try:
         return kind.model_validate(values, context=dict(context or {}))
@@ -127,51 +124,6 @@ def _said(fault: Any) -> str:
         return not_allowed(value, re.findall(r"'([^']*)'", about["expected"]))
     wanted = _BOUNDS.get(kind, "").format(**about) or _KINDS.get(kind.partition("_")[0])
     return f"must be {wanted}, got {shown(value)}" if wanted else f"{fault['msg']}, got {shown(value)}"
-
-
-def not_allowed(value: Any, allowed: Iterable[str]) -> str:
-    """What to say of a value that is not one of those allowed.
-
-    Example:
-        >>> not_allowed("mixt", ["mixed", "id_first"])
-        "must be one of 'mixed', 'id_first', got 'mixt'; did you mean 'mixed'?"
-    """
-    allowed = list(allowed)
-    hint = _nearest(str(value)[:80], allowed)
-    return f"must be one of {', '.join(map(repr, allowed))}, got {shown(value)}{hint and '; ' + hint}"
-
-
-def unknown_key(key: str, known: Iterable[str], former: Mapping[str, str] | None = None) -> str:
-    """What to say of a key that means nothing.
-
-    Args:
-        key: as it was given.
-        known: those that mean something.
-        former: names of earlier versions -> what they are called now.
-
-    Example:
-        >>> unknown_key("gama", ["gamma", "gap"])
-        "unknown key 'gama'; did you mean 'gamma'? Known are gamma, gap"
-    """
-    known = list(known)
-    if former and key in former:
-        return f"unknown key {shown(key)}; it is now called {former[key]}"
-    hint = _nearest(key, known)
-    return f"unknown key {shown(key)}{'; ' + hint if hint else '.'} Known are {', '.join(known)}"
-
-
-def _nearest(word: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else ""
-
-
-def shown(value: Any) -> str:
-    """A value for a message, at most 60 characters of it."""
-    # not repr: a few lines of YAML aliases stand for gigabytes of it
-    short = reprlib.Repr()
-    short.maxstring = short.maxother = short.maxlong = 60
-    text = short.repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def shipped(kind: str) -> dict[str, Path]:

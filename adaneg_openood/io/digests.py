@@ -1,8 +1,9 @@
-"""SHA-256 of tensors and files."""
+"""SHA-256 of tensors, files and JSON values."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -43,3 +44,9 @@ def file_digest(path: str | os.PathLike[str]) -> str:
         while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def digest_of(value: Any, length: int = 16) -> str:
+    """Hex digits of a hash of JSON values; the same for the same values on every machine."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]

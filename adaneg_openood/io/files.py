@@ -1,15 +1,25 @@
-"""Files that are either complete or not there."""
+"""Files that are either complete or not there, and files of others, looked at before they are read."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
+import logging
 import os
 import tempfile
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+logger = logging.getLogger(__name__)
+
+# Features hardly shrink at all, and text no more than thirtyfold; a bomb shrinks a thousandfold.
+_MOST_RATIO = 200
+_SMALL = 1 << 26  # bytes an entry may grow to whatever it is packed in
+_CHECK = 8  # hex digits of a journal line's checksum
 
 
 @contextmanager
@@ -89,17 +99,15 @@ def _to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
-def cache_folder(part: str) -> Path:
-    """``part`` of ``$ADANEG_CACHE``, or of ``adaneg_openood`` in the user's cache folder.
+def cache_folder(part: str, cache: str | os.PathLike[str] | None = None) -> Path:
+    """A part of a cache: ``"text"``, ``"features"`` or ``"demo"``.
 
     Args:
-        part: ``"text"`` or ``"features"``.
+        part: its name.
+        cache: None is ``$ADANEG_CACHE``, or ``adaneg_openood`` in the user's cache folder.
     """
-    named = os.environ.get("ADANEG_CACHE")
-    if named:
-        return Path(named).expanduser() / part
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "adaneg_openood" / part
+    users = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "adaneg_openood")
+    return Path(cache or os.environ.get("ADANEG_CACHE") or users).expanduser() / part
 
 
 def read_json_object(file: Path) -> dict[str, Any]:
@@ -116,3 +124,78 @@ def read_json_object(file: Path) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise ValueError(f"{file}: damaged, must be a JSON object, got {type(loaded).__name__}")
     return loaded
+
+
+def refuse_bombs(path: str | os.PathLike[str], archive: zipfile.ZipFile) -> None:
+    """Look at an archive's list of contents.
+
+    Raises:
+        ValueError: an entry would grow to more than 64 MB and more than 200 times its packed size.
+    """
+    for entry in archive.infolist():
+        if entry.file_size > max(_SMALL, _MOST_RATIO * entry.compress_size):
+            raise ValueError(
+                f"{path}: its entry {entry.filename[:80]!r} would unpack from {entry.compress_size} to "
+                f"{entry.file_size} bytes, as a zip bomb does; it is not opened"
+            )
+
+
+class Journal:
+    """An append-only file of records by key, one checked line each.
+
+    A line that was cut off by a kill, or that does not have its checksum, does not count and is
+    removed; what it held is missing, to be made again. Records must be JSON values.
+
+    Args:
+        path: made when the first record is written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.records: dict[str, dict[str, Any]] = {}
+        lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
+        whole = []
+        for line in lines:
+            record = _parsed(line)
+            if record is not None:
+                self.records[record["key"]] = record["value"]
+                whole.append(line)
+        if len(whole) < len(lines):
+            logger.warning(
+                "%s: %d line(s) cut off or damaged; what they held is made again",
+                *(self.path, len(lines) - len(whole)),
+            )
+            with atomic_path(self.path) as temporary:
+                temporary.write_bytes(b"".join(whole))
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.records
+
+    def append(self, records: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write records down; they are on the disk when this returns."""
+        lines = [_line(key, value) for key, value in records.items()]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab") as file:
+            file.write(b"".join(lines))
+            file.flush()
+            os.fsync(file.fileno())
+        self.records.update({key: dict(value) for key, value in records.items()})
+
+
+def _line(key: str, value: Mapping[str, Any]) -> bytes:
+    text = json.dumps({"key": key, "value": value}, ensure_ascii=True, allow_nan=False)
+    return f"{_checksum(text)} {text}\n".encode("ascii")
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        check, _, text = line.decode("ascii").partition(" ")
+    except UnicodeDecodeError:
+        return None
+    if not text.endswith("\n") or check != _checksum(text[:-1]):
+        return None
+    return dict(json.loads(text))
+
+
+def _checksum(text: str) -> str:
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:_CHECK]

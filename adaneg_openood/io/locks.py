@@ -20,15 +20,11 @@ _held: dict[Path, tuple[int, Any]] = {}  # lock file -> the thread and the lock 
 
 @contextmanager
 def exclusive(target: Path, wait: bool = False) -> Iterator[None]:
-    """Hold ``.<name>.lock`` beside ``target``; the file is gone afterwards.
+    """Hold ``.<name>.lock`` beside ``target``, which need not exist; the file is gone afterwards.
 
     The system lets go of a lock when its holder ends, however it ends: a killed run leaves a file that
     locks nothing, and processes that it started hold nothing. A thread that holds the lock may enter
-    again, so a caller's lock may span the locks of what it calls.
-
-    Args:
-        target: what is written; it need not exist.
-        wait: until another process lets go of it.
+    again, so a caller's lock may span the locks of what it calls. ``wait`` waits for other processes.
 
     Raises:
         BlockingIOError: another process holds it, and ``wait`` is false; the message says which.

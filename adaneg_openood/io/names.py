@@ -1,4 +1,4 @@
-"""Names from strangers' files, made harmless for where they are printed."""
+"""Names from strangers' files, made harmless for where they are printed, and lists of names."""
 
 from __future__ import annotations
 

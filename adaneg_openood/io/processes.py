@@ -7,6 +7,7 @@ serves gloo and nccl, one machine and several that share a folder.
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import logging
 import os
@@ -58,11 +59,25 @@ class Group:
 
     def each(self, work: Callable[[], Answer]) -> list[Any]:
         """Do work on every rank; the answers of all, by rank, on every rank."""
-        return self._collected(work)
+        if self.size == 1:
+            return [work()]
+        answer, error = None, None
+        try:
+            answer = work()
+        except Exception as caught:
+            error = caught
+        told = None if error is None else _told(error)
+        gathered = self._gather({"answer": answer, "error": told})
+        if error is not None:
+            raise error
+        for rank, part in enumerate(gathered):
+            if part["error"] is not None:
+                raise _KINDS[part["error"]["kind"]](f"rank {rank}: {part['error']['text']}")
+        return [part["answer"] for part in gathered]
 
     def first(self, work: Callable[[], Answer]) -> Any:
         """Do work on rank 0 alone; every rank gets its answer."""
-        return self._collected(work if self.is_first else _nothing)[0]
+        return self.each(work if self.is_first else lambda: None)[0]
 
     def local(self, work: Callable[[], Answer], first_alone: bool = False) -> Answer:
         """Do work on every rank, and get this rank's own answer, which need not be JSON.
@@ -90,8 +105,7 @@ class Group:
         Args:
             jobs: the same on every rank.
             work: may depend on nothing but its job, because any rank may get it.
-            begun: called before each job of this rank with the number of jobs that all ranks have
-                begun before.
+            begun: called before a job of this rank with how many all ranks have begun before.
         """
         return self.share_stream(jobs, lambda mine: map(work, mine), begun)
 
@@ -133,27 +147,8 @@ class Group:
                     store.set(f"failed/{step}", "1")
                 raise
 
-        answers = {
-            int(number): answer for part in self._collected(mine) for number, answer in part.items()
-        }
-        return [answers[number] for number in range(len(jobs))]
-
-    def _collected(self, work: Callable[[], Answer]) -> list[Any]:
-        if self.size == 1:
-            return [work()]
-        answer, error = None, None
-        try:
-            answer = work()
-        except Exception as caught:
-            error = caught
-        told = None if error is None else _told(error)
-        gathered = self._gather({"answer": answer, "error": told})
-        if error is not None:
-            raise error
-        for rank, part in enumerate(gathered):
-            if part["error"] is not None:
-                raise _KINDS[part["error"]["kind"]](f"rank {rank}: {part['error']['text']}")
-        return [part["answer"] for part in gathered]
+        answers = {number: answer for part in self.each(mine) for number, answer in part.items()}
+        return [answers[str(number)] for number in range(len(jobs))]
 
     def _gather(self, value: Any) -> list[Any]:
         """JSON values of all ranks, without pickling, which ``all_gather_object`` would do."""
@@ -172,6 +167,7 @@ class Group:
 
 
 ALONE = Group()
+_NUMBERS = itertools.count()  # of this process's groups, the same on all ranks
 
 
 @contextmanager
@@ -202,7 +198,7 @@ def process_group(device: str = "cpu") -> Iterator[Group]:
                 "MASTER_ADDR, MASTER_PORT, RANK and WORLD_SIZE"
             ) from error
     try:
-        store = dist.PrefixStore(f"adaneg/{_groups_made()}", dist.distributed_c10d._get_default_store())
+        store = dist.PrefixStore(f"adaneg/{next(_NUMBERS)}", dist.distributed_c10d._get_default_store())
         size = dist.get_world_size()
         yield Group(dist.get_rank(), size, store if size > 1 else None)
     finally:
@@ -215,16 +211,6 @@ def local_device(device: str) -> str:
     if device != "cuda" or "LOCAL_RANK" not in os.environ:
         return device
     return f"cuda:{int(os.environ['LOCAL_RANK']) % max(1, torch.cuda.device_count())}"
-
-
-_made = 0
-
-
-def _groups_made() -> int:
-    """A number that is new for each group of this process, and so the same on all ranks."""
-    global _made
-    _made += 1
-    return _made
 
 
 def _message_device() -> torch.device:
@@ -240,7 +226,3 @@ def _told(error: Exception) -> dict[str, str]:
         if isinstance(error, kind):
             return {"kind": name, "text": str(error)}
     return {"kind": "RuntimeError", "text": f"{type(error).__name__}: {error}"}
-
-
-def _nothing() -> None:
-    return None

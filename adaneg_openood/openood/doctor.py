@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from adaneg_openood._version import __version__
-from adaneg_openood.benchmark.check import Item
-from adaneg_openood.data.image_lists import read_imglist
+from adaneg_openood.benchmark.opening import Item
+from adaneg_openood.data.image_files import read_imglist
 from adaneg_openood.openood import compat
 from adaneg_openood.openood.benchmark_files import image_lists, missing_files
 from adaneg_openood.text.wordnet import WordNetMissing, find_wordnet
@@ -33,7 +33,7 @@ def diagnose(
     """Look at the machine, the packages and, if a data folder is given, the benchmarks in it.
 
     An item says what was found, what cannot be done without it, and the command that brings it; an item
-    whose ``ok`` is None is good to know. :func:`~adaneg_openood.benchmark.check.to_text` shows them.
+    whose ``ok`` is None is good to know. :func:`~adaneg_openood.benchmark.opening.to_text` shows them.
 
     Args:
         data_root: OpenOOD's data folder; None looks at ``./data`` if it is there.

@@ -8,8 +8,8 @@ from collections.abc import Sized
 
 from torch import Tensor
 
-from adaneg_openood.benchmark.detector_settings import settings_model
 from adaneg_openood.benchmark.labels import mining_of, named_classes
+from adaneg_openood.benchmark.methods import settings_model
 from adaneg_openood.benchmark.settings import LabelSettings, NameSettings
 from adaneg_openood.data.feature_set import DEFAULT_LOGIT_SCALE
 from adaneg_openood.io.configuration import checked

@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader
 
 from adaneg_openood.data import FeatureStore, ImageSet
 from adaneg_openood.data.feature_set import DEFAULT_LOGIT_SCALE, FeatureSet
-from adaneg_openood.data.image_lists import OOD_LABEL, parse_entries
-from adaneg_openood.data.store_entries import store_folder
+from adaneg_openood.data.image_files import OOD_LABEL, parse_entries
 from adaneg_openood.io.digests import tensor_digest
+from adaneg_openood.io.files import cache_folder
 from adaneg_openood.openood.benchmark_files import WHERE_TO_GET
 from adaneg_openood.openood.network_model import NetworkModel
 from adaneg_openood.openood.stream_arrays import IDSet
@@ -197,7 +197,7 @@ class Encoder:
         self, model: NetworkModel, cache: Path | None = None, skip_broken: bool = False
     ) -> None:
         self.model, self.skip_broken = model, skip_broken
-        self.store = FeatureStore(store_folder(cache))
+        self.store = FeatureStore(cache_folder("features", cache))
         self._by_loader: dict[int, tuple[Any, Encoded]] = {}  # the loader is kept, for its id
         self._by_content: dict[Any, Encoded] = {}
 

@@ -21,6 +21,7 @@ from adaneg_openood.detectors import DETECTORS, TextDetector, make_detector
 from adaneg_openood.evaluation import Protocol, Run, replay, replay_streams
 from adaneg_openood.io.configuration import read_yaml, shipped
 from adaneg_openood.io.digests import tensor_digest
+from adaneg_openood.io.files import cache_folder
 from adaneg_openood.openood.labels import build_labels
 from adaneg_openood.openood.loaders import (
     TEST,
@@ -123,7 +124,7 @@ class Postprocessor(BasePostprocessor):  # type: ignore[misc]
             self.settings,
             n_classes=getattr(data[0], "num_classes", None) if data else None,
             dataset=(self.config.get("dataset") or {}).get("name"),
-            cache=TextCache(self.settings.cache and self.settings.cache / "text"),
+            cache=TextCache(cache_folder("text", self.settings.cache)),
         )
         transform = getattr(data[0], "transform_image", None) if data else None
         self._inputs = further_inputs([self.method], model.seen_through(transform))

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from adaneg_openood.evaluation import Run, StreamResult
+from adaneg_openood.io.digests import digest_of
 from adaneg_openood.io.files import atomic_path, read_json_object
-from adaneg_openood.io.journal import digest_of
 
 FORMAT = 4
 RECORD_FILE = "report.json"

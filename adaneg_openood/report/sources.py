@@ -6,11 +6,14 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adaneg_openood.data import ImageSet, read_feature_header
 from adaneg_openood.report.collect import collect
 from adaneg_openood.report.record import RunRecord
+
+if TYPE_CHECKING:
+    from adaneg_openood.benchmark.definition import Benchmark
 
 logger = logging.getLogger(__name__)
 
@@ -18,10 +21,8 @@ DEMO = "demo"
 
 
 def benchmark_record(
-    source: str | os.PathLike[str],
+    benchmark: Benchmark,
     *,
-    data: str | os.PathLike[str] | None = None,
-    cache: Path | None = None,
     device: str = "cpu",
     images: Mapping[str, ImageSet] | None = None,
     images_root: str | os.PathLike[str] | None = None,
@@ -30,22 +31,18 @@ def benchmark_record(
     """A run of a benchmark's methods, with pictures where it knows its images.
 
     Args:
-        source: an npz file or folder of features, a YAML definition, or a shipped one's name.
-        data: root of a definition's image sets.
-        cache: folder of the feature cache; None is the user's.
+        benchmark: see :func:`~adaneg_openood.benchmark.definition.read_benchmark`.
         device: where it is encoded and runs.
         images: those the caller names; they go first.
         images_root: what the paths of imglists are relative to.
-        settings: of :func:`~adaneg_openood.report.collect`, over the benchmark's own protocol.
+        settings: further arguments of :func:`~adaneg_openood.report.collect`.
 
     Raises:
         ValueError, OSError, ImportError: with a message for people.
     """
-    from adaneg_openood.benchmark.definition import read_benchmark
     from adaneg_openood.benchmark.opening import open_benchmark
     from adaneg_openood.benchmark.run import EncodeOptions, encode_benchmark
 
-    benchmark = read_benchmark(source, data=data).changed(cache=cache)
     made = encode_benchmark(open_benchmark(benchmark), EncodeOptions(device))
     found = {} if benchmark.features is None else remembered_images(benchmark.features, images_root)
     for title, own in made.images.items():
@@ -53,7 +50,6 @@ def benchmark_record(
         # with covariate-shifted images in it, the ID part is more than its own image set
         if part != "id" or len(own) == len(made.data.id_features):
             found[part] = own
-    protocol = {"seeds": benchmark.seeds, "batch_size": benchmark.batch_size, "order": benchmark.order}
     return collect(
         made.data,
         made.detectors(benchmark.methods),
@@ -61,7 +57,10 @@ def benchmark_record(
         features=benchmark.features,
         images={**found, **(images or {})},
         about=made.provenance,
-        **{**protocol, **settings},
+        seeds=benchmark.seeds,
+        batch_size=benchmark.batch_size,
+        order=benchmark.order,
+        **settings,
     )
 
 

@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from adaneg_openood.io.archives import refuse_bombs
 from adaneg_openood.io.checkpoints import StoredTensor, read_checkpoint
 from adaneg_openood.io.digests import tensor_digest
-from adaneg_openood.io.files import atomic_path, read_json_object
+from adaneg_openood.io.files import atomic_path, read_json_object, refuse_bombs
 
 _NAMED = 8  # rows that a message lists
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from adaneg_openood.io.archives import refuse_bombs
+from adaneg_openood.io.files import refuse_bombs
 from adaneg_openood.text.words import fold
 
 logger = logging.getLogger(__name__)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 from functools import reduce
 from typing import Any, Callable
 
-from adaneg_openood.io.checks import check_choice
+from adaneg_openood.io.checks import check_choice, is_installed
 from adaneg_openood.vlm.base import PRECISIONS, VisionLanguageModel
 from adaneg_openood.vlm.preprocessing import PREPROCESSINGS
 
@@ -120,12 +119,6 @@ def _split(name: str) -> tuple[str, str]:
     if not rest:
         raise ValueError(f"{name!r} names no model after the colon")
     module, command = _LIBRARIES.get(prefix, ("", ""))
-    try:
-        found = not module or importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of the package that a submodule is in
-        found = False
-    except ValueError:  # loaded without a spec, by hand
-        found = True
-    if not found:
+    if module and not is_installed(module):
         raise ImportError(f"{name} needs {module.partition('.')[0]}: {command}")
     return prefix, rest

@@ -12,10 +12,9 @@ import torch
 from benchmark_fakes import CLASSES, YAML, make_sweep_data, write_small_benchmark
 from PIL import Image
 
-from adaneg_openood.benchmark.check import to_text
 from adaneg_openood.benchmark.definition import Benchmark, read_benchmark
 from adaneg_openood.benchmark.methods import STANDARD, standard_detectors
-from adaneg_openood.benchmark.opening import OpenBenchmark, open_benchmark
+from adaneg_openood.benchmark.opening import OpenBenchmark, open_benchmark, to_text
 from adaneg_openood.benchmark.run import EncodeOptions, Encoding, encode_benchmark, run_benchmark
 from adaneg_openood.evaluation import Protocol, replay, save_features
 

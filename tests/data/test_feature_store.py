@@ -13,7 +13,8 @@ from PIL import Image
 from tiny_models import picture
 
 from adaneg_openood.data import FeatureStore, ImageSet
-from adaneg_openood.data import store_entries as store
+from adaneg_openood.data import parts as store
+from adaneg_openood.io.files import cache_folder
 from adaneg_openood.io.locks import exclusive
 
 N = 24
@@ -141,8 +142,8 @@ def test_everything_broken(tmp_path):
 def test_a_missing_file_is_a_broken_image(root):
     images = ImageSet.from_entries("list", [("cup/00.png", 0), ("cup/none.png", 0)], root / "images")
     with pytest.raises(ValueError, match=r"cup/none\.png \(FileNotFoundError"):
-        FeatureStore(None).get(images, Tower(), workers=0)
-    made = FeatureStore(None).get(images, Tower(), workers=0, skip_broken=True)
+        FeatureStore(root / "store").get(images, Tower(), workers=0)
+    made = FeatureStore(root / "store").get(images, Tower(), workers=0, skip_broken=True)
     assert made.names == ("cup/00.png",)
 
 
@@ -172,7 +173,7 @@ def test_a_damaged_part_is_found_and_mended(root, caplog):
         files[1].read_bytes()[:-3],
     ):
         files[0].write_bytes(content)
-        (found,) = [entry for entry in store.verified(root / "store") if entry.problem]
+        (found,) = [entry for entry in store.entries(root / "store", verify=True) if entry.problem]
         assert str(files[0]) in found.problem
         caplog.clear()
         tower = Tower()
@@ -197,14 +198,6 @@ def test_a_warm_read_only_store_serves(root, monkeypatch):
     assert torch.equal(get(root, tower).features, first.features) and tower.encoded == 0
     monkeypatch.undo()
     assert {file.name: file.read_bytes() for file in (root / "store").iterdir()} == files
-
-
-def test_in_memory(root):
-    kept, tower = FeatureStore(None), Tower()
-    images = ImageSet.of(root / "images")
-    first = kept.get(images, tower, workers=0)
-    assert torch.equal(kept.get(ImageSet.of(root / "images"), tower).features, first.features)
-    assert tower.encoded == N and os.listdir(root) == ["images"]
 
 
 def test_a_model_without_weights_leaves_nothing(root):
@@ -289,8 +282,9 @@ def test_a_part_that_goes_while_it_is_read(root, monkeypatch):
 
 def test_default_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("ADANEG_CACHE", str(tmp_path))
-    assert store.store_folder() == tmp_path / "features"
-    assert store.entries(store.store_folder()) == []
+    assert cache_folder("features") == tmp_path / "features"
+    assert cache_folder("features", tmp_path / "own") == tmp_path / "own" / "features"
+    assert store.entries(cache_folder("features")) == []
 
 
 def test_workers_say_nothing_and_change_nothing(root, capfd, recwarn):

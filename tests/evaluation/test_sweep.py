@@ -19,7 +19,7 @@ from adaneg_openood.evaluation import Protocol, replay, sweep_runs
 from adaneg_openood.evaluation.metrics import METRICS
 from adaneg_openood.evaluation.subsets import draw_subset, parse_ratio, subset_sizes
 from adaneg_openood.evaluation.sweep import data_digest, grid_configs, sweep
-from adaneg_openood.io.journal import Journal
+from adaneg_openood.io.files import Journal
 from adaneg_openood.io.locks import exclusive
 
 DATA = make_sweep_data()

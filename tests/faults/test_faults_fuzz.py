@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from adaneg_openood.benchmark.definition import read_benchmark
 from adaneg_openood.benchmark.postprocessor import postprocessor_settings, read_postprocessor
 from adaneg_openood.data import ImageSet
-from adaneg_openood.data.image_lists import read_imglist
+from adaneg_openood.data.image_files import read_imglist
 from adaneg_openood.detectors import DETECTORS
 from adaneg_openood.evaluation import load_features
 from adaneg_openood.text import LabelFeatures, NegativeLabels, class_names

@@ -8,7 +8,8 @@ from typing import Literal, Optional
 import pytest
 from pydantic import Field
 
-from adaneg_openood.io.configuration import Number, Section, Whole, checked, read_yaml, shown
+from adaneg_openood.io.checks import shown
+from adaneg_openood.io.configuration import Number, Section, Whole, checked, read_yaml
 
 
 class Inner(Section):

@@ -15,7 +15,7 @@ from openood.evaluation_api.datasets import DATA_INFO
 from openood_tiny import TinyModel, build_benchmark, names_of
 from typer.testing import CliRunner
 
-from adaneg_openood.benchmark.check import to_text
+from adaneg_openood.benchmark.opening import to_text
 from adaneg_openood.cli import app
 from adaneg_openood.evaluation import Run
 from adaneg_openood.openood import CLIPNetwork, Evaluator, Postprocessor

@@ -14,6 +14,7 @@ import torch
 from page_text import page_text
 from PIL import Image
 
+from adaneg_openood.benchmark.definition import read_benchmark
 from adaneg_openood.data import ImageSet, encode_to_file
 from adaneg_openood.demo.model import load_demo_model
 from adaneg_openood.demo.world import draw
@@ -211,10 +212,11 @@ def test_broken_images_that_were_skipped_shift_nothing(tmp_path: Path) -> None:
             draw(name, rng).image.save(tmp_path / folder / f"{index}.png")
     (tmp_path / "negatives.txt").write_text("red\nblue\nsea\nforest\n", "utf-8")
     (tmp_path / "mine.yml").write_text(BROKEN, "utf-8")
-    whole = benchmark_record(tmp_path / "mine.yml", cache=tmp_path / "cache")
+    mine = read_benchmark(tmp_path / "mine.yml").changed(cache=tmp_path / "cache")
+    whole = benchmark_record(mine)
     for broken in ("id/chair/2.png", "lamps/0.png"):
         (tmp_path / broken).write_bytes(b"no image")
-    found = benchmark_record(tmp_path / "mine.yml", cache=tmp_path / "cache")
+    found = benchmark_record(mine)
     assert len(found.names["lamps"]) == 7 and len(found.names["id"]) == 23
     assert found.names["lamps"][0] == "1.png" and "chair/2.png" not in found.names["id"]
     known = dict(zip(whole.names["lamps"], whole.nearest["lamps"].tolist()))

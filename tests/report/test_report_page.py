@@ -18,6 +18,7 @@ from page_text import page_text
 from PIL import Image
 from typer.testing import CliRunner
 
+from adaneg_openood.benchmark.definition import read_benchmark
 from adaneg_openood.benchmark.methods import standard_detectors
 from adaneg_openood.cli import app
 from adaneg_openood.demo.world import draw
@@ -415,7 +416,7 @@ def test_the_command_reports_features_and_kept_runs(small: FeatureSet, tmp_path:
 
 
 def test_the_demo_world_brings_its_images() -> None:
-    record = benchmark_record("demo", seeds=(0,))
+    record = benchmark_record(read_benchmark("demo").changed(seeds=(0,)))
     assert record.judge == "AdaNeg (task)"
     assert {example.dataset for example in record.examples} == set(record.results.splits)
     with Image.open(io.BytesIO(record.examples[0].picture)) as image:

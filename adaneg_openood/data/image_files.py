@@ -1,17 +1,25 @@
-"""Lists of images: OpenOOD's imglists, and folders."""
+"""Image files: one decoded to RGB, those of a folder, and those of an OpenOOD imglist."""
 
 from __future__ import annotations
 
 import logging
 import os
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from adaneg_openood.data.decoding import IMAGE_SUFFIXES
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 logger = logging.getLogger(__name__)
 
+IMAGE_SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .bmp .gif .tif .tiff .webp .ppm .pgm .pnm .avif".split()
+)
 OOD_LABEL = -1
 _LABEL = re.compile(r"-?[0-9]{1,18}")
 # what file managers, archives and network drives leave in a folder; hidden ones begin with a dot
@@ -20,12 +28,83 @@ _TOOLS = frozenset(("__macosx", "__pycache__", "@eadir", "#recycle", "$recycle.b
 Entry = tuple[str, int]  # path as written, label
 
 
+def load_image(path: str | os.PathLike[str], exif: bool = False) -> Image:
+    """Open and decode an image file.
+
+    Args:
+        path: the file.
+        exif: turn the image as its EXIF orientation says. Benchmarks were made without.
+
+    Returns:
+        An RGB image, see :func:`to_eight_bit`.
+
+    Raises:
+        OSError, ValueError: it is missing, empty, damaged or cut short, no image, or its values have no
+            range that is known.
+    """
+    from PIL import Image as images
+    from PIL import ImageFile
+
+    file = Path(path)
+    if file.is_file() and file.stat().st_size == 0:
+        raise ValueError("the file has 0 bytes")
+    # OpenOOD makes Pillow fill truncated images with grey, for the whole process
+    lenient, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+    try:
+        with images.open(file) as image:
+            image.load()
+            return to_eight_bit(image, exif)
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = lenient
+
+
+def to_eight_bit(image: Image, exif: bool = False) -> Image:
+    """An RGB image of the same look.
+
+    Alpha is dropped, as OpenOOD does; palettes, grey and CMYK are converted by Pillow. 16-bit grey,
+    which X-ray images come in, and floats in [0, 1] are scaled, because Pillow's own conversion clips
+    them to white or black.
+
+    Raises:
+        ValueError: integers below 0 or of more than 16 bits, or floats outside [0, 255]: which of them
+            is black and which is white is not known.
+    """
+    if exif:
+        from PIL import ImageOps
+
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = _scaled(image)
+    if image.mode == "RGB":
+        return image
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Palette images with Transparency")  # alpha is dropped
+        return image.convert("RGB")
+
+
+def _scaled(image: Image) -> Image:
+    from PIL import Image as images
+
+    values = np.asarray(image)
+    low, high = values.min(initial=0), values.max(initial=0)
+    if image.mode == "F":
+        if not (low >= 0 and high <= 255):  # NaN is neither
+            raise ValueError(f"its values are floats from {low:g} to {high:g}; scale them to 0 to 1")
+        if high > 1:
+            return image
+        return images.fromarray((values * 255).round().astype(np.uint8))
+    if low < 0 or high > 65535:
+        raise ValueError(f"its values are integers from {low} to {high}; scale them to 0 to 65535")
+    # 32-bit "I" is how Pillow opens some 16-bit files; 8-bit values in it stay as they are
+    wide = image.mode.startswith("I;16") or high > 255
+    return images.fromarray((values >> 8 if wide else values).astype(np.uint8))
+
+
 def read_imglist(path: str | os.PathLike[str]) -> list[Entry]:
     """The images and labels of an OpenOOD imglist, see :func:`parse_entries`.
 
     Raises:
-        ValueError: a line without an integer label, or one below -1; the message names the line.
-        OSError: the file cannot be read.
+        ValueError, OSError: a line that is none, or a file that cannot be read.
     """
     file = Path(path)
     try:
@@ -36,17 +115,10 @@ def read_imglist(path: str | os.PathLike[str]) -> list[Entry]:
 
 
 def parse_entries(lines: Iterable[str], where: str) -> list[Entry]:
-    """Lines of an imglist.
+    """Lines of an imglist, ``path label``, as (path as written, label) in order; label -1 is OOD.
 
-    A line is ``path label``: the label is what follows the last white space, so paths may hold
-    spaces. Either line ending and a byte order mark are fine; empty lines do not count.
-
-    Args:
-        lines: with or without their endings.
-        where: the list's name, for messages.
-
-    Returns:
-        (path as written, label) a line, in order; label -1 is OOD.
+    The label is what follows the last white space, so paths may hold spaces. Either line ending and a
+    byte order mark are fine; empty lines do not count. ``where`` is the list's name, for messages.
 
     Raises:
         ValueError: a line without an integer label, or one below -1; the message names the line.
@@ -72,13 +144,10 @@ def parse_entries(lines: Iterable[str], where: str) -> list[Entry]:
 
 
 def list_folder(root: str | os.PathLike[str]) -> list[str]:
-    """The images under a folder, at any depth, in one order on every machine.
+    """The images under a folder, at any depth: paths relative to it with forward slashes, sorted.
 
     Hidden files and folders, and those that tools leave behind (``__MACOSX``, ``@eaDir``), are left
     out; a warning names the folders that hold images.
-
-    Returns:
-        Paths relative to ``root``, with forward slashes, sorted.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -111,9 +180,7 @@ def list_folder(root: str | os.PathLike[str]) -> list[str]:
 def class_folders(root: str | os.PathLike[str], images: Sequence[str]) -> list[str]:
     """The first-level folders of a folder's images, sorted: torchvision's and ImageNet's label order.
 
-    Args:
-        root: the folder. Those in it without an image are no classes; a warning names them.
-        images: what :func:`list_folder` gave.
+    Folders without an image are no classes; a warning names them.
 
     Raises:
         ValueError: an image that lies in no folder.
@@ -132,13 +199,11 @@ def class_folders(root: str | os.PathLike[str], images: Sequence[str]) -> list[s
 
 
 def refuse_outside(source: str, base: Path, paths: Iterable[str]) -> None:
-    """A list from elsewhere must not read files outside its root.
+    """Raise a ValueError for a path of a list that is absolute, or has ``..``, and leaves ``base``.
 
-    Paths are judged as they are written; links inside the root may lead out of it, as those of many
-    datasets do. With the root ``/`` any path is inside.
-
-    Raises:
-        ValueError: an absolute path, or one with ``..``, that leaves ``base``.
+    A list from elsewhere must not read files outside its root. Paths are judged as they are written;
+    links inside the root may lead out of it, as those of many datasets do. With the root ``/`` any path
+    is inside.
     """
     root = os.path.abspath(base)
     inside = root.rstrip(os.sep) + os.sep
