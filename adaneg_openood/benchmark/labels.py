@@ -98,6 +98,7 @@ def make_labels(
     settings: LabelSettings,
     *,
     negatives: Union[NegativeLabels, Mining, Path, None] = None,
+    takes_corpus: bool = False,
     cache: Path | None = None,
     progress: bool = False,
     **inputs: Any,
@@ -109,6 +110,7 @@ def make_labels(
         classes: the ID classes.
         settings: prompts, negatives, or a file of text features.
         negatives: what the settings say of them, opened before; None opens it now.
+        takes_corpus: whether they are for a method that chooses among all words, not among mined ones.
         cache: folder of the caches; None is the user's.
         progress, inputs: see :func:`~adaneg_openood.text.label_features`.
 
@@ -117,6 +119,8 @@ def make_labels(
     """
     if negatives is None and settings.text_features is None:
         negatives = negatives_of(settings)
+    if takes_corpus and isinstance(negatives, Mining):
+        negatives = negatives.of_all()
     return label_features(
         model,
         classes,

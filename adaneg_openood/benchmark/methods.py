@@ -50,6 +50,11 @@ class MethodSpec:
         """Whether its text rows must hold negative labels."""
         return DETECTORS[self.detector].info.needs_negatives
 
+    @property
+    def takes_corpus(self) -> bool:
+        """Whether its negatives are every word of a corpus, and not a mined list."""
+        return DETECTORS[self.detector].info.takes_corpus
+
     def build(
         self,
         data: FeatureSet,
@@ -61,7 +66,8 @@ class MethodSpec:
         Args:
             data: the features; a method takes the text rows.
             labels: the same rows; a recipe's number of groups is taken where the settings name none.
-            inputs: see :func:`further_inputs`.
+            inputs: those of :func:`further_inputs`, and as ``"corpus"`` the text rows, (C + K, D), of a
+                method that chooses its negatives itself.
 
         Raises:
             ValueError, TypeError: a setting that does not fit the data, such as too many groups.
@@ -72,9 +78,8 @@ class MethodSpec:
             settings.setdefault("groups", groups)
         taken = DETECTORS[self.detector].input_names()
         own = {name: value for name, value in inputs.items() if name in taken}
-        return make_detector(
-            self.detector, data.text_features, data.n_id, data.logit_scale, settings, **own
-        )
+        rows = inputs.get("corpus", data.text_features) if self.takes_corpus else data.text_features
+        return make_detector(self.detector, rows, data.n_id, data.logit_scale, settings, **own)
 
 
 STANDARD = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,10 +25,12 @@ from adaneg_openood.detectors import TextDetector
 from adaneg_openood.evaluation import Protocol, Run, replay
 from adaneg_openood.io.files import cache_folder
 from adaneg_openood.io.processes import ALONE, Group
-from adaneg_openood.text import LabelFeatures
+from adaneg_openood.text import LabelFeatures, Mining
 from adaneg_openood.vlm import VisionLanguageModel, describe, load_model
 
 __all__ = ["EncodeOptions", "Encoding", "benchmark_features", "encode_benchmark", "run_benchmark"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +42,8 @@ class Encoding:
         labels: the text rows; None where one file holds the whole benchmark.
         images: set title (``"id"``, ``"near/tin"``) -> its images in the order of the features.
         provenance: model, labels and sets; JSON values.
-        inputs: what some methods take beside text rows, such as TANL's noise features.
+        inputs: what some methods take beside text rows, such as TANL's noise features, or as
+            ``"corpus"`` in place of them.
         encoded: titles of the sets that were encoded now, and not found in the store.
     """
 
@@ -108,6 +112,7 @@ def encode_benchmark(
     benchmark = opened.definition
     about: dict[str, Any] = {"benchmark": benchmark.name, "definition": benchmark.origin}
     if opened.whole is not None:
+        _corpus(opened, None, options)
         return Encoding(opened.whole, None, {}, {**about, "features": str(benchmark.features)})
     model = group.local(lambda: _model(opened, options), first_alone=True)
     if model is not None:
@@ -143,12 +148,16 @@ def encode_benchmark(
         for part in benchmark.sets
     }
     used = [method.detector for method in benchmark.methods.values()]
+    inputs = group.local(lambda: further_inputs(used, model), first_alone=True)
+    corpus = group.local(lambda: _corpus(opened, model, options), first_alone=True)
+    if corpus is not None:
+        inputs["corpus"], about["corpus"] = corpus.features, corpus.provenance
     return Encoding(
         _joined(benchmark, labels, model, made),
         labels,
         images,
         about,
-        group.local(lambda: further_inputs(used, model), first_alone=True),
+        inputs,
         tuple(title for title, part in made.items() if getattr(part, "fresh", False)),
     )
 
@@ -168,7 +177,10 @@ def _model(opened: OpenBenchmark, options: EncodeOptions) -> VisionLanguageModel
 
 
 def _labels(
-    opened: OpenBenchmark, model: VisionLanguageModel | None, options: EncodeOptions
+    opened: OpenBenchmark,
+    model: VisionLanguageModel | None,
+    options: EncodeOptions,
+    takes_corpus: bool = False,
 ) -> LabelFeatures:
     if opened.labels is not None:
         return opened.labels
@@ -178,10 +190,28 @@ def _labels(
         opened.classes,
         benchmark,
         negatives=opened.negatives,
+        takes_corpus=takes_corpus,
         with_negatives=any(method.needs_negatives for method in benchmark.methods.values()),
         cache=benchmark.cache,
         progress=options.progress,
     )
+
+
+def _corpus(
+    opened: OpenBenchmark, model: VisionLanguageModel | None, options: EncodeOptions
+) -> LabelFeatures | None:
+    """The text rows of methods that choose their negatives among all words, if those are known."""
+    takers = [title for title, method in opened.definition.methods.items() if method.takes_corpus]
+    if not takers:
+        return None
+    if opened.labels is not None or not isinstance(opened.negatives, Mining):
+        logger.warning(
+            "%s: chooses its negatives among the listed ones, not in a whole corpus", takers[0]
+        )
+        return None
+    if opened.negatives.config.resolved_count() == "all":
+        return None
+    return _labels(opened, model, options, takes_corpus=True)
 
 
 def _refuse_other_model(found: Opened, model: VisionLanguageModel | None) -> None:

@@ -63,7 +63,9 @@ def build(
             f"{validation}: holds {len(images)} image(s); a threshold needs at least {LEAST_SCORES}"
         )
     towers = model.load()
-    labels = make_labels(towers, names, settings, cache=cache, progress=True)
+    labels = make_labels(
+        towers, names, settings, takes_corpus=spec.takes_corpus, cache=cache, progress=True
+    )
     predictor = Predictor(towers, labels, spec.detector, spec.settings)
     predictor.calibrate(
         images, tpr, of_id=not stream, batch_size=batch_size, workers=workers, progress=True

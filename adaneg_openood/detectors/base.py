@@ -60,6 +60,7 @@ class DetectorInfo:
         needs_negatives: whether text features must hold negative labels.
         keeps_state: whether scores depend on the images seen before.
         batch_matters: whether scores depend on how a stream is cut into batches.
+        takes_corpus: whether its negatives are every word of a corpus, of which it chooses by itself.
         inputs: what it is given.
         state: what it keeps, in numbers of values.
         cost: operations per image, C ID labels and M negatives of width D.
@@ -82,6 +83,7 @@ class DetectorInfo:
     cost: str
     published: str
     choose_when: str
+    takes_corpus: bool = False
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,7 @@ class TANL(TextDetector):
         published="ImageNet, ViT-B/16, OOD positive: four OOD sets FPR95 9.81, AUROC 97.97; "
         "OpenOOD near FPR95 60.06, far FPR95 17.21",
         choose_when="Large batches hold images of both kinds, and a large corpus of words is at hand.",
+        takes_corpus=True,
     )
     config_class = TANLConfig
 

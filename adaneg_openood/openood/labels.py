@@ -9,9 +9,9 @@ from collections.abc import Sized
 from torch import Tensor
 
 from adaneg_openood.benchmark.labels import mining_of, named_classes
-from adaneg_openood.benchmark.methods import settings_model
 from adaneg_openood.benchmark.settings import LabelSettings, NameSettings
 from adaneg_openood.data.feature_set import DEFAULT_LOGIT_SCALE
+from adaneg_openood.detectors import DETECTORS
 from adaneg_openood.io.configuration import checked
 from adaneg_openood.openood.network_model import NetworkModel
 from adaneg_openood.text import ClassNames, LabelFeatures, NegativeLabels, TextCache, label_features
@@ -99,10 +99,11 @@ def _negatives(
         return NegativeLabels.load(settings.negatives)
     if settings.corpus == _CORPUS and model.negative_features is not None:
         return None
-    if "n_negatives" in settings_model(method).model_fields:  # it chooses among all candidates itself
-        settings = settings.model_copy(update={"n_negatives": "all"})
+    mining = mining_of(settings)
+    if DETECTORS[method].info.takes_corpus:
+        mining = mining.of_all()
     try:
-        return mining_of(settings).run(model, classes, id_features=ids, cache=cache)
+        return mining.run(model, classes, id_features=ids, cache=cache)
     except WordNetMissing as error:
         raise ValueError(
             "no negative labels: set negatives (a text file, one label per line) or corpus (a word list "

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -280,6 +280,10 @@ class Mining:
     wordnet: str | os.PathLike[str] | None = None
     lemmas: str = "first"
     download: bool = False
+
+    def of_all(self) -> Mining:
+        """The same, except that every candidate is kept: for methods that choose among them."""
+        return replace(self, config=replace(self.config, n_negatives="all", share=None))
 
     def load(self) -> tuple[Corpus, WordNet | None]:
         """The candidates, and the WordNet that they, or ``exclude_related``, need.

@@ -87,6 +87,20 @@ def test_covariate_shifted_images_count_as_id_if_asked(small: Path) -> None:
     torch.testing.assert_close(data.id_features[24:], data.id_features[:10])
 
 
+def test_a_method_that_takes_a_corpus_gets_every_word(small: Path, caplog) -> None:
+    tanl = ("AdaNeg: {detector: adaneg, groups: 2, memory_length: 4}", "TANL: {detector: tanl}")
+    mined = "negatives: negatives.txt"
+    benchmark = written(small, tanl, (mined, "corpus: demo\nn_negatives: 40"))
+    made = encoded(benchmark)
+    assert made.labels.n_negatives == 40
+    rows = made.detectors(benchmark.methods)["TANL"].text_features
+    whole = encoded(written(small, tanl, (mined, "corpus: demo\nn_negatives: all")))
+    assert whole.labels.n_negatives > 80 and torch.equal(rows, whole.data.text_features)
+    assert made.provenance["corpus"] == whole.provenance["labels"] and not caplog.records
+    encoded(written(small, tanl))
+    assert "TANL: chooses its negatives among the listed ones, not in a whole corpus" in caplog.text
+
+
 def test_the_template_runs() -> None:
     opened = open_benchmark(read_benchmark("template").changed(seeds=(0,)))
     run, made = run_benchmark(opened, OPTIONS)
