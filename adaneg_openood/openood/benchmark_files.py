@@ -18,11 +18,7 @@ WHERE_TO_GET = (
 
 
 def image_lists(id_name: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """(name, entry of OpenOOD's ``DATA_INFO``) of every image list of a benchmark.
-
-    Raises:
-        ValueError: no such benchmark.
-    """
+    """(name, entry of OpenOOD's ``DATA_INFO``) of every image list of a benchmark."""
     from openood.evaluation_api.datasets import DATA_INFO
 
     if id_name not in DATA_INFO:
@@ -48,11 +44,7 @@ def is_always_read(name: str) -> bool:
 
 
 def missing_files(data_root: str | os.PathLike[str], id_name: str) -> list[str]:
-    """One line for every list that is always read and not there, and for every empty image folder.
-
-    Raises:
-        ValueError: no such benchmark.
-    """
+    """One line for every list that is always read and not there, and for every empty image folder."""
     from openood.evaluation_api.datasets import benchmarks_dict, dir_dict
 
     root = Path(data_root)
@@ -106,12 +98,8 @@ def absent_lists_may_stay_away(
 ) -> Iterator[None]:
     """Within the block, OpenOOD's loaders are made without the lists that need not be read.
 
-    OpenOOD opens every list of a benchmark before it knows which are read.
-
-    Args:
-        datasets: the module ``openood.evaluation_api.datasets``.
-        id_name: of the benchmark.
-        data_root: OpenOOD's data folder.
+    OpenOOD opens every list of a benchmark before it knows which are read. ``datasets`` is its module
+    ``openood.evaluation_api.datasets``.
     """
     needed = {
         os.path.join(data_root, entry["imglist_path"])

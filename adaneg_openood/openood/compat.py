@@ -76,10 +76,8 @@ def installed() -> bool:
 class ImportHooks(importlib.abc.MetaPathFinder):
     """Wraps the import of chosen modules; every other import is left alone.
 
-    Args:
-        around: module name -> function that returns a context manager its execution happens in.
-        after: module name -> function called with the module once it was executed, before any other
-            module can read a name from it.
+    ``around`` gives the context in which a module is executed. ``after`` is called with the module once
+    it was executed, before any other module can read a name from it.
     """
 
     def __init__(

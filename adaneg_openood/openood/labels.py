@@ -37,8 +37,7 @@ def build_labels(
         method: name of a detector.
         model: of the network.
         settings: :class:`~adaneg_openood.benchmark.settings.LabelSettings` for a method with negatives.
-        n_classes: of the ID data set, if known; lists of another length are refused.
-        dataset: name of the ID data set, if known: then its class names are, too.
+        n_classes, dataset: size and name of the ID data set, if known.
         cache: where encoded names are kept.
 
     Raises:

@@ -33,19 +33,12 @@ _NAMED = 8  # files an error lists for one image set
 
 @dataclass(frozen=True, eq=False)
 class Role:
-    """What a loader was handed to ``setup`` for.
+    """What a loader was handed to ``setup`` for."""
 
-    Attributes:
-        kind: ``"id"``, ``"csid"`` or ``"ood"``.
-        split: ``"test"`` or ``"val"``; an OOD set is evaluated against the ID set of its split.
-        name: for messages.
-        loader: kept alive, because it is told apart from others by identity.
-    """
-
-    kind: str
-    split: str
+    kind: str  # "id", "csid" or "ood"
+    split: str  # "test" or "val"; an OOD set is evaluated against the ID set of its split
     name: str
-    loader: Any
+    loader: Any  # kept alive, because it is told apart from others by identity
 
 
 class Roles:
@@ -89,11 +82,7 @@ class Roles:
         return self._add(kind, TEST, name, loader)
 
     def id_role(self, split: str) -> Role:
-        """The ID set of a split.
-
-        Raises:
-            ValueError: ``setup`` got none.
-        """
+        """The ID set of a split; a ValueError if ``setup`` got none."""
         for role in self:
             if role.kind == "id" and role.split == split:
                 return role
@@ -118,14 +107,11 @@ def image_set(loader: Any) -> ImageSet | None:
 
 
 def refuse_missing_images(roles: Iterable[Role], *, skip_broken: bool) -> None:
-    """Look for every image of every set before the first one is encoded.
-
-    Args:
-        roles: sets that are no image lists are not looked at.
-        skip_broken: missing and empty files are only warned of.
+    """Look for every image of every image list before the first one is encoded.
 
     Raises:
-        FileNotFoundError: one error for all sets, which lists what is missing and where to get it.
+        FileNotFoundError: one error for all sets, which lists what is missing and where to get it; with
+            ``skip_broken`` it is a warning.
         ValueError: see :func:`image_set`.
     """
     problems = []
@@ -151,7 +137,6 @@ class Encoded:
     """Features of one loader's images, in the order of its list.
 
     Attributes:
-        name: for messages.
         features: (N, D) float32, where they are scored.
         labels: (N,) int64, -1 for OOD.
     """

@@ -40,9 +40,6 @@ class ModelTransform(Compose):  # type: ignore[misc]
 
     OpenOOD asks an ImageNet preprocessor for the mean and std of its last transform (ImageNet-C is
     normalised by them), and takes a ``Compose`` only.
-
-    Args:
-        model: of the vision-language protocol.
     """
 
     def __init__(self, model: Any) -> None:
@@ -116,13 +113,10 @@ class CLIPNetwork(nn.Module):
         device = getattr(model, "device", None) or id_features.device
         unit = nn.functional.normalize(id_features.detach().to(device, torch.float32), dim=-1)
         self.register_buffer("id_features", unit)
-        self.register_buffer(
-            "negative_features",
-            None if negative_features is None else negative_features.detach().float(),
-        )
-        n_classes, dim = unit.shape
-        self.num_classes, self.feature_size = n_classes, dim
-        self.fc = nn.Linear(dim, n_classes, bias=True)
+        negatives = None if negative_features is None else negative_features.detach().float()
+        self.register_buffer("negative_features", negatives)
+        self.num_classes, self.feature_size = unit.shape
+        self.fc = nn.Linear(self.feature_size, self.num_classes)
         with torch.no_grad():
             self.fc.weight.copy_(unit * self.logit_scale)
             self.fc.bias.zero_()

@@ -24,13 +24,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class IDSet:
-    """An ID set as a stream knows it.
-
-    Attributes:
-        name: for messages.
-        size: number of images.
-        digest: of their features.
-    """
+    """An ID set as a stream knows it: name, number of images, digest of their features."""
 
     name: str
     size: int
@@ -47,7 +41,7 @@ class Stream:
 
     Args:
         name: of the OOD set, for messages.
-        owner: digest of what gives the scores beside the images: settings and text features.
+        owner: what gives the scores beside the images: settings and text features.
         run: computes the scores; None for a stream that was loaded.
         done: ID sets -> scores that are there already.
     """
@@ -93,14 +87,7 @@ class Stream:
 
 @dataclass(frozen=True)
 class Origin:
-    """What an array stands for.
-
-    Attributes:
-        kind: ``"conf"`` or ``"pred"``.
-        owner: of the streams that it may be joined with.
-        id_sets: of ID arrays, in order; empty for an OOD set's.
-        stream: of an OOD set's array.
-    """
+    """What an array stands for: ID sets, or the OOD set of a stream; its kind is "conf" or "pred"."""
 
     kind: str
     owner: str
