@@ -209,7 +209,7 @@ def _corpus(
             "%s: chooses its negatives among the listed ones, not in a whole corpus", takers[0]
         )
         return None
-    if opened.negatives.config.resolved_count() == "all":
+    if opened.negatives.config.resolved().n_negatives == "all":
         return None
     return _labels(opened, model, options, takes_corpus=True)
 
