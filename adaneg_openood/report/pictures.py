@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 _SIDE = 96  # pixels, so that a picture is at most about 9 kB
 _PER_STRIP, _PER_ROW, _ROWS = 8, 9, 4
-_MOST = 320  # pictures of either kind on a page; many sets get fewer each
+_MOST = 360  # pictures of either kind on a page; many sets get fewer each
 
 
 def check_images(images: Mapping[str, ImageSet], data: FeatureSet) -> None:
