@@ -38,7 +38,7 @@ def demo(
         None, help="Only draw pictures into this folder, to try the tutorial's steps on."
     ),
 ) -> None:
-    """Near- and far-OOD tables on an embedded world of drawn images; no download, under a minute.
+    """Print near- and far-OOD tables of an embedded world of drawn images, without any download.
 
     It is the same as: adaneg-openood eval demo
     """
@@ -55,7 +55,9 @@ def demo(
 
 def evaluate_benchmark(
     source: str = options.SOURCE,
-    check: bool = typer.Option(False, "--check", help="Only say what is there and what is missing."),
+    check: bool = typer.Option(
+        False, "--check", help="Only say what is there and what is missing; nothing is encoded."
+    ),
     data: Optional[Path] = options.DATA,
     full_spectrum: Optional[bool] = options.FULL_SPECTRUM,
     batch_size: Optional[int] = options.BATCH_SIZE,
@@ -63,9 +65,9 @@ def evaluate_benchmark(
     seed: Optional[int] = options.SEED,
     seeds: Optional[Any] = options.SEEDS,
     intervals: bool = typer.Option(
-        False, "--intervals", help="Bootstrap intervals, and tests of each method against the first."
+        False, "--intervals", help="Add bootstrap intervals, and tests of each method against the first."
     ),
-    resamples: int = typer.Option(1000, min=100, help="Of the bootstrap, with --intervals."),
+    resamples: int = typer.Option(1000, min=100, help="How many bootstrap resamples --intervals draws."),
     workers: Optional[int] = options.WORKERS,
     encode_batch: int = options.ENCODE_BATCH,
     skip_broken: Optional[bool] = options.SKIP_BROKEN,
@@ -78,7 +80,7 @@ def evaluate_benchmark(
     json_file: Optional[Path] = options.JSON,
     csv_file: Optional[Path] = options.CSV,
 ) -> None:
-    """Near- and far-OOD tables of a benchmark: its own methods, or MCM, NegLabel and AdaNeg.
+    """Print the near- and far-OOD tables of a benchmark, for its methods or MCM, NegLabel and AdaNeg.
 
     Under torchrun its processes share the images and then the streams: torchrun --nproc-per-node 4 -m
     adaneg_openood eval ... gives the same numbers as one process.
@@ -152,7 +154,7 @@ def benchmarks(
         help="Print this definition, to copy and change; schema prints the JSON schema of all keys.",
     ),
 ) -> None:
-    """The benchmarks that come with this package; with a name, its definition."""
+    """List the benchmarks that come with this package, or print the definition of one."""
     with readable_errors():
         from adaneg_openood.benchmark.definition import benchmark_schema, read_benchmark
         from adaneg_openood.io.configuration import not_allowed, shipped
@@ -170,12 +172,12 @@ def benchmarks(
                 typer.echo(f"{key:<{width}}  {read_benchmark(key).description}")
 
 
-cache_app = typer.Typer(no_args_is_help=True, help="Encoded images on disk: list, verify, prune.")
+cache_app = typer.Typer(no_args_is_help=True, help="List, verify and prune the encoded images on disk.")
 
 
 @cache_app.command("ls")
 def cache_ls(cache: Optional[Path] = options.CACHE, json_file: Optional[Path] = options.JSON) -> None:
-    """Every entry: model, images, size, and when it was last used."""
+    """List every entry with its model, images, size and time of last use."""
     with readable_errors():
         from adaneg_openood.data.store_entries import entries, store_folder
 
@@ -200,11 +202,15 @@ def cache_verify(
 
 @cache_app.command("prune")
 def cache_prune(
-    older_than: Optional[float] = typer.Option(None, min=0, help="Days without use."),
-    max_size: Optional[float] = typer.Option(None, min=0, help="GB to keep, the latest used first."),
-    damaged: bool = typer.Option(False, "--damaged", help="Damaged and unfinished entries."),
-    everything: bool = typer.Option(False, "--all", help="Every entry."),
-    dry_run: bool = typer.Option(False, "--dry-run", help="Only say what would go."),
+    older_than: Optional[float] = typer.Option(
+        None, min=0, help="Remove entries that were not used for so many days."
+    ),
+    max_size: Optional[float] = typer.Option(
+        None, min=0, help="Keep so many GB, the latest used first."
+    ),
+    damaged: bool = typer.Option(False, "--damaged", help="Remove damaged and unfinished entries."),
+    everything: bool = typer.Option(False, "--all", help="Remove every entry."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Only say what would be removed."),
     cache: Optional[Path] = options.CACHE,
     json_file: Optional[Path] = options.JSON,
 ) -> None:

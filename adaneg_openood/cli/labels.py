@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def mine(
     classes: str = options.CLASSES,
-    out: Path = typer.Option(..., help="Where the readable list goes."),
+    out: Path = typer.Option(..., help="File that gets the list, as readable text."),
     model: str = options.MODEL,
     corpus: str = options.CORPUS,
     mining: str = options.MINING,
@@ -87,20 +87,24 @@ def encode(
         None, help="Feature file, such as bench/id.safetensors or bench/far/NAME.safetensors."
     ),
     model: str = options.MODEL,
-    root: Optional[Path] = typer.Option(None, help="What an imglist's paths are relative to."),
-    labelled: Optional[bool] = typer.Option(
-        None, "--labelled/--ood", help="Folders are classes, or every image is OOD."
+    root: Optional[Path] = typer.Option(
+        None, help="Folder that the paths of an imglist are relative to."
     ),
-    limit: Optional[int] = typer.Option(None, min=1, help="Only the first so many images."),
+    labelled: Optional[bool] = typer.Option(
+        None, "--labelled/--ood", help="Whether folders are classes, or every image is OOD."
+    ),
+    limit: Optional[int] = typer.Option(None, min=1, help="Take only the first so many images."),
     preprocessing: str = options.PREPROCESSING,
     batch_size: int = options.ENCODE_BATCH,
     workers: Optional[int] = options.WORKERS,
     skip_broken: bool = options.SKIP,
     decode: str = typer.Option(
-        "cpu", help="cpu, or gpu: decode and resize JPEGs on the CUDA device, a little differently."
+        "cpu", help="cpu; or gpu: JPEG images are decoded on the CUDA device, a little differently."
     ),
     overwrite: bool = typer.Option(False, help="Replace a finished file."),
-    part_size: int = typer.Option(4096, min=1, help="Images kept and shared out at a time."),
+    part_size: int = typer.Option(
+        4096, min=1, help="Number of images per part, which is saved and shared among processes."
+    ),
     classes: Optional[str] = options.setting("classes", note="Writes the folder's text features."),
     negatives: Optional[Path] = options.NEGATIVES,
     corpus: str = options.CORPUS,
@@ -111,7 +115,7 @@ def encode(
     learned_prompts: Optional[Path] = options.LEARNED_PROMPTS,
     text_features: Optional[Path] = options.TEXT_FEATURES,
     folder: Optional[Path] = typer.Option(
-        None, help="Benchmark folder that gets the text features, with --classes."
+        None, help="Benchmark folder that gets the text features of --classes."
     ),
     cache: Optional[Path] = options.CACHE,
     device: str = options.DEVICE,

@@ -23,13 +23,15 @@ BENCHMARK = typer.Option(
     ..., "--benchmark", help="OpenOOD's ID dataset: cifar10, cifar100, imagenet ..."
 )
 DATA = typer.Option(
-    None, help="OpenOOD's data folder. data if not given; of the benchmark demo, one that is drawn anew."
+    None, help="OpenOOD's data folder; ./data if not given. The benchmark demo is drawn anew."
 )
 CONFIGS = typer.Option(
-    None, help="OpenOOD's configs folder. configs in the data folder, or here, if not given."
+    None, help="OpenOOD's configs folder; if not given, configs in the data folder, or ./configs."
 )
 NETWORK = typer.Option(
-    None, "--model", help="Backbone, such as open_clip:ViT-B-16/openai, which is the default; or demo."
+    None,
+    "--model",
+    help="The model; open_clip:ViT-B-16/openai if not given, or demo for the benchmark demo.",
 )
 SETTINGS = typer.Option(
     None, "--set", help="A setting of a method of this package, such as adaneg.negatives=list.txt."
@@ -40,14 +42,14 @@ CLASSES = options.setting("classes", note="The benchmark's own if not given.")
 def compare(
     benchmark: str = BENCHMARK,
     postprocessors: Optional[str] = typer.Option(
-        None, help="Names with commas: msp,mls,ebo,knn,vim,mcm,neglabel,adaneg. All if not given."
+        None, help="Names with commas, such as msp,knn,mcm,adaneg; all if not given."
     ),
     data: Optional[Path] = DATA,
     configs: Optional[Path] = CONFIGS,
     model: Optional[str] = NETWORK,
     classes: Optional[str] = CLASSES,
     settings: Optional[list[str]] = SETTINGS,
-    fsood: bool = typer.Option(False, help="Full-spectrum: covariate-shifted ID counts as ID."),
+    fsood: bool = typer.Option(False, help="Count images of csid sets as ID."),
     batch_size: int = typer.Option(200, min=1),
     workers: int = typer.Option(4, min=0),
     preprocessing: str = PREPROCESSING,
@@ -56,7 +58,7 @@ def compare(
     json_file: Optional[Path] = JSON,
     markdown: Optional[Path] = typer.Option(None, help="Write the table here as Markdown."),
 ) -> None:
-    """OpenOOD's postprocessors and this package's, side by side through OpenOOD's evaluator."""
+    """Run OpenOOD's postprocessors and this package's side by side, through OpenOOD's evaluator."""
     with readable_errors():
         from adaneg_openood.io.files import atomic_path
         from adaneg_openood.openood.compare import compare as run
@@ -99,7 +101,7 @@ def leaderboard(
     settings: Optional[list[str]] = SETTINGS,
     seed: Optional[int] = options.SEED,
     seeds: Optional[Any] = options.SEEDS,
-    batch_size: int = typer.Option(200, min=1, help="For encoding."),
+    batch_size: int = typer.Option(200, min=1, help="Images encoded at a time; changes no result."),
     workers: int = typer.Option(4, min=0),
     preprocessing: str = PREPROCESSING,
     device: str = DEVICE,
@@ -142,11 +144,13 @@ def leaderboard(
 
 def doctor(
     data: Optional[Path] = typer.Option(None, "--data-root", help="OpenOOD's data folder."),
-    benchmark: Optional[str] = typer.Option(None, help="One of OpenOOD's; those found if not given."),
-    full: bool = typer.Option(False, help="Look for the images of training lists too."),
+    benchmark: Optional[str] = typer.Option(
+        None, help="A benchmark of OpenOOD; those that are found if not given."
+    ),
+    full: bool = typer.Option(False, help="Also look for the images of training lists."),
     json_file: Optional[Path] = JSON,
 ) -> None:
-    """What is installed, what is missing, what that disables, and the command that mends it."""
+    """Say what is installed, what is missing, what that disables, and which command mends it."""
     with readable_errors():
         from adaneg_openood.benchmark.check import to_text
         from adaneg_openood.io.files import atomic_path

@@ -72,7 +72,9 @@ def _checked(read: Callable[[str], Any], text: str) -> Any:
 SOURCE = typer.Argument(
     ..., help="A YAML file, a benchmark's name (see benchmarks), or an npz file or folder of features."
 )
-DATA = typer.Option(None, help="Root of the benchmark's image paths, instead of its own.")
+DATA = typer.Option(
+    None, help="Folder that the image paths are relative to, instead of the benchmark's own."
+)
 FULL_SPECTRUM = setting("full_spectrum", "--fsood", default=None)
 
 # the model and the labels
@@ -108,13 +110,15 @@ SEEDS = typer.Option(
     None,
     parser=lambda text: _checked(read_seeds, text),
     metavar="NUMBER|LIST",
-    help="How many stream orders to average, or their seeds with commas.",
+    help="Number of stream orders to average, or their seeds with commas.",
     show_default="the benchmark's, or 3",
 )
 
 # where and how it is encoded
-DEVICE = typer.Option("cpu", help="cpu, cuda, cuda:1, mps ...")
-WORKERS = typer.Option(None, min=0, help="Decoding processes.", show_default="one per core")
+DEVICE = typer.Option("cpu", help="Where to compute: cpu, cuda, cuda:1, mps ...")
+WORKERS = typer.Option(
+    None, min=0, help="Number of processes that decode images.", show_default="one per core"
+)
 ENCODE_BATCH = typer.Option(256, min=1, help="Images encoded at a time; changes no result.")
 SKIP_BROKEN = setting("skip_broken", default=None)
 SKIP = setting("skip_broken")

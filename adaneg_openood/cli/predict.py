@@ -39,7 +39,7 @@ def build(
     validation: Path = typer.Option(
         ..., help="ID images for the threshold, at least 20: a folder or an imglist."
     ),
-    out: Path = typer.Option(..., help="Folder of the predictor."),
+    out: Path = typer.Option(..., help="Folder that the predictor is written to."),
     method: str = METHOD,
     settings: Optional[list[str]] = SET,
     negatives: Optional[Path] = options.NEGATIVES,
@@ -50,8 +50,10 @@ def build(
     adjective_prompt: Optional[str] = options.ADJECTIVE_PROMPT,
     learned_prompts: Optional[Path] = options.LEARNED_PROMPTS,
     text_features: Optional[Path] = options.TEXT_FEATURES,
-    tpr: float = typer.Option(0.95, help="Share of ID images to keep, in (0, 1]."),
-    stream: bool = typer.Option(False, help="The validation images may be OOD too: a lower threshold."),
+    tpr: float = typer.Option(0.95, help="Share of the ID images that the threshold keeps, in (0, 1]."),
+    stream: bool = typer.Option(
+        False, help="The validation images may hold OOD images too; the threshold is then lower."
+    ),
     exif: bool = EXIF,
     model: str = options.MODEL,
     batch_size: int = BATCH,
@@ -110,7 +112,7 @@ def build(
 
 
 def predict(
-    run: Path = typer.Argument(..., help="Folder of a predictor, see build."),
+    run: Path = typer.Argument(..., help="Folder of a predictor, which build makes."),
     images: list[Path] = typer.Argument(..., help="Images, folders of images, or imglists."),
     csv_file: Optional[Path] = CSV,
     json_file: Optional[Path] = options.JSON,
@@ -122,7 +124,7 @@ def predict(
     workers: Optional[int] = options.WORKERS,
     device: str = options.DEVICE,
 ) -> None:
-    """Verdict, label and confidence of images, with the negative labels that lie nearest.
+    """Print a verdict, a class, a confidence and the nearest negative labels for each image.
 
     An image is OOD where its confidence is below the threshold. Both lie in [0, 1]; with AdaNeg they
     reach 1 + lambda, and with OODD they lie in [-1, 1]. The label is the nearest ID name, whatever the

@@ -24,7 +24,7 @@ _AXES = ("batch_size", "order", "ratio", "n_images")  # of the protocol
 
 def sweep(
     source: str = options.SOURCE,
-    out: Path = typer.Option(..., help="Folder of the sweep; taken up there if it was interrupted."),
+    out: Path = typer.Option(..., help="Folder of the sweep, where an interrupted one goes on."),
     grid: Optional[list[str]] = typer.Option(
         None,
         "--grid",
@@ -35,13 +35,15 @@ def sweep(
     method: str = typer.Option(
         "adaneg", help="A method of the benchmark, which the grid starts from, or a detector's name."
     ),
-    released: bool = typer.Option(False, "--released", help="Run each as the released code does."),
+    released: bool = typer.Option(
+        False, "--released", help="Run every combination as the released code does."
+    ),
     batch_size: Optional[int] = options.BATCH_SIZE,
     order: Optional[str] = options.ORDER,
     seed: Optional[int] = options.SEED,
     seeds: Optional[Any] = options.SEEDS,
     plots: bool = typer.Option(
-        True, "--plots/--no-plots", help="One picture per axis, with error bars."
+        True, "--plots/--no-plots", help="Draw one picture per axis, with error bars."
     ),
     data: Optional[Path] = options.DATA,
     full_spectrum: Optional[bool] = options.FULL_SPECTRUM,
@@ -52,7 +54,7 @@ def sweep(
     device: str = options.DEVICE,
     json_file: Optional[Path] = options.JSON,
 ) -> None:
-    """A method over a grid of settings, ratios, numbers of images, batch sizes, orders and seeds.
+    """Run a method over a grid of settings, ratios, numbers of images, batch sizes, orders and seeds.
 
     Under torchrun its processes share the images and then the streams: torchrun --nproc-per-node 4 -m
     adaneg_openood sweep ... writes the same results as one process.
