@@ -152,7 +152,7 @@ class NameSettings(Section):
     classes: Annotated[Union[str, tuple[str, ...], None], BeforeValidator(_read_classes)] = Field(
         None,
         description="ID classes: imagenet, imagenet200, cifar10, cifar100, bimcv, demo, a file of "
-        "names, a folder with one folder per class, or a list.",
+        "names, a folder with one folder per class, or, in a YAML file, a list.",
     )
     prompt: Annotated[Optional[str], BeforeValidator(_read_prompt)] = Field(
         None,

@@ -40,7 +40,7 @@ def demo(
         None, help="Only draw pictures into this folder, to try the tutorial's steps on."
     ),
 ) -> None:
-    """Near- and far-OOD tables on an embedded world of drawn images; no download, under a minute.
+    """Print near- and far-OOD tables of an embedded world of drawn images, without any download.
 
     It is the same as: adaneg-openood eval demo
     """
@@ -57,11 +57,13 @@ def demo(
 @options.command
 def evaluate_benchmark(
     benchmark: Benchmark = options.BENCHMARK,
-    check: bool = typer.Option(False, "--check", help="Only say what is there and what is missing."),
-    intervals: bool = typer.Option(
-        False, "--intervals", help="Bootstrap intervals, and tests of each method against the first."
+    check: bool = typer.Option(
+        False, "--check", help="Only say what is there and what is missing; nothing is encoded."
     ),
-    resamples: int = typer.Option(1000, min=100, help="Of the bootstrap, with --intervals."),
+    intervals: bool = typer.Option(
+        False, "--intervals", help="Add bootstrap intervals, and tests of each method against the first."
+    ),
+    resamples: int = typer.Option(1000, min=100, help="How many bootstrap resamples --intervals draws."),
     encoding: EncodeOptions = options.ENCODING,
     save: Optional[Path] = typer.Option(
         None, help="Keep every image's score in this folder; the same command resumes there."
@@ -70,7 +72,7 @@ def evaluate_benchmark(
     json_file: Optional[Path] = options.JSON,
     csv_file: Optional[Path] = options.CSV,
 ) -> None:
-    """Near- and far-OOD tables of a benchmark: its own methods, or MCM, NegLabel and AdaNeg.
+    """Print the near- and far-OOD tables of a benchmark, for its methods or MCM, NegLabel and AdaNeg.
 
     Under torchrun its processes share the images and then the streams: torchrun --nproc-per-node 4 -m
     adaneg_openood eval ... gives the same numbers as one process.
@@ -116,7 +118,7 @@ def benchmarks(
         help="Print this definition, to copy and change; schema prints the JSON schema of all keys.",
     ),
 ) -> None:
-    """The benchmarks that come with this package; with a name, its definition."""
+    """List the benchmarks that come with this package, or print the definition of one."""
     known = shipped("benchmarks")
     if name == "schema":
         typer.echo(json.dumps(benchmark_schema(), indent=2))
@@ -133,7 +135,7 @@ def benchmarks(
 @options.command
 def sweep(
     benchmark: Benchmark = options.BENCHMARK,
-    out: Path = typer.Option(..., help="Folder of the sweep; taken up there if it was interrupted."),
+    out: Path = typer.Option(..., help="Folder of the sweep, where an interrupted one goes on."),
     grid: Optional[list[str]] = typer.Option(
         None,
         "--grid",
@@ -144,14 +146,16 @@ def sweep(
     method: str = typer.Option(
         "adaneg", help="A method of the benchmark, which the grid starts from, or a detector's name."
     ),
-    released: bool = typer.Option(False, "--released", help="Run each as the released code does."),
+    released: bool = typer.Option(
+        False, "--released", help="Run every combination as the released code does."
+    ),
     plots: bool = typer.Option(
-        True, "--plots/--no-plots", help="One picture per axis, with error bars."
+        True, "--plots/--no-plots", help="Draw one picture per axis, with error bars."
     ),
     encoding: EncodeOptions = options.ENCODING,
     json_file: Optional[Path] = options.JSON,
 ) -> None:
-    """A method over a grid of settings, ratios, numbers of images, batch sizes, orders and seeds.
+    """Run a method over a grid of settings, ratios, numbers of images, batch sizes, orders and seeds.
 
     Under torchrun its processes share the images and then the streams: torchrun --nproc-per-node 4 -m
     adaneg_openood sweep ... writes the same results as one process.
@@ -226,13 +230,13 @@ def _grid(given: list[str] | None) -> dict[str, list[Any]]:
     return found
 
 
-cache_app = typer.Typer(no_args_is_help=True, help="Encoded images on disk: list, verify, prune.")
+cache_app = typer.Typer(no_args_is_help=True, help="List, verify and prune the encoded images on disk.")
 
 
 @cache_app.command("ls")
 @options.command
 def cache_ls(cache: Optional[Path] = options.CACHE, json_file: Optional[Path] = options.JSON) -> None:
-    """Every entry: model, images, size, and when it was last used."""
+    """List every entry with its model, images, size and time of last use."""
     _show_entries(parts.entries(cache_folder("features", cache)), json_file)
 
 
@@ -253,11 +257,15 @@ def cache_verify(
 @cache_app.command("prune")
 @options.command
 def cache_prune(
-    older_than: Optional[float] = typer.Option(None, min=0, help="Days without use."),
-    max_size: Optional[float] = typer.Option(None, min=0, help="GB to keep, the latest used first."),
-    damaged: bool = typer.Option(False, "--damaged", help="Damaged and unfinished entries."),
-    everything: bool = typer.Option(False, "--all", help="Every entry."),
-    dry_run: bool = typer.Option(False, "--dry-run", help="Only say what would go."),
+    older_than: Optional[float] = typer.Option(
+        None, min=0, help="Remove entries that were not used for so many days."
+    ),
+    max_size: Optional[float] = typer.Option(
+        None, min=0, help="Keep so many GB, the latest used first."
+    ),
+    damaged: bool = typer.Option(False, "--damaged", help="Remove damaged and unfinished entries."),
+    everything: bool = typer.Option(False, "--all", help="Remove every entry."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Only say what would be removed."),
     cache: Optional[Path] = options.CACHE,
     json_file: Optional[Path] = options.JSON,
 ) -> None:

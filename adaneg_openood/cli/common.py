@@ -27,7 +27,12 @@ def readable_errors() -> Iterator[None]:
     except (ValueError, TypeError, OSError, ImportError) as error:
         # of torchrun's processes the first speaks for all: an error on one is raised on every one
         if os.environ.get("RANK", "0") == "0":
-            show(f"error: {error}", err=True)
+            text = str(error)
+            if isinstance(error, ModuleNotFoundError) and error.name == "openood":
+                text = (
+                    "this needs OpenOOD, which is not installed; adaneg-openood doctor gives the command"
+                )
+            show(f"error: {text}", err=True)
         raise typer.Exit(2) from None
 
 

@@ -30,7 +30,7 @@ def mine(
         exclude=setting("exclude", note="Repeatable."),
         mining_seed=setting("mining_seed", "--seed"),
     ),
-    out: Path = typer.Option(..., help="Where the readable list goes."),
+    out: Path = typer.Option(..., help="File that gets the list, as readable text."),
     model: ModelChoice = options.MODEL,
     cache: Optional[Path] = options.CACHE,
 ) -> None:
@@ -56,25 +56,29 @@ def encode(
         None, help="Feature file, such as bench/id.safetensors or bench/far/NAME.safetensors."
     ),
     model: ModelChoice = options.MODEL,
-    root: Optional[Path] = typer.Option(None, help="What an imglist's paths are relative to."),
-    labelled: Optional[bool] = typer.Option(
-        None, "--labelled/--ood", help="Folders are classes, or every image is OOD."
+    root: Optional[Path] = typer.Option(
+        None, help="Folder that the paths of an imglist are relative to."
     ),
-    limit: Optional[int] = typer.Option(None, min=1, help="Only the first so many images."),
+    labelled: Optional[bool] = typer.Option(
+        None, "--labelled/--ood", help="Whether folders are classes, or every image is OOD."
+    ),
+    limit: Optional[int] = typer.Option(None, min=1, help="Take only the first so many images."),
     preprocessing: str = setting("preprocessing"),
     batch_size: int = options.ENCODE_BATCH,
     workers: Optional[int] = options.WORKERS,
     skip_broken: bool = setting("skip_broken"),
     decode: str = typer.Option(
-        "cpu", help="cpu, or gpu: decode and resize JPEGs on the CUDA device, a little differently."
+        "cpu", help="cpu; or gpu: JPEG images are decoded on the CUDA device, a little differently."
     ),
     overwrite: bool = typer.Option(False, help="Replace a finished file."),
-    part_size: int = typer.Option(4096, min=1, help="Images kept and shared out at a time."),
+    part_size: int = typer.Option(
+        4096, min=1, help="Number of images per part, which is saved and shared among processes."
+    ),
     settings: LabelSettings = label_settings(
         *LABEL_NAMES, classes=setting("classes", note="Writes the folder's text features.")
     ),
     folder: Optional[Path] = typer.Option(
-        None, help="Benchmark folder that gets the text features, with --classes."
+        None, help="Benchmark folder that gets the text features of --classes."
     ),
     cache: Optional[Path] = options.CACHE,
 ) -> None:

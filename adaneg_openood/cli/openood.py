@@ -33,19 +33,19 @@ class Evaluation:
     )
     data: Optional[Path] = typer.Option(
         None,
-        help="OpenOOD's data folder. data if not given; of the benchmark demo, one that is drawn anew.",
+        help="OpenOOD's data folder; ./data if not given. The benchmark demo is drawn anew.",
     )
     configs: Optional[Path] = typer.Option(
-        None, help="OpenOOD's configs folder. configs in the data folder, or here, if not given."
+        None, help="OpenOOD's configs folder; if not given, configs in the data folder, or ./configs."
     )
     model: Optional[str] = typer.Option(
-        None, help="Backbone, such as open_clip:ViT-B-16/openai, which is the default; or demo."
+        None, help="The model; open_clip:ViT-B-16/openai if not given, or demo for the benchmark demo."
     )
     classes: Optional[str] = setting("classes", note="The benchmark's own if not given.")
     settings: Optional[list[str]] = typer.Option(
         None, "--set", help="A setting of a method of this package, such as adaneg.negatives=list.txt."
     )
-    batch_size: int = typer.Option(200, min=1, help="For encoding.")
+    batch_size: int = typer.Option(200, min=1, help="Images encoded at a time; changes no result.")
     workers: int = typer.Option(4, min=0)
     preprocessing: str = setting("preprocessing")
     device: str = options.DEVICE
@@ -109,13 +109,13 @@ EVALUATION: Any = options.Made(Evaluation)
 def compare(
     chosen: Evaluation = EVALUATION,
     postprocessors: Optional[str] = typer.Option(
-        None, help="Names with commas: msp,mls,ebo,knn,vim,mcm,neglabel,adaneg. All if not given."
+        None, help="Names with commas, such as msp,knn,mcm,adaneg; all if not given."
     ),
-    fsood: bool = typer.Option(False, help="Full-spectrum: covariate-shifted ID counts as ID."),
+    fsood: bool = typer.Option(False, help="Count images of csid sets as ID."),
     json_file: Optional[Path] = options.JSON,
     markdown: Optional[Path] = typer.Option(None, help="Write the table here as Markdown."),
 ) -> None:
-    """OpenOOD's postprocessors and this package's, side by side through OpenOOD's evaluator."""
+    """Run OpenOOD's postprocessors and this package's side by side, through OpenOOD's evaluator."""
     from adaneg_openood.openood.compare import compare as run
 
     check_outputs(json_file, markdown)
@@ -180,11 +180,13 @@ def leaderboard(
 @options.command
 def doctor(
     data: Optional[Path] = typer.Option(None, "--data-root", help="OpenOOD's data folder."),
-    benchmark: Optional[str] = typer.Option(None, help="One of OpenOOD's; those found if not given."),
-    full: bool = typer.Option(False, help="Look for the images of training lists too."),
+    benchmark: Optional[str] = typer.Option(
+        None, help="A benchmark of OpenOOD; those that are found if not given."
+    ),
+    full: bool = typer.Option(False, help="Also look for the images of training lists."),
     json_file: Optional[Path] = options.JSON,
 ) -> None:
-    """What is installed, what is missing, what that disables, and the command that mends it."""
+    """Say what is installed, what is missing, what that disables, and which command mends it."""
     from adaneg_openood.openood.doctor import diagnose
 
     items = diagnose(data, benchmark, full=full)

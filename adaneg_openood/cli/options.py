@@ -144,11 +144,13 @@ SEEDS: Any = typer.Option(
     None,
     parser=lambda text: _checked(read_seeds, text),
     metavar="NUMBER|LIST",
-    help="How many stream orders to average, or their seeds with commas.",
+    help="Number of stream orders to average, or their seeds with commas.",
     show_default="the benchmark's, or 3",
 )
-DEVICE = typer.Option("cpu", help="cpu, cuda, cuda:1, mps ...")
-WORKERS = typer.Option(None, min=0, help="Decoding processes.", show_default="one per core")
+DEVICE = typer.Option("cpu", help="Where to compute: cpu, cuda, cuda:1, mps ...")
+WORKERS = typer.Option(
+    None, min=0, help="Number of processes that decode images.", show_default="one per core"
+)
 ENCODE_BATCH = typer.Option(256, min=1, help="Images encoded at a time; changes no result.")
 CACHE = setting("cache")
 JSON: Any = typer.Option(None, "--json", help="Write all results here.")
@@ -161,7 +163,7 @@ SOURCE = typer.Argument(
 def read_source(
     source: str = SOURCE,
     data: Optional[Path] = typer.Option(
-        None, help="Root of the benchmark's image paths, instead of its own."
+        None, help="Folder that the image paths are relative to, instead of the benchmark's own."
     ),
     full_spectrum: Optional[bool] = setting("full_spectrum", "--fsood", default=None),
     batch_size: Optional[int] = setting("batch_size", default=None),

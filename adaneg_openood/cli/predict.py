@@ -38,13 +38,15 @@ def build(
     validation: Path = typer.Option(
         ..., help="ID images for the threshold, at least 20: a folder or an imglist."
     ),
-    out: Path = typer.Option(..., help="Folder of the predictor."),
+    out: Path = typer.Option(..., help="Folder that the predictor is written to."),
     method: str = typer.Option("smoothed_neglabel", help="The detector.", **one_of(DETECTORS)),
     given: Optional[list[str]] = typer.Option(
         None, "--set", help="A setting of the detector, such as groups=5. Repeatable."
     ),
-    tpr: float = typer.Option(0.95, help="Share of ID images to keep, in (0, 1]."),
-    stream: bool = typer.Option(False, help="The validation images may be OOD too: a lower threshold."),
+    tpr: float = typer.Option(0.95, help="Share of the ID images that the threshold keeps, in (0, 1]."),
+    stream: bool = typer.Option(
+        False, help="The validation images may hold OOD images too; the threshold is then lower."
+    ),
     exif: bool = EXIF,
     model: ModelChoice = options.MODEL,
     batch_size: int = BATCH,
@@ -79,7 +81,7 @@ def build(
 
 @options.command
 def predict(
-    run: Path = typer.Argument(..., help="Folder of a predictor, see build."),
+    run: Path = typer.Argument(..., help="Folder of a predictor, which build makes."),
     images: list[Path] = typer.Argument(..., help="Images, folders of images, or imglists."),
     csv_file: Optional[Path] = typer.Option(
         None, "--csv", help="Write one row per image here, the most likely OOD first."
@@ -93,7 +95,7 @@ def predict(
     workers: Optional[int] = options.WORKERS,
     device: str = options.DEVICE,
 ) -> None:
-    """Verdict, label and confidence of images, with the negative labels that lie nearest.
+    """Print a verdict, a class, a confidence and the nearest negative labels for each image.
 
     An image is OOD where its confidence is below the threshold. Both lie in [0, 1]; with AdaNeg they
     reach 1 + lambda, and with OODD they lie in [-1, 1]. The label is the nearest ID name, whatever the

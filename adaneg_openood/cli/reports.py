@@ -25,32 +25,32 @@ def reproduce(
     target: str = typer.Argument(..., help="A table or figure; 'list' names them."),
     features: Optional[list[str]] = typer.Option(
         None,
-        help="npz file, folder or YAML, or NAME=PATH (repeat for several); else the demo world.",
+        help="npz file, folder or YAML, or NAME=PATH (repeatable); the demo world if not given.",
     ),
     seed: Optional[int] = options.SEED,
     seeds: Optional[Any] = options.SEEDS,
     batch_size: Optional[int] = typer.Option(
-        None, min=1, help="Images a batch; as published if not given."
+        None, min=1, help="Images scored at a time; as published if not given."
     ),
     settings: Optional[list[str]] = typer.Option(
         None,
         "--set",
-        help="A setting of AdaNeg, such as groups=5; takes the place of the published one.",
+        help="A setting of AdaNeg, such as groups=5, instead of the published one. Repeatable.",
     ),
-    backbone: str = typer.Option("ViT-B/16", help="What the features were made with."),
+    backbone: str = typer.Option("ViT-B/16", help="The model that the features were made with."),
     stream: Optional[list[str]] = typer.Option(
-        None, help="SET=FILE.npy: an order over concat(OOD, ID), in place of the seeds' orders."
+        None, help="SET=FILE.npy: an order over concat(OOD, ID), instead of the seeds' orders."
     ),
     double: bool = typer.Option(False, help="Score in float64."),
     every_set: Optional[bool] = typer.Option(
-        None, "--every-set/--means", help="Rows of every OOD set, or of means alone."
+        None, "--every-set/--means", help="Show rows of every OOD set, or of means alone."
     ),
     plot: Optional[Path] = typer.Option(None, help="Draw the figure here (.png, .svg or .pdf)."),
     device: str = options.DEVICE,
     json_file: Optional[Path] = options.JSON,
     csv_file: Optional[Path] = options.CSV,
 ) -> None:
-    """A table or figure of the paper, our numbers beside the published ones."""
+    """Print a table or figure of the paper, with our numbers beside the published ones."""
     from adaneg_openood.reproduce import TARGETS
     from adaneg_openood.reproduce import reproduce as run
 
@@ -137,27 +137,33 @@ def report(
     run: str = typer.Argument(
         ..., help="demo, saved features (npz file or folder), a benchmark YAML, or a run of --save."
     ),
-    out: Path = typer.Option(Path("report.html"), help="The page."),
+    out: Path = typer.Option(Path("report.html"), help="File of the page."),
     files: Optional[Path] = typer.Option(
-        None, help="Folder for PNG, CSV, Markdown and LaTeX; the page's name if not given."
+        None, help="Folder for PNG, CSV, Markdown and LaTeX; named like the page if not given."
     ),
     save: Optional[Path] = typer.Option(
-        None, help="Keep the run here: every image's score, and the banks."
+        None, help="Keep the run in this folder: every image's score, and the banks."
     ),
     images: Optional[list[str]] = typer.Option(
         None, help="PART=FOLDER or PART=IMGLIST in the features' order; PART is id or an OOD set."
     ),
-    images_root: Optional[Path] = typer.Option(None, help="What the paths of imglists are relative to."),
-    example_method: Optional[str] = typer.Option(None, help="Whose confidences choose the examples."),
-    title: Optional[str] = typer.Option(None, help="Of the page."),
+    images_root: Optional[Path] = typer.Option(
+        None, help="Folder that the paths of imglists are relative to."
+    ),
+    example_method: Optional[str] = typer.Option(
+        None, help="The method whose confidences choose the examples."
+    ),
+    title: Optional[str] = typer.Option(None, help="Title of the page."),
     resamples: Optional[int] = typer.Option(
-        200, min=2, help="Bootstrap resamples, for intervals and paired tests; 1000 for a paper."
+        200, min=2, help="Bootstrap resamples for intervals and paired tests; take 1000 for a paper."
     ),
     leaderboard: Optional[str] = typer.Option(
         None, help="Also write the row of OpenOOD's leaderboard; with --method and --arch."
     ),
-    arch: Optional[str] = typer.Option(None, help="As the leaderboard writes it, such as ViT-B/16."),
-    method: Optional[str] = typer.Option(None, help="Whose row, with --leaderboard."),
+    arch: Optional[str] = typer.Option(
+        None, help="Architecture as the leaderboard writes it, such as ViT-B/16."
+    ),
+    method: Optional[str] = typer.Option(None, help="The method whose row --leaderboard writes."),
     changed: dict[str, Any] = options.BENCHMARK.some(
         "data", "cache", "batch_size", "seed", "seeds", "order"
     ),
@@ -165,7 +171,7 @@ def report(
     json_file: Optional[Path] = options.JSON,
     csv_file: Optional[Path] = options.CSV,
 ) -> None:
-    """One self-contained page of a run, with its tables and pictures as files beside it."""
+    """Write a run as one self-contained page, with its tables and pictures as files beside it."""
     from adaneg_openood.evaluation.drawing import require_matplotlib
     from adaneg_openood.openood import compat
     from adaneg_openood.openood.leaderboard import check_row, write_files

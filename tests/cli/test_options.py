@@ -105,6 +105,16 @@ def test_mine_from_the_demo_and_take_the_list(tmp_path: Path, monkeypatch: pytes
     assert (tmp_path / "bench" / "text.npz").is_file()
 
 
+def test_a_missing_openood_is_told_with_what_mends_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def missing(*args: object) -> None:
+        raise ModuleNotFoundError("No module named 'openood'", name="openood")
+
+    monkeypatch.setattr("adaneg_openood.openood.trial.write_trial", missing)
+    assert "needs OpenOOD, which is not installed" in run("trial", tmp_path, code=2)
+
+
 def test_names_are_harmless_on_the_terminal(tmp_path: Path) -> None:
     name = "cat\x1b[2J\nerror: all is well.yml"
     (tmp_path / name).write_text("- a")
