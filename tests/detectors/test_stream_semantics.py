@@ -149,7 +149,8 @@ def test_streams_match_the_slow_reference(bank, case):
         scores = detector.score(images[start:end])
         assert scores.conf.tolist() == pytest.approx(confs, abs=1e-6)
         for mine, shares in zip(scores.pred.tolist(), preds):
-            assert shares[mine] == pytest.approx(shares.max(), abs=1e-9)
+            # rows of the same text tie, and rounding may prefer either
+            assert shares[mine] >= shares.max() * (1 - 1e-9)
     assert detector.bank.counts.tolist() == [len(held) for held in slow.memory]
 
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from adaneg_openood.evaluation import FeatureSet, load_features, save_features
 
-NAME = "=1+1\x1b[2J\x9bm"
+NAME = "=1+1\x1b[2J\x9bm<img src=x>"
 COMMANDS = {
     "eval": ("--csv", "eval.csv"),
     "sweep": ("--out", "sweep", "--grid", "gap=0,0.1", "--grid", "groups=2", "--no-plots"),
@@ -44,6 +44,7 @@ def test_escapes_and_formulas(features, tmp_path, command):
         text = file.read_text("utf-8")
         held += text
         assert not {"\x1b", "\x9b"} & set(text), file
+        assert file.suffix not in (".md", ".html") or "<img src=x>" not in text, file
         if file.suffix == ".csv":
             cells = [cell for row in csv.reader(text.splitlines()) for cell in row]
             assert not [cell for cell in cells if cell.startswith(("=", "+", "@"))], file

@@ -65,9 +65,29 @@ def test_commands_need_no_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert set(table) == {"msp", "neglabel", "adaneg"}
     assert table["adaneg"]["far AUROC"] == pytest.approx(95.99, abs=0.02)
     assert not Path("configs").exists() and not Path("data").exists()
-    for option in ("--data", "--configs"):
-        done = CliRunner().invoke(app, [*asked, option, "nowhere"])
-        assert done.exit_code == 2 and f"{option}: there is no folder nowhere" in done.output
+
+
+def test_names_and_folders_are_checked_before_a_model_is_loaded(
+    trial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("adaneg_openood.vlm.load_model", lambda *a, **k: pytest.fail("loaded"))
+    (tmp_path / "empty").mkdir()
+    common = ("--benchmark", "demo", "--data", str(trial))
+    for command, method in (
+        (("compare", *common), "--postprocessors"),
+        (("leaderboard", *common, "--arch", "tiny"), "--method"),
+    ):
+        for more, message in (
+            (("--data", "nowhere"), "--data: there is no folder nowhere"),
+            (("--configs", "nowhere"), "--configs: there is no folder nowhere"),
+            (("--data", "empty"), "benchmark_imglist/demo/test_"),
+            ((method, "adange"), "did you mean 'adaneg'"),
+            (("--classes", "nowhere.txt"), "nowhere.txt"),
+            (("--set", "adaneg.gapp=1"), "did you mean 'gap'"),
+        ):
+            done = CliRunner().invoke(app, [*command, *more])
+            assert done.exit_code == 2 and message in done.output, (command, more, done.output)
 
 
 @needs_checkout

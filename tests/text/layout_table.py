@@ -1,4 +1,4 @@
-"""The layouts of lists that are understood; run as a script, it writes docs/file_layouts.md."""
+"""The layouts of files that are understood; run as a script, it writes docs/file_layouts.md."""
 
 from __future__ import annotations
 
@@ -129,31 +129,81 @@ WORD_LAYOUTS = (
 )
 
 
+# other files: (layout, what it holds, what is read); test_file_layouts.py has a test of each
+FURTHER = {
+    "Image lists and folders": (
+        ("path and label", r"cat/1.png 0\na dog/2.jpg 12\nc.png -1", "0, 12, and OOD"),
+        ("path, tab, label", r"cat/1.png\t0\ndog/2.jpg\t1", "0, 1"),
+        ("byte order mark, Windows line ends, blank lines",
+         r"cat/1.png 0\r\n\r\ndog/2.jpg 1\r\n", "0, 1"),
+        ("folder of class folders", "cat/1.png, dog/deep/2.jpg", "labels by the folders' names"),
+        ("folder of numbers", "0/1.png, 1/2.jpg", "labels that the folders are called"),
+        ("folder of wnids", "n01440764/1.png, n01443537/2.jpg", "ImageNet's names, in their order"),
+        ("folder without labels (OOD sets)", "1.png, deep/2.jpg", "every image below it"),
+        ("image", "1.png", "one image without a label"),
+    ),
+    "Features": (
+        ("npz", "text_features, n_id, id_features, id_labels, near/NAME, far/NAME", "a whole benchmark"),
+        ("folder of npz", "text.npz, id.npz, near/NAME.npz, far/NAME.npz", "a whole benchmark"),
+        ("folder of npy", "text_features.npy, n_id.npy, id_features.npy, id_labels.npy, far/NAME.npy",
+         "a whole benchmark"),
+        ("folder of safetensors", "text.safetensors, id.safetensors, far/NAME.safetensors",
+         "a whole benchmark"),
+    ),
+    "Text features (`text_features`)": (
+        ("npz with names", "text_features, n_id, names, logit_scale", "rows, names and scale"),
+        ("safetensors", "text_features, n_id", "rows"),
+        ("torch, a tensor", "a tensor (C + M, D)", "rows; C is the number of classes"),
+        ("torch, a dictionary", "text_features, n_id, logit_scale", "rows and scale"),
+    ),
+    "Learned prompts (`learned_prompts`; .pt, .pth, .pth.tar, .safetensors)": (
+        ("CoOp", "state_dict with ctx (n, w)", "one context for every class"),
+        ("CoOp, of each class", "state_dict with ctx (C, n, w)", "a context for each class"),
+        ("prefixes", "prompt_learner.ctx, module.prompt_learner.ctx", "the same"),
+        ("NegPrompt", "ctx_positive (n, w), ctx_negative (K, n, w)", "K negative prompts per class"),
+        ("LAPT", "ctx (n, w), ctx_neg (n, w)", "a context for classes, and one for mined labels"),
+        ("whole OOD prompts", "ctx (n, w), ood_ctx (K, n + 1, w)", "K rows"),
+        ("a trainer's own values", "optimizer, scheduler, epoch, metrics", "left unread"),
+    ),
+}  # fmt: skip
+
+
 def as_markdown() -> str:
-    """The two tables of docs/file_layouts.md."""
+    """The tables of docs/file_layouts.md."""
     parts = []
     for title, layouts in (("Class names", CLASS_LAYOUTS), ("Words and negative labels", WORD_LAYOUTS)):
-        parts += [f"## {title}", "", "| layout | example | read as |", "| --- | --- | --- |"]
+        rows = []
         for layout in layouts:
             example = repr(layout.example.strip("\r\n"))[1:-1].replace("|", "\\|")
             read = layout.kinds or layout.wnids or ("",) * len(layout.names)
             told = ", ".join(f"{beside} {name}".strip() for beside, name in zip(read, layout.names))
             ending = "" if layout.suffix == ".txt" else f" ({layout.suffix})"
-            parts.append(f"| {layout.title}{ending} | `` {example} `` | {told} |")
-        parts.append("")
+            rows.append((layout.title + ending, f"`` {example} ``", told))
+        parts += _table(title, "example", rows)
+    for title, further in FURTHER.items():
+        rows = [(name, f"`` {content} ``", read) for name, content, read in further]
+        parts += _table(title, "what it holds", rows)
     return "\n".join(parts)
 
 
-HEAD = """# Lists of names: the layouts that are understood
+def _table(title: str, second: str, rows: list[tuple[str, str, str]]) -> list[str]:
+    head = [f"## {title}", "", f"| layout | {second} | read as |", "| --- | --- | --- |"]
+    return [*head, *(f"| {' | '.join(row)} |" for row in rows), ""]
+
+
+HEAD = """# Files that are understood
 
 Class names (`classes`, `--classes`) and words (`negatives`, `corpus`) may come in the layouts that are
 common in public repositories. `\\n` is a line's end, `\\t` a tab. Text is UTF-8, or UTF-16 with its
 mark. Row i is label i. If a file has numbers, they give the order, from 0 or from 1. Lines that begin
 with `#` or `//` are comments.
 
-Anything else is refused with its line: what looks like a column, a number, a header, a comment or
+Any other list is refused with its line: what looks like a column, a number, a header, a comment or
 markup never becomes a name. Put names that must look like that into a JSON list. A file of adjectives is
 recognised by its name (`adj.all.txt`, `wordnet_adjs.txt`), or by `adj` before each word.
+
+Images, features and learned prompts follow below. What is not understood there is refused with the line
+or the key that is wrong. Nothing in a file is run: pickled objects other than tensors are never loaded.
 
 """
 
