@@ -242,17 +242,14 @@ class Run:
     @cached_property
     def warnings(self) -> tuple[str, ...]:
         """Where a number says less than it seems to, one line per method and kind of trouble."""
-        met: dict[tuple[str, str], list[str]] = {}
-        texts: dict[tuple[str, str], str] = {}
+        met: dict[tuple[str, str], list[tuple[str, str]]] = {}
         for (method, dataset, _), result in self.streams.items():
             for kind, text in self._doubts(result).items():
-                texts.setdefault((method, kind), text)
-                met.setdefault((method, kind), []).append(dataset)
+                met.setdefault((method, kind), []).append((dataset, text))
         lines = []
-        for (method, kind), text in texts.items():
-            datasets = met[method, kind]
-            sets, times = ", ".join(dict.fromkeys(datasets)), len(datasets)
-            lines.append(f"{method}, {kind} ({sets}; {times} stream{'s' * (times > 1)}): {text}")
+        for (method, kind), found in met.items():
+            streams = f"{len(found)} stream{'s' * (len(found) > 1)}"
+            lines.append(f"{method}, {kind} ({', '.join(dict(found))}; {streams}): {found[0][1]}")
         return tuple(lines)
 
     def _doubts(self, result: StreamResult) -> dict[str, str]:
@@ -305,10 +302,9 @@ class Run:
 
     def provenance(self) -> dict[str, Any]:
         """Where the numbers come from: methods' settings, negatives, and what the caller told."""
-        negatives = self.about.data["negatives"]
         return {
             "methods": {name: dict(settings) for name, settings in self.about.settings.items()},
-            "negatives": dict(negatives),
+            "negatives": dict(self.about.data["negatives"]),
             **self.about.provenance,
         }
 
@@ -317,7 +313,7 @@ class Run:
         return {
             "protocol": {
                 "order": self.order,
-                "order_meaning": ORDERS.get(self.order, self.order),
+                "order_meaning": ORDERS[self.order],
                 "seeds": list(self.seeds),
                 "batch_size": self.batch_size,
                 "reset": "the detector forgets everything before each stream",
