@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 # The tests' matrices are small: threads that wait for one another cost more than they save, most of all
@@ -28,3 +29,15 @@ def demo(own_cache):
     from adaneg_openood.benchmark.run import benchmark_features
 
     return benchmark_features("demo")
+
+
+@pytest.fixture(scope="session")
+def small(demo):
+    """Part of the demo world, for what runs often: 100 ID images, 50 of either OOD set."""
+    return dataclasses.replace(
+        demo,
+        id_features=demo.id_features[::3],
+        id_labels=demo.id_labels[::3],
+        near={"tools": demo.near["tools"][::3]},
+        far={"textures": demo.far["textures"][::3]},
+    )

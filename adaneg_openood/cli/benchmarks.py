@@ -200,10 +200,8 @@ def sweep(
             show(f"\nBest AUROC on {row}, in percent:\n{text}")
     written = ["results.csv", "summary.csv", "conventions.json"]
     if plots and result.axes:
-        from adaneg_openood.evaluation.sweep_plots import plot_sweep
-
         start = {**spec.to_dict(), "batch_size": benchmark.batch_size, "ratio": "1:1"}
-        written += [file.name for file in plot_sweep(result, out, start)]
+        written += [file.name for file in result.plot(out, start)]
     records = result.records.astype(object).where(result.records.notna(), None)
     write_json(json_file, records.to_dict("records"))
     typer.echo(f"\n{out}: {', '.join(written)}")
@@ -211,8 +209,7 @@ def sweep(
 
 def _grid(given: list[str] | None) -> dict[str, list[Any]]:
     """``["gamma=0.3,0.5"]`` -> ``{"gamma": [0.3, 0.5]}``; values are read as YAML, ratios as such."""
-    from adaneg_openood.evaluation.streams import ORDERS
-    from adaneg_openood.evaluation.subsets import parse_ratio
+    from adaneg_openood.evaluation.streams import ORDERS, parse_ratio
 
     found: dict[str, list[Any]] = {}
     for key, text in named_values("--grid", "SETTING=VALUE,VALUE", given):

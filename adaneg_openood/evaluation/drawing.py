@@ -10,9 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adaneg_openood.evaluation.metrics import METRICS
 from adaneg_openood.io.files import atomic_path
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -92,8 +94,60 @@ def drawing(width: float, height: float, **grid: Any) -> Iterator[tuple[Figure, 
 
 def legend_below(figure: Figure, axes: Axes, columns: int = 4) -> None:
     """One legend for the figure, beneath it."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)))
+    named = {label: handle for handle, label in zip(*axes.get_legend_handles_labels())}
+    columns = min(columns, len(named))
+    figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=columns)
+
+
+def lines_over(rows: pd.DataFrame, axis: str, series: str, title: str, label: str = "") -> Figure:
+    """FPR95 in both conventions and AUROC over what varies: one line per series, bars of one deviation.
+
+    Values without a number, such as words, are side by side and not joined. Where some values have one,
+    the others are levels.
+
+    Args:
+        rows: columns ``axis``, ``series``, and ``METRIC`` and ``METRIC std`` in percent.
+        axis: what varies: numbers, ratios (``1:10``), words, or text that ends in a number.
+        series: what tells the lines apart.
+        title: of the figure.
+        label: of the axis; its name if not given.
+    """
+    import pandas as pd
+
+    words = rows[axis].astype(str)
+    parts = words.str.extract(r"([\d.eE+-]+)(?::([\d.]+))?$")
+    numbers = parts.apply(pd.to_numeric, errors="coerce")
+    at = numbers[0] / numbers[1].fillna(1.0)
+    ordered = bool(at.notna().any())
+    if not ordered:
+        codes, names = pd.factorize(words)
+        at = pd.Series(codes, index=rows.index, dtype="float64")
+    wide = at.nunique() > 2 and at.min() > 0 and at.max() / at.min() > 50
+    with drawing(WIDTH, 3.3, ncols=3) as (figure, panels):
+        for panel, metric in zip(panels, METRICS[:3]):
+            for index, (name, mine) in enumerate(rows.groupby(series, sort=False)):
+                style = method_style(index + 1)
+                for level in mine.loc[at[mine.index].isna(), metric]:
+                    panel.axhline(level, label=name, **style)
+                mine = mine.loc[at[mine.index].dropna().sort_values(kind="stable").index]
+                if len(mine):
+                    style = {**style, "linestyle": style["linestyle"] if ordered else "none"}
+                    marks = {"marker": "o", "ms": 4, "capsize": 2, "label": name, **style}
+                    bars = mine[f"{metric} std"].fillna(0.0)
+                    panel.errorbar(at[mine.index], mine[metric], yerr=bars, **marks)
+            if not ordered:
+                panel.set_xticks(range(len(names)), names)
+                panel.margins(x=0.15)
+            if wide:
+                panel.set_xscale("log")
+            # a deviation may reach beyond what a percentage can be
+            low, high = panel.get_ylim()
+            panel.set_ylim(max(0.0, low), min(101.0, high))
+            panel.set_title(f"{metric}, %", loc="left")
+            panel.set_xlabel(label or axis)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+        legend_below(figure, panels[0])
+    return figure
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:

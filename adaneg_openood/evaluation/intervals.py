@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Union
 
 import numpy as np
 from torch import Tensor
 
-from adaneg_openood.evaluation.metrics import RankedScores, ScoreCounts, ood_metrics
+from adaneg_openood.evaluation.metrics import METRICS, RankedScores, ScoreCounts, ood_metrics
 from adaneg_openood.io.names import harmless
 
-BOOTSTRAPPED = ("FPR@95", "FPR@95 (ID positive)", "AUROC")
+BOOTSTRAPPED = METRICS[:3]
 Array = Union[np.ndarray, Tensor]
 
 
@@ -45,68 +45,6 @@ class Difference(NamedTuple):
         return self.low <= 0.0 <= self.high
 
 
-class Resampler:
-    """Draws images with replacement, ID and OOD images apart, the same ones for every method.
-
-    Args:
-        label: (N,) integers, -1 for OOD.
-        n_resamples: B.
-        seed: of this class's own generators.
-        group: sets with the same ID images and the same seed draw the same ID images, whatever their
-            OOD images are; ``group`` makes the OOD draws of different sets independent.
-
-    Raises:
-        ValueError: no ID or no OOD image, or fewer than two resamples.
-    """
-
-    def __init__(self, label: Array, n_resamples: int = 1000, seed: int = 0, group: int = 0) -> None:
-        if n_resamples < 2:
-            raise ValueError(f"n_resamples must be at least 2, got {n_resamples}")
-        self.is_ood = np.asarray(label) == -1
-        self.n_resamples, self.seed, self.group = n_resamples, seed, group
-        if self.is_ood.all() or not self.is_ood.any():
-            raise ValueError("label must hold both ID (>= 0) and OOD (-1) images")
-
-    def distribution(self, confs: Sequence[Array]) -> np.ndarray:
-        """Metrics of every resample, averaged over the given score vectors (such as stream orders).
-
-        Args:
-            confs: S vectors of (N,) confidences, larger = more ID.
-
-        Returns:
-            (B, 3) float64 in percent, columns :data:`BOOTSTRAPPED`.
-        """
-        ranked = [self._ranked(np.asarray(conf, dtype=np.float64)) for conf in confs]
-        out = np.empty((self.n_resamples, len(BOOTSTRAPPED)))
-        for row, weight in enumerate(self._draws()):
-            out[row] = np.mean([_percent(one.counts(weight)) for one in ranked], axis=0)
-        return out
-
-    def _ranked(self, conf: np.ndarray) -> RankedScores:
-        if conf.shape != self.is_ood.shape:
-            raise ValueError(f"conf must be {self.is_ood.shape}, one entry per label, got {conf.shape}")
-        if not np.isfinite(conf).all():
-            raise ValueError("conf must be finite")
-        return RankedScores(conf, self.is_ood)
-
-    def _draws(self) -> Any:
-        """How often each image is drawn, (N,) int64, B times."""
-        ids, oods = np.flatnonzero(~self.is_ood), np.flatnonzero(self.is_ood)
-        of_id = np.random.default_rng([self.seed, 0])
-        of_ood = np.random.default_rng([self.seed, 1, self.group])
-        for _ in range(self.n_resamples):
-            weight = np.zeros(len(self.is_ood), dtype=np.int64)
-            for rows, rng in ((ids, of_id), (oods, of_ood)):
-                weight[rows] = np.bincount(rng.integers(len(rows), size=len(rows)), minlength=len(rows))
-            yield weight
-
-
-def _percent(counts: ScoreCounts) -> tuple[float, float, float]:
-    """:data:`BOOTSTRAPPED` of one resample."""
-    fpr_ood, fpr_id = counts.fpr95().fpr, counts.fpr95(id_positive=True).fpr
-    return 100 * fpr_ood, 100 * fpr_id, 100 * counts.auroc()
-
-
 def bootstrap_intervals(
     confs: Array | Sequence[Array],
     label: Array,
@@ -136,9 +74,8 @@ def bootstrap_intervals(
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
     """
-    several = _vectors(confs)
-    resampler = Resampler(label, n_resamples, seed)
-    return _intervals(_observed(several, label), resampler.distribution(several), level)
+    found = resampled({"": _vectors(confs)}, "", label, n_resamples, seed)
+    return Bootstrap(*found, n_resamples, level).intervals("", "")
 
 
 def paired_bootstrap(
@@ -162,32 +99,27 @@ def paired_bootstrap(
     Raises:
         ValueError: as there.
     """
-    a, b = _vectors(conf_a), _vectors(conf_b)
-    resampler = Resampler(label, n_resamples, seed)
-    return _differences(
-        _observed(a, label) - _observed(b, label),
-        resampler.distribution(a) - resampler.distribution(b),
-        level,
-    )
+    both = {"a": _vectors(conf_a), "b": _vectors(conf_b)}
+    found = resampled(both, "", label, n_resamples, seed)
+    return Bootstrap(*found, n_resamples, level).differences("a", "b", "")
 
 
 @dataclass(frozen=True, eq=False)
 class Bootstrap:
-    """Resampled metrics of every method and set, paired across methods.
+    """Resampled metrics of every method and row, paired across methods.
 
     Attributes:
-        observed: (method, set) -> (3,) metrics on the images there are, in percent.
-        drawn: (method, set) -> (B, 3) metrics of the resamples.
-        groups: split -> names of its sets.
+        observed: (method, row) -> (3,) metrics on the images there are, in percent. Rows are sets and
+            the means of near and far ones (``nearood``, ``farood``), as in tables.
+        drawn: (method, row) -> (B, 3) metrics of the resamples.
         n_resamples: B.
         level: of the intervals.
     """
 
     observed: Mapping[tuple[str, str], np.ndarray]
     drawn: Mapping[tuple[str, str], np.ndarray]
-    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    n_resamples: int = 1000
-    level: float = 0.95
+    n_resamples: int
+    level: float
 
     @property
     def methods(self) -> list[str]:
@@ -196,82 +128,82 @@ class Bootstrap:
 
     @property
     def rows(self) -> list[str]:
-        """Sets and group rows (``nearood``, ``farood``), as tables have them."""
-        return [
-            name for split, names in self.groups.items() if names for name in (*names, f"{split}ood")
-        ]
+        """Sets and group rows, as tables have them."""
+        return list(dict.fromkeys(row for _, row in self.observed))
 
     def intervals(self, method: str, row: str) -> dict[str, Interval]:
         """Intervals of a set, or of a group's mean."""
-        return _intervals(
-            self._of(self.observed, method, row), self._of(self.drawn, method, row), self.level
-        )
+        key = method, row
+        columns = zip(BOOTSTRAPPED, self.observed[key], *self._ends(self.drawn[key]))
+        return {name: Interval(*map(float, values)) for name, *values in columns}
 
     def differences(self, method: str, other: str, row: str) -> dict[str, Difference]:
         """``method`` less ``other``, with a paired test, on a set or on a group's mean."""
-        return _differences(
-            self._of(self.observed, method, row) - self._of(self.observed, other, row),
-            self._of(self.drawn, method, row) - self._of(self.drawn, other, row),
-            self.level,
-        )
+        observed = self.observed[method, row] - self.observed[other, row]
+        drawn = self.drawn[method, row] - self.drawn[other, row]
+        # one is added to both counts, so that a finite number of draws never claims certainty
+        tail = np.minimum((drawn <= 0).sum(axis=0), (drawn >= 0).sum(axis=0))
+        p_values = np.minimum(1.0, 2 * (tail + 1) / (len(drawn) + 1))
+        columns = zip(BOOTSTRAPPED, observed, *self._ends(drawn), p_values)
+        return {name: Difference(*map(float, values)) for name, *values in columns}
+
+    def _ends(self, drawn: np.ndarray) -> Any:
+        if not 0.0 < self.level < 1.0:
+            raise ValueError(f"level must be in (0, 1), got {self.level}")
+        return np.quantile(drawn, [(1 - self.level) / 2, (1 + self.level) / 2], axis=0)
 
     def to_dict(self) -> dict[str, Any]:
         """Intervals of every method and row, and differences to the first method, as JSON values."""
-        first = self.methods[0]
+        first, *others = self.methods
+        intervals: dict[str, Any] = {method: {} for method in self.methods}
+        differences: dict[str, Any] = {f"{method} - {first}": {} for method in others}
+        for row in self.rows:
+            for method in self.methods:
+                found = self.intervals(method, row)
+                intervals[method][row] = {name: list(one) for name, one in found.items()}
+            for method in others:
+                tested = self.differences(method, first, row)
+                told = {name: one._asdict() for name, one in tested.items()}
+                differences[f"{method} - {first}"][row] = told
         return {
             "resamples": self.n_resamples,
             "level": self.level,
             "meaning": "percentile bootstrap over images, ID and OOD apart; scores stay as they are",
-            "intervals": {
-                method: {
-                    row: {k: list(v) for k, v in self.intervals(method, row).items()}
-                    for row in self.rows
-                }
-                for method in self.methods
-            },
-            "differences": {
-                f"{method} - {first}": {
-                    row: {k: v._asdict() for k, v in self.differences(method, first, row).items()}
-                    for row in self.rows
-                }
-                for method in self.methods[1:]
-            },
+            "intervals": intervals,
+            "differences": differences,
         }
 
     def format(self) -> str:
         """Readable text: an interval a method and row, and tests against the first method."""
+        first, *others = self.methods
+        width = max(map(len, [*self.methods, *self.rows]))
+
+        def line(row: str, method: str, told: Iterable[str]) -> str:
+            return f"{harmless(row):<{width}}  {harmless(method):<{width}}  {'  '.join(told)}"
+
         percent = f"{100 * self.level:g} %"
         lines = [f"Bootstrap intervals ({percent}, {self.n_resamples} resamples of the images):"]
-        width = max(map(len, [*self.methods, *self.rows]))
-        first = self.methods[0]
         for row in self.rows:
             for method in self.methods:
-                told = [
-                    f"{name} {one.value:.2f} [{one.low:.2f}, {one.high:.2f}]"
-                    for name, one in self.intervals(method, row).items()
-                ]
-                lines.append(self._line(row, method, width, told))
-        if len(self.methods) > 1:
+                found = self.intervals(method, row).items()
+                told = [f"{name} {one.value:.2f} [{one.low:.2f}, {one.high:.2f}]" for name, one in found]
+                lines.append(line(row, method, told))
+        if others:
             lines.append(f"\nDifferences to {first}, with the p-value of a paired test:")
-            for row in self.rows:
-                for method in self.methods[1:]:
-                    told = [
-                        f"{name} {one.value:+.2f} [{one.low:+.2f}, {one.high:+.2f}] p {one.p_value:.3f}"
-                        for name, one in self.differences(method, first, row).items()
-                    ]
-                    lines.append(self._line(row, method, width, told))
-            lines += self.warnings()
-        return "\n".join(lines)
-
-    @staticmethod
-    def _line(row: str, method: str, width: int, told: Sequence[str]) -> str:
-        return f"{harmless(row):<{width}}  {harmless(method):<{width}}  {'  '.join(told)}"
+        for row in self.rows:
+            for method in others:
+                told = [
+                    f"{name} {one.value:+.2f} [{one.low:+.2f}, {one.high:+.2f}] p {one.p_value:.3f}"
+                    for name, one in self.differences(method, first, row).items()
+                ]
+                lines.append(line(row, method, told))
+        return "\n".join([*lines, *self.warnings()])
 
     def warnings(self) -> list[str]:
         """One line per method: differences to the first method that chance may explain."""
         lines = []
-        first = self.methods[0]
-        for method in self.methods[1:]:
+        first, *others = self.methods
+        for method in others:
             unsure = []
             for row in self.rows:
                 found = self.differences(method, first, row).items()
@@ -283,68 +215,62 @@ class Bootstrap:
                 lines.append(harmless(where + "; ".join(unsure)))
         return lines
 
-    def _of(self, values: Mapping[tuple[str, str], np.ndarray], method: str, row: str) -> np.ndarray:
-        for split, names in self.groups.items():
-            if row == f"{split}ood":
-                mean: np.ndarray = np.mean([values[method, name] for name in names], axis=0)
-                return mean
-        if (method, row) not in values:
-            raise KeyError(f"no {row!r} of {method!r}; rows are {', '.join(self.rows)}")
-        return values[method, row]
 
-
-def observed_and_drawn(
-    confs: Mapping[str, Sequence[Array]], label: Array, n_resamples: int, seed: int, group: int
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """What :class:`Bootstrap` keeps of one set.
+def resampled(
+    confs: Mapping[str, Sequence[Array]],
+    row: str,
+    label: Array,
+    n_resamples: int,
+    seed: int,
+    number: int = 0,
+) -> tuple[dict[tuple[str, str], np.ndarray], dict[tuple[str, str], np.ndarray]]:
+    """``observed`` and ``drawn`` of a :class:`Bootstrap` for one row, the same draws for every method.
 
     Args:
-        confs: method -> one (N,) vector a stream order.
-        label: (N,).
-        n_resamples, seed, group: see :class:`Resampler`.
+        confs: method -> one (N,) vector per stream order; their metrics are averaged.
+        number: of the set. Sets with the same ID images and seed draw the same ID images, and OOD
+            images independently.
+
+    Raises:
+        ValueError: fewer than two resamples, or what ``ood_metrics`` refuses.
     """
-    resampler = Resampler(label, n_resamples, seed, group)
-    observed = {name: _observed(vectors, label) for name, vectors in confs.items()}
-    return observed, {name: resampler.distribution(vectors) for name, vectors in confs.items()}
+    if n_resamples < 2:
+        raise ValueError(f"n_resamples must be at least 2, got {n_resamples}")
+    labels = np.asarray(label)
+    is_ood, no_class = labels == -1, np.zeros(len(labels), dtype=np.int64)
+    observed, ranked, drawn = {}, {}, {}
+    for method, vectors in confs.items():
+        met = [ood_metrics(conf, labels, no_class) for conf in vectors]
+        observed[method, row] = np.mean([[one[name] for name in BOOTSTRAPPED] for one in met], axis=0)
+        ranked[method, row] = [RankedScores(np.asarray(conf), is_ood) for conf in vectors]
+        drawn[method, row] = np.empty((n_resamples, len(BOOTSTRAPPED)))
+    for place, weight in enumerate(draws(is_ood, n_resamples, seed, number)):
+        for key, several in ranked.items():
+            drawn[key][place] = np.mean([_percent(one.counts(weight)) for one in several], axis=0)
+    return observed, drawn
 
 
-def _vectors(confs: Array | Sequence[Array]) -> list[Array]:
-    if isinstance(confs, (np.ndarray, Tensor)) and confs.ndim == 1:
-        return [confs]
-    several = list(confs)
+def draws(is_ood: np.ndarray, n_resamples: int, seed: int, number: int) -> Iterator[np.ndarray]:
+    """How often each image is drawn, (N,) int64, B times; ID and OOD images apart."""
+    sides = (
+        (np.flatnonzero(~is_ood), np.random.default_rng([seed, 0])),
+        (np.flatnonzero(is_ood), np.random.default_rng([seed, 1, number])),
+    )
+    for _ in range(n_resamples):
+        weight = np.zeros(len(is_ood), dtype=np.int64)
+        for rows, rng in sides:
+            weight[rows] = np.bincount(rng.integers(len(rows), size=len(rows)), minlength=len(rows))
+        yield weight
+
+
+def _percent(counts: ScoreCounts) -> tuple[float, float, float]:
+    """:data:`BOOTSTRAPPED` of one resample."""
+    fpr_ood, fpr_id = (counts.fpr95(id_positive=positive)[0] for positive in (False, True))
+    return 100 * fpr_ood, 100 * fpr_id, 100 * counts.auroc()
+
+
+def _vectors(confs: Array | Sequence[Array]) -> Sequence[Array]:
+    several = [confs] if getattr(confs, "ndim", 0) == 1 else list(confs)
     if not several:
         raise ValueError("no scores; give one (N,) vector or several")
-    return several
-
-
-def _observed(confs: Sequence[Array], label: Array) -> np.ndarray:
-    labels = np.asarray(label)
-    rows = []
-    for conf in confs:
-        metrics = ood_metrics(conf, labels, np.zeros(len(labels), dtype=np.int64))
-        rows.append([metrics[name] for name in BOOTSTRAPPED])
-    mean: np.ndarray = np.mean(rows, axis=0)
-    return mean
-
-
-def _ends(drawn: np.ndarray, level: float) -> np.ndarray:
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"level must be in (0, 1), got {level}")
-    ends: np.ndarray = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return ends
-
-
-def _intervals(observed: np.ndarray, drawn: np.ndarray, level: float) -> dict[str, Interval]:
-    low, high = _ends(drawn, level)
-    values = zip(BOOTSTRAPPED, observed, low, high)
-    return {name: Interval(float(v), float(a), float(b)) for name, v, a, b in values}
-
-
-def _differences(observed: np.ndarray, drawn: np.ndarray, level: float) -> dict[str, Difference]:
-    low, high = _ends(drawn, level)
-    n = len(drawn)
-    # one is added to both counts, so that a finite number of draws never claims certainty
-    tail = np.minimum((drawn <= 0).sum(axis=0), (drawn >= 0).sum(axis=0))
-    p = np.minimum(1.0, 2 * (tail + 1) / (n + 1))
-    values = zip(BOOTSTRAPPED, observed, low, high, p)
-    return {name: Difference(float(v), float(a), float(b), float(q)) for name, v, a, b, q in values}
+    return several  # type: ignore[return-value]

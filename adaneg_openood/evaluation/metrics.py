@@ -54,30 +54,20 @@ def ood_metrics(conf: Array, label: Array, pred: Array) -> dict[str, float]:
         >>> m["AUROC"], m["FPR@95"], m["ACC"]
         (100.0, 0.0, 100.0)
     """
+    from sklearn.metrics import roc_auc_score
+
     scores, labels, preds = _checked(conf, label, pred)
     is_ood = labels == -1
     counts = RankedScores(scores, is_ood).counts()
     values = (
-        counts.fpr95().fpr,
-        counts.fpr95(id_positive=True).fpr,
-        _auroc(is_ood, -scores),
+        counts.fpr95()[0],
+        counts.fpr95(id_positive=True)[0],
+        float(roc_auc_score(is_ood, -scores)),
         _aupr(~is_ood, scores),
         _aupr(is_ood, -scores),
         float(np.mean(preds[~is_ood] == labels[~is_ood])),
     )
     return {name: 100.0 * value for name, value in zip(METRICS, values)}
-
-
-class OperatingPoint(NamedTuple):
-    """Where a ROC curve first reaches 95 % recall of its positive class.
-
-    Attributes:
-        fpr: share of the negative class that is accepted with it, in [0, 1].
-        threshold: confidence at which that happens; images at it are accepted.
-    """
-
-    fpr: float
-    threshold: float
 
 
 class ScoreCounts(NamedTuple):
@@ -93,17 +83,23 @@ class ScoreCounts(NamedTuple):
     n_id: np.ndarray
     n_ood: np.ndarray
 
-    def fpr95(self, *, id_positive: bool = False) -> OperatingPoint:
-        """The only FPR95 of this package.
+    def fpr95(self, *, id_positive: bool = False) -> tuple[float, float]:
+        """The only FPR95 of this package, in [0, 1], and the confidence of its threshold.
 
         Args:
             id_positive: ID is the positive class (MCM, NegLabel), not OOD (OpenOOD).
         """
+        values, positive, negative = self.values, self.n_ood, self.n_id
         if id_positive:
-            fpr, index = _first_at_recall(self.n_id[::-1], self.n_ood[::-1])
-            return OperatingPoint(fpr, float(self.values[::-1][index]))
-        fpr, index = _first_at_recall(self.n_ood, self.n_id)
-        return OperatingPoint(fpr, float(self.values[index]))
+            values, positive, negative = (side[::-1] for side in (values, negative, positive))
+        tps, fps = np.cumsum(positive), np.cumsum(negative)
+        # scikit-learn's roc_curve leaves out points on straight pieces of the curve. That can move the
+        # first point at or past the recall to a larger FPR, and OpenOOD's numbers include it.
+        corner = np.ones(len(tps), dtype=bool)
+        corner[1:-1] = (np.diff(fps, 2) != 0) | (np.diff(tps, 2) != 0)
+        kept = np.flatnonzero(corner)
+        index = kept[np.argmax(tps[kept] / tps[-1] >= _RECALL)]
+        return float(fps[index] / fps[-1]), float(values[index])
 
     def auroc(self) -> float:
         """Share of (ID, OOD) pairs in which the ID image scores higher, ties counting half."""
@@ -121,12 +117,9 @@ class RankedScores:
     """
 
     def __init__(self, conf: np.ndarray, is_ood: np.ndarray) -> None:
-        conf = np.asarray(conf, dtype=np.float64)
-        self._order = np.argsort(conf, kind="stable")
-        ordered = conf[self._order]
-        self._starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-        self._values = ordered[self._starts]
-        self._is_ood = np.asarray(is_ood)[self._order]
+        self._values, places = np.unique(np.asarray(conf, dtype=np.float64), return_inverse=True)
+        sides = np.flatnonzero(~np.asarray(is_ood)), np.flatnonzero(is_ood)
+        self._n, self._sides = len(places), [(rows, places[rows]) for rows in sides]
 
     def counts(self, weight: np.ndarray | None = None) -> ScoreCounts:
         """The counts, without scores that no image has.
@@ -134,39 +127,16 @@ class RankedScores:
         Args:
             weight: (N,) integers, how often each image counts; None counts each once.
         """
-        drawn = np.ones(len(self._order), dtype=np.int64) if weight is None else weight[self._order]
-        n_ood = np.add.reduceat(np.where(self._is_ood, drawn, 0), self._starts)
-        n_id = np.add.reduceat(np.where(self._is_ood, 0, drawn), self._starts)
+        drawn = np.ones(self._n) if weight is None else weight
+        n_id, n_ood = (
+            np.bincount(places, drawn[rows], len(self._values)) for rows, places in self._sides
+        )
         met = (n_ood + n_id) > 0
         return ScoreCounts(self._values[met], n_id[met], n_ood[met])
 
 
-def _first_at_recall(positive: np.ndarray, negative: np.ndarray) -> tuple[float, int]:
-    """FPR at the first threshold that accepts 95 % of the positives, and that threshold's index.
-
-    Args:
-        positive, negative: (K,) images of each class at each threshold, in the order of acceptance.
-    """
-    tps, fps = np.cumsum(positive), np.cumsum(negative)
-    kept = np.arange(len(tps))
-    if len(tps) > 2:
-        # scikit-learn's roc_curve leaves out points on straight pieces of the curve. That can move the
-        # first point at or past the recall to a larger FPR, and OpenOOD's numbers include it.
-        corner = np.r_[True, np.logical_or(np.diff(fps, 2), np.diff(tps, 2)), True]
-        kept = np.flatnonzero(corner)
-    index = kept[np.argmax(tps[kept] / tps[-1] >= _RECALL)]
-    return float(fps[index] / fps[-1]), int(index)
-
-
-def _auroc(positive: np.ndarray, score: np.ndarray) -> float:
-    from sklearn import metrics  # here, because it is slow to import
-
-    fpr, tpr, _ = metrics.roc_curve(positive, score)
-    return float(metrics.auc(fpr, tpr))
-
-
 def _aupr(positive: np.ndarray, score: np.ndarray) -> float:
-    from sklearn import metrics
+    from sklearn import metrics  # here, because it is slow to import
 
     precision, recall, _ = metrics.precision_recall_curve(positive, score)
     return float(metrics.auc(recall, precision))
@@ -179,10 +149,8 @@ def _checked(conf: Any, label: Any, pred: Any) -> tuple[np.ndarray, np.ndarray, 
             raise ValueError(f"{name} must be 1-d, (N,), got shape {array.shape}")
     lengths = {name: len(array) for name, array in arrays.items()}
     if len(set(lengths.values())) != 1:
-        raise ValueError(
-            "conf, label and pred must have one entry per image, got lengths "
-            + ", ".join(f"{name}: {n}" for name, n in lengths.items())
-        )
+        told = ", ".join(f"{name}: {n}" for name, n in lengths.items())
+        raise ValueError(f"conf, label and pred must have one entry per image, got lengths {told}")
     scores, labels, preds = arrays["conf"], arrays["label"], arrays["pred"]
     if scores.dtype.kind not in "fiub":
         raise ValueError(f"conf must be real numbers, got dtype {scores.dtype}")
@@ -192,9 +160,9 @@ def _checked(conf: Any, label: Any, pred: Any) -> tuple[np.ndarray, np.ndarray, 
     scores = scores.astype(np.float64)
     _refuse(~np.isfinite(scores), "conf is NaN or infinite")
     _refuse(labels < -1, "label must be a class >= 0 or -1 for OOD, and is below -1")
-    if not np.any(labels != -1):
+    if not (labels != -1).any():
         raise ValueError(f"no ID image: all {len(labels)} labels are -1")
-    if not np.any(labels == -1):
+    if not (labels == -1).any():
         raise ValueError(f"no OOD image: none of the {len(labels)} labels is -1")
     return scores, labels, preds
 

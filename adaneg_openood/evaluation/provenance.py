@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from adaneg_openood._version import __version__
 from adaneg_openood.data.feature_set import FeatureSet
-from adaneg_openood.evaluation.streams import Detector, Protocol
+from adaneg_openood.evaluation.streams import SPLITS, Detector, Protocol
 from adaneg_openood.io.digests import digest_of, tensor_digest
 
 _DIGITS = 16  # hex digits of a digest
@@ -43,8 +44,8 @@ class About:
     states: Mapping[str, str | None]
     data: Mapping[str, Mapping[str, Any]]
     made_with: Mapping[str, str]
-    given_orders: Mapping[str, np.ndarray] = field(default_factory=dict)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    given_orders: Mapping[str, np.ndarray]
+    provenance: Mapping[str, Any]
 
     def key(self, method: str, dataset: str, seed: int) -> str:
         """Of one stream's scores: the same key, the same scores."""
@@ -64,6 +65,15 @@ class About:
             }
         )
 
+    def sizes(self, dataset: str) -> tuple[int, int]:
+        """How many ID and OOD images there are for a set's streams."""
+        return self.data["id"]["rows"], self.data[f"{self.splits[dataset]}/{dataset}"]["rows"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        orders = {name: np.asarray(order).tolist() for name, order in self.given_orders.items()}
+        return {**asdict(self), "given_orders": orders}
+
 
 def about_run(
     data: FeatureSet,
@@ -74,7 +84,6 @@ def about_run(
     provenance: Mapping[str, Any],
 ) -> About:
     """See :class:`About`."""
-    place = data.id_features.device if device is None else torch.device(device)
     return About(
         protocol=protocol,
         splits={**dict.fromkeys(data.near, "near"), **dict.fromkeys(data.far, "far")},
@@ -83,14 +92,16 @@ def about_run(
         settings={name: settings_of(detector) for name, detector in detectors.items()},
         states={name: _state_of(detector) for name, detector in detectors.items()},
         data=describe_data(data),
-        made_with={
-            "adaneg_openood": __version__,
-            "torch": torch.__version__,
-            "device": place.type,
-        },
+        made_with=made_with(data.id_features.device if device is None else device),
         given_orders=given_orders,
         provenance=provenance,
     )
+
+
+def made_with(device: torch.device | str) -> dict[str, str]:
+    """What numbers depend on besides data and settings, to the last bit."""
+    kind = torch.device(device).type
+    return {"adaneg_openood": __version__, "torch": torch.__version__, "device": kind}
 
 
 def settings_of(detector: Any) -> dict[str, Any]:
@@ -115,18 +126,65 @@ def _state_of(detector: Any) -> str | None:
 
 def describe_data(data: FeatureSet) -> dict[str, dict[str, Any]]:
     """Sizes and digests of the parts of a feature set."""
-    text = data.text_features
-    labels = tensor_digest(data.id_labels)
-    found = {
+    text, labels = data.text_features, tensor_digest(data.id_labels)
+    return {
         "text": {**_rows(text), "logit_scale": float(data.logit_scale), "n_id": data.n_id},
         "negatives": _rows(text[data.n_id :]),
         "id": {**_rows(data.id_features), "labels": labels[:_DIGITS]},
+        **{f"near/{name}": _rows(part) for name, part in data.near.items()},
+        **{f"far/{name}": _rows(part) for name, part in data.far.items()},
     }
-    for split in ("near", "far"):
-        for name, part in getattr(data, split).items():
-            found[f"{split}/{name}"] = _rows(part)
-    return found
 
 
 def _rows(features: torch.Tensor) -> dict[str, Any]:
     return {"rows": len(features), "sha256": tensor_digest(features)[:_DIGITS]}
+
+
+def checked_about(index: Path, value: Any) -> About:
+    """The head of a saved run, which a stranger may have written.
+
+    Raises:
+        ValueError: something in it cannot be; the message names the file and the key.
+    """
+
+    def need(good: Any, key: str, what: str) -> None:
+        if not good:
+            raise ValueError(f"{index}: {key} must be {what}; run the evaluation again")
+
+    names = [one.name for one in fields(About)]
+    need(isinstance(value, dict) and set(value) == {*names}, "about", f"an object of {', '.join(names)}")
+    for key in {*names} - {"n_classes", "names"}:
+        need(isinstance(value[key], dict), key, "an object")
+    try:
+        ratio = value["protocol"].get("ratio")
+        protocol = Protocol(**{**value["protocol"], "ratio": ratio and (ratio[0], ratio[1])})
+    except (TypeError, ValueError, IndexError, KeyError) as error:
+        raise ValueError(f"{index}: protocol: {error}") from error
+    splits, settings, data, states = (value[key] for key in ("splits", "settings", "data", "states"))
+    need(splits and all(of in SPLITS for of in splits.values()), "splits", "OOD set -> near or far")
+    for key in ("settings", "data"):
+        parts = value[key].values()
+        need(parts and all(isinstance(one, dict) for one in parts), key, "an object of objects")
+    for part in ("text", "negatives", "id", *(f"{of}/{name}" for name, of in splits.items())):
+        rows = data.get(part, {}).get("rows")
+        need(type(rows) is int and rows >= 0, f"data of {part}", "there, with its number of rows")
+    n_classes, n_rows = value["n_classes"], data["text"]["rows"]
+    need(type(n_classes) is int and 1 <= n_classes <= n_rows, "n_classes", f"in [1, {n_rows}]")
+    digests = all(one is None or isinstance(one, str) for one in states.values())
+    need(digests and set(states) == set(settings), "states", "one digest per method")
+    labels = value["names"]
+    if labels is not None:
+        texts = isinstance(labels, list) and all(isinstance(one, str) for one in labels)
+        need(texts and len(labels) == n_rows, "names", f"{n_rows} texts, one per text row")
+    orders = value["given_orders"]
+    need(set(orders) <= set(splits), "given_orders", "of the run's sets")
+    for name, order in orders.items():
+        whole = list(range(data["id"]["rows"] + data[f"{splits[name]}/{name}"]["rows"]))
+        rows = isinstance(order, list) and all(type(row) is int for row in order)
+        need(rows and sorted(order) == whole, f"given_orders of {name}", "every image's index once")
+    made: dict[str, Any] = {
+        "protocol": protocol,
+        "names": labels and tuple(labels),
+        "given_orders": {name: np.asarray(order) for name, order in orders.items()},
+    }
+    return About(**{**value, **made})

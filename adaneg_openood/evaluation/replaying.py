@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
@@ -12,13 +14,12 @@ import torch
 from torch import Tensor
 
 from adaneg_openood.data.feature_set import FeatureSet
-from adaneg_openood.evaluation.bank_state import bank_counts, diagnosis_of
 from adaneg_openood.evaluation.provenance import about_run
 from adaneg_openood.evaluation.run import Run
 from adaneg_openood.evaluation.run_files import StreamFiles
-from adaneg_openood.evaluation.scoring import score_stream
-from adaneg_openood.evaluation.stream_result import StreamResult, packed, unpacked
-from adaneg_openood.evaluation.streams import Detector, Protocol, Stream, keeps_state, streams_of
+from adaneg_openood.evaluation.scoring import bank_counts, diagnosis_of, score_stream
+from adaneg_openood.evaluation.stream_result import StreamResult, read_result, write_result
+from adaneg_openood.evaluation.streams import Detector, Protocol, Stream, streams_of
 from adaneg_openood.io.locks import first_holds
 from adaneg_openood.io.names import harmless
 from adaneg_openood.io.processes import ALONE, Group
@@ -92,15 +93,15 @@ def replay(
             if files is not None:
                 files.save(result)
         results = [known[name] for name in names]
-        return results if group.size == 1 else [packed(result) for result in results]
+        return results if group.size == 1 else [_packed(result) for result in results]
 
     def begun(number: int) -> None:
         bar.update(max(0, sum(sizes[:number]) - bar.n))  # past what other ranks have begun
 
     with bar, nullcontext() if files is None else first_holds(group, files.index):
-        _move(detectors.values(), device)
+        _move(detectors, device)
         answers = [one for part in group.share(jobs, work, begun) for one in part]
-        results = answers if group.size == 1 else [unpacked(one) for one in answers]
+        results = answers if group.size == 1 else [_unpacked(one) for one in answers]
         run = Run(about, {(one.method, one.dataset, one.seed): one for one in results})
         if files is not None:
             group.first(lambda: str(files.finish(run.streams)))
@@ -110,36 +111,39 @@ def replay(
 def replay_streams(
     data: FeatureSet,
     detectors: Mapping[str, Detector],
-    protocol: Protocol | Iterable[Stream],
+    streams: Iterable[Stream],
     *,
     device: torch.device | str | None = None,
     keep_parts: bool = False,
     watch_bank: bool = False,
-    progress: Callable[[int], object] | None = None,
 ) -> Iterator[StreamResult]:
     """What each detector says of each stream, as soon as it is there.
 
     When a stream's results are yielded, the detectors still hold the stream's state.
 
     Args:
+        streams: every detector meets each.
         data, detectors, device, keep_parts, watch_bank: see :func:`replay`.
-        protocol: the streams of a protocol, without those that a method need not run again; or streams
-            that every detector meets.
-        progress: called after every batch of a detector with its number of images.
 
     Raises:
         ValueError: see :func:`replay`.
     """
-    if isinstance(protocol, Protocol):
-        jobs: Iterable[Job] = _jobs(data, detectors, protocol, {})
-    else:
-        _check_detectors(data, detectors)
-        jobs = ((stream, tuple(detectors)) for stream in protocol)
+    _check_detectors(data, detectors)
     images = _Images(data, device)
-    _move(detectors.values(), device)
-    for stream, names in jobs:
-        chosen = {name: detectors[name] for name in names}
-        yield from _play(images, stream, chosen, keep_parts, watch_bank, progress)
+    _move(detectors, device)
+    for stream in streams:
+        yield from _play(images, stream, detectors, keep_parts, watch_bank)
+
+
+def _packed(result: StreamResult) -> str:
+    """A result as a JSON value, exact to the last bit, for another process."""
+    file = io.BytesIO()
+    write_result(file, result)
+    return base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def _unpacked(text: str) -> StreamResult:
+    return read_result(io.BytesIO(base64.b64decode(text)))[0]
 
 
 def _jobs(
@@ -154,19 +158,20 @@ def _jobs(
     if unknown:
         sets = ", ".join([*data.near, *data.far])
         raise ValueError(f"stream order for unknown set {', '.join(unknown)}; sets: {sets}")
+    # a detector that does not say so keeps state
+    stateful = {
+        name: getattr(getattr(detector, "info", None), "keeps_state", True)
+        for name, detector in detectors.items()
+    }
     jobs = []
     for stream in streams_of(data, protocol, given_orders):
-        n_id, n_ood = len(data.id_features), len(getattr(data, stream.split)[stream.dataset])
-        fixed = protocol.takes_all(n_id, n_ood)
-        names = [
-            name
-            for name, detector in detectors.items()
-            if stream.seed == protocol.seeds[0]
-            or not fixed
-            or (keeps_state(detector) and protocol.order != "id_first")
-        ]
+        n_ood = len(getattr(data, stream.split)[stream.dataset])
+        if stream.seed == protocol.seeds[0] or not protocol.takes_all(len(data.id_features), n_ood):
+            names = tuple(detectors)
+        else:
+            names = tuple(name for name in detectors if stateful[name] and protocol.order != "id_first")
         if names:
-            jobs.append((stream, tuple(names)))
+            jobs.append((stream, names))
     return jobs
 
 
@@ -179,8 +184,8 @@ def _check_detectors(data: FeatureSet, detectors: Mapping[str, Detector]) -> Non
             raise ValueError(f"detector {name!r} has n_id {n_id}, the features have {data.n_id}")
 
 
-def _move(detectors: Iterable[Detector], device: torch.device | str | None) -> None:
-    for detector in detectors:
+def _move(detectors: Mapping[str, Detector], device: torch.device | str | None) -> None:
+    for detector in detectors.values():
         if device is not None and isinstance(detector, torch.nn.Module):
             detector.to(device)
 
@@ -194,18 +199,15 @@ class _Images:
         self._key: Any = None
         self._joined: tuple[Tensor, np.ndarray] | None = None
 
-    def _ood(self, stream: Stream) -> Tensor:
-        ood: Tensor = getattr(self.data, stream.split)[stream.dataset]
-        return ood
-
     def size(self, stream: Stream) -> int:
         """Images that a stream holds."""
-        ids, oods = stream.protocol.sizes(len(self.data.id_features), len(self._ood(stream)))
-        return ids + oods
+        n_ood = len(getattr(self.data, stream.split)[stream.dataset])
+        return sum(stream.protocol.sizes(len(self.data.id_features), n_ood))
 
     def of(self, stream: Stream) -> tuple[Tensor, np.ndarray]:
         """(N, D) features and (N,) labels of concat(OOD, ID)."""
-        ood, ids, how = self._ood(stream), self.data.id_features, stream.protocol
+        how, ids = stream.protocol, self.data.id_features
+        ood: Tensor = getattr(self.data, stream.split)[stream.dataset]
         whole = how.takes_all(len(ids), len(ood))
         key = (stream.split, stream.dataset, None if whole else (stream.seed, how.ratio, how.n_images))
         if self._joined is None or key != self._key:
@@ -228,7 +230,7 @@ def _play(
     detectors: Mapping[str, Detector],
     keep_parts: bool,
     watch_bank: bool,
-    progress: Callable[[int], object] | None,
+    progress: Callable[[int], object] | None = None,
 ) -> Iterator[StreamResult]:
     """One stream, met by several detectors side by side."""
     if not detectors:

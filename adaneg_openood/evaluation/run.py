@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,15 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from adaneg_openood.evaluation.intervals import Bootstrap, observed_and_drawn
+from adaneg_openood.evaluation.intervals import BOOTSTRAPPED, Bootstrap, resampled
 from adaneg_openood.evaluation.metrics import CONVENTIONS
 from adaneg_openood.evaluation.provenance import About
-from adaneg_openood.evaluation.run_files import read_run, write_run
-from adaneg_openood.evaluation.run_warnings import run_warnings
+from adaneg_openood.evaluation.run_files import StreamFiles, read_run
 from adaneg_openood.evaluation.stream_result import StreamResult
 from adaneg_openood.evaluation.streams import ORDERS, Protocol, Stream
-from adaneg_openood.evaluation.tables import GROUP_ROWS, Tables, by_row, plain_rows, records_frame
-from adaneg_openood.io.files import atomic_path
+from adaneg_openood.evaluation.tables import (
+    GROUP_ROWS,
+    RECORD_COLUMNS,
+    TABLE_METRICS,
+    by_row,
+    over_seeds,
+    plain_rows,
+    with_spread,
+)
+from adaneg_openood.io.files import atomic_path, write_json
 from adaneg_openood.io.names import harmless, harmless_table
 
 if TYPE_CHECKING:
@@ -28,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Run(Tables):
+class Run:
     """What methods said of every OOD set of a benchmark, under every seed.
 
     Attributes:
@@ -56,12 +62,30 @@ class Run(Tables):
         Returns:
             The index.
         """
-        return write_run(Path(folder), self.about, self.streams)
+        files = StreamFiles(folder, self.about)
+        for result in self.streams.values():
+            files.save(result)
+        return files.finish(self.streams)
 
     @property
-    def protocol(self) -> Protocol:  # type: ignore[override]
+    def protocol(self) -> Protocol:
         """Seeds, batch size, order, and which images."""
         return self.about.protocol
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds of the streams."""
+        return self.protocol.seeds
+
+    @property
+    def order(self) -> str:
+        """``"mixed"`` or ``"id_first"``."""
+        return self.protocol.order
+
+    @property
+    def batch_size(self) -> int:
+        """Images per batch."""
+        return self.protocol.batch_size
 
     @property
     def splits(self) -> Mapping[str, str]:
@@ -97,40 +121,94 @@ class Run(Tables):
         return stream.order(result.n_ood, result.n_id)
 
     @cached_property
-    def records(self) -> pd.DataFrame:  # type: ignore[override]
+    def records(self) -> pd.DataFrame:
         """One row per method, OOD set and seed: sizes, metrics in percent, filled ID rows of the bank.
 
         ``id_rows_filled`` is the number of ID rows that hold an image at the end of the stream, out of
         ``n_id_rows`` (missing without a bank).
         """
-        return records_frame(
-            [
-                self._record(self.stream(method, dataset, seed), seed)
-                for method in self.methods
-                for dataset in self.splits
-                for seed in self.seeds
-            ]
-        )
+        import pandas as pd
+
+        rows = [
+            self._record(self.stream(method, dataset, seed), seed)
+            for method in self.methods
+            for dataset in self.splits
+            for seed in self.seeds
+        ]
+        frame = pd.DataFrame(rows, columns=list(RECORD_COLUMNS))
+        # nullable integers: a method without a bank has no rows to fill
+        return frame.astype({"id_rows_filled": "Int64", "n_id_rows": "Int64"})
 
     def _record(self, result: StreamResult, seed: int) -> dict[str, Any]:
-        filled = None
+        n_classes = self.about.n_classes
+        bank = {}
         if result.counts is not None:
-            filled = int((result.counts[: self.about.n_classes] > 0).sum())
-        return {
-            "method": result.method,
-            "split": result.split,
-            "dataset": result.dataset,
-            "seed": seed,
-            "n_id": result.n_id,
-            "n_ood": result.n_ood,
-            **result.metrics,
-            "id_rows_filled": filled,
-            "n_id_rows": None if filled is None else self.about.n_classes,
-        }
+            filled = int((result.counts[:n_classes] > 0).sum())
+            bank = {"id_rows_filled": filled, "n_id_rows": n_classes}
+        where = {name: getattr(result, name) for name in ("method", "split", "dataset", "n_id", "n_ood")}
+        return {**where, "seed": seed, **result.metrics, **bank}
 
     def metrics(self) -> pd.DataFrame:
         """:attr:`records`: one row per method, OOD set and seed."""
         return self.records
+
+    @property
+    def _groups(self) -> dict[str, list[str]]:
+        """Row of a table -> the sets that it is the mean of."""
+        groups = {
+            row: [name for name, of in self.splits.items() if of == split]
+            for split, row in GROUP_ROWS.items()
+        }
+        return {row: names for row, names in groups.items() if names}
+
+    def _over_seeds(self, method: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Means and deviations, in a table's rows and columns."""
+        if method not in self.methods:
+            raise KeyError(f"no method {method!r}; there are {', '.join(map(repr, self.methods))}")
+        records = self.records[self.records["method"] == method]
+        means, spreads = over_seeds(records, self._groups)
+        rows = [row for group, names in self._groups.items() for row in (*names, group)]
+        metrics = list(TABLE_METRICS)
+        return means.loc[rows, [*metrics, "n_id", "n_ood"]], spreads.loc[rows, metrics]
+
+    def table(self, method: str) -> pd.DataFrame:
+        """Means over the seeds in OpenOOD's layout.
+
+        Rows: each near set, ``nearood``, each far set, ``farood``; a split without sets has no row.
+        Columns: the metrics in percent, ``n_id`` and ``n_ood``. A group row holds the mean of its
+        sets' metrics, and the sum of their ``n_ood``.
+
+        Raises:
+            KeyError: unknown method.
+        """
+        return self._over_seeds(method)[0]
+
+    def spread(self, method: str) -> pd.DataFrame:
+        """Standard deviation over the seeds (ddof = 1), rows as in :meth:`table`, metrics only.
+
+        A group row holds the deviation of the group's mean per seed, not the mean of deviations.
+        With one seed every entry is 0.
+
+        Raises:
+            KeyError: unknown method.
+        """
+        return self._over_seeds(method)[1].fillna(0.0)  # one seed has no deviation: pandas says NaN
+
+    def summary(self) -> pd.DataFrame:
+        """One row per method: near and far means of both FPR@95 and AUROC, and ACC over all sets."""
+        import pandas as pd
+
+        rows = {}
+        for method in self.methods:
+            table = self.table(method)
+            rows[method] = {
+                f"{split} {metric}": table.loc[group, metric]
+                for split, group in GROUP_ROWS.items()
+                if group in table.index
+                for metric in BOOTSTRAPPED
+            }
+            rows[method]["ACC"] = table.drop(index=list(self._groups))["ACC"].mean()
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
 
     def bootstrap(self, n_resamples: int = 1000, level: float = 0.95) -> Bootstrap:
         """Intervals over the images and paired tests, of every method, set and group.
@@ -140,29 +218,69 @@ class Run(Tables):
         """
         observed: dict[tuple[str, str], np.ndarray] = {}
         drawn: dict[tuple[str, str], np.ndarray] = {}
-        for number, dataset in enumerate(self.splits):
-            confs: dict[str, list[np.ndarray]] = {method: [] for method in self.methods}
-            first = self.stream(self.methods[0], dataset, self.seeds[0])
-            for (method, name, _), result in self.streams.items():
-                if name == dataset:
-                    if not np.array_equal(result.label, first.label):
-                        raise ValueError(
-                            "intervals need the same images under every seed, and this run's protocol "
-                            "leaves images out"
-                        )
-                    confs[method].append(result.conf)
-            parts = observed_and_drawn(confs, first.label, n_resamples, self.seeds[0], number)
-            for kept, part in zip((observed, drawn), parts):
-                kept.update({(method, dataset): values for method, values in part.items()})
-        groups = {
-            split: tuple(name for name, of in self.splits.items() if of == split) for split in GROUP_ROWS
-        }
-        return Bootstrap(observed, drawn, groups, n_resamples, level)
+        for group, names in self._groups.items():
+            for dataset in names:
+                label = self.stream(self.methods[0], dataset, self.seeds[0]).label
+                confs: dict[str, list[np.ndarray]] = {method: [] for method in self.methods}
+                for (method, name, _), result in self.streams.items():
+                    if name == dataset:
+                        confs[method].append(result.conf)
+                        if not np.array_equal(result.label, label):
+                            raise ValueError(
+                                "intervals need the same images under every seed, and this run's "
+                                "protocol leaves images out"
+                            )
+                number = list(self.splits).index(dataset)
+                found = resampled(confs, dataset, label, n_resamples, self.seeds[0], number)
+                observed.update(found[0])
+                drawn.update(found[1])
+            for method in self.methods:
+                for kept in (observed, drawn):
+                    kept[method, group] = np.mean([kept[method, name] for name in names], axis=0)
+        return Bootstrap(observed, drawn, n_resamples, level)
 
     @cached_property
     def warnings(self) -> tuple[str, ...]:
-        """Where a number says less than it seems to, one line per method and kind."""
-        return run_warnings(self.streams, self.seeds, self.batch_size, self.order)
+        """Where a number says less than it seems to, one line per method and kind of trouble."""
+        met: dict[tuple[str, str], list[tuple[str, str]]] = {}
+        for (method, dataset, _), result in self.streams.items():
+            for kind, text in self._doubts(result).items():
+                met.setdefault((method, kind), []).append((dataset, text))
+        lines = []
+        for (method, kind), found in met.items():
+            streams = f"{len(found)} stream{'s' * (len(found) > 1)}"
+            lines.append(f"{method}, {kind} ({', '.join(dict(found))}; {streams}): {found[0][1]}")
+        return tuple(lines)
+
+    def _doubts(self, result: StreamResult) -> dict[str, str]:
+        """Kind -> text of what a stream's numbers do not say."""
+        found = {}
+        n, n_seeds, size = len(result.label), len(self.seeds), self.batch_size
+        several = n_seeds > 1 and (result.method, result.dataset, self.seeds[1]) in self.streams
+        if several and n <= size and self.order == "mixed":
+            found["one batch"] = (
+                f"{n} images are one batch of at most {size}, so the {n_seeds} orders hardly differ and "
+                "their spread says nothing; take a smaller batch size"
+            )
+        if np.ptp(result.conf) == 0:
+            found["all scores equal"] = (
+                f"every image has the score {result.conf[0]:g}, so AUROC is 50 and both FPR@95 are 100 "
+                "whatever the images"
+            )
+        return {**found, **(result.diagnosis or {}).get("warnings", {})}
+
+    def format_table(self, method: str) -> str:
+        """Readable text: the protocol, then the table, "mean ± spread" if several seeds."""
+        shown = with_spread(*self._over_seeds(method))
+        seeds = ", ".join(map(str, self.seeds))
+        return "\n".join(
+            [
+                f"{harmless(method)}: order {self.order}, batch size {self.batch_size}, seeds {seeds}; "
+                "in percent",
+                "FPR@95 takes OOD as positive (OpenOOD), FPR@95 (ID positive) takes ID",
+                shown.rename(index=harmless).rename_axis(None).to_string(),
+            ]
+        )
 
     def format_warnings(self) -> str:
         """:attr:`warnings` as lines."""
@@ -184,10 +302,9 @@ class Run(Tables):
 
     def provenance(self) -> dict[str, Any]:
         """Where the numbers come from: methods' settings, negatives, and what the caller told."""
-        negatives = self.about.data["negatives"]
         return {
             "methods": {name: dict(settings) for name, settings in self.about.settings.items()},
-            "negatives": dict(negatives),
+            "negatives": dict(self.about.data["negatives"]),
             **self.about.provenance,
         }
 
@@ -196,7 +313,7 @@ class Run(Tables):
         return {
             "protocol": {
                 "order": self.order,
-                "order_meaning": ORDERS.get(self.order, self.order),
+                "order_meaning": ORDERS[self.order],
                 "seeds": list(self.seeds),
                 "batch_size": self.batch_size,
                 "reset": "the detector forgets everything before each stream",
@@ -224,6 +341,4 @@ class Run(Tables):
 
     def to_json(self, path: str | os.PathLike[str], bootstrap: Bootstrap | None = None) -> None:
         """Write :meth:`to_dict` as UTF-8 JSON, atomically."""
-        text = json.dumps(self.to_dict(bootstrap), indent=2, ensure_ascii=False, allow_nan=False)
-        with atomic_path(path) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+        write_json(path, self.to_dict(bootstrap))

@@ -1,33 +1,32 @@
-"""Runs on disk: one file per stream, written as soon as it is there, and an index with checksums."""
+"""Runs on disk: one file per stream, written as soon as it is there, and an index with checksums.
+
+A stranger may have written them, so everything is checked before it is used.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from adaneg_openood.evaluation.provenance import About
-from adaneg_openood.evaluation.run_check import check_run, checked_about, checked_result
-from adaneg_openood.evaluation.stream_result import ARRAYS, StreamResult
+from adaneg_openood.evaluation.provenance import About, checked_about
+from adaneg_openood.evaluation.stream_result import StreamResult, read_result, write_result
 from adaneg_openood.evaluation.streams import Stream
 from adaneg_openood.io.digests import digest_of, file_digest
-from adaneg_openood.io.files import atomic_path, read_json_object, refuse_bombs
+from adaneg_openood.io.files import atomic_path, read_json_object, refuse_bombs, write_json
 
 logger = logging.getLogger(__name__)
 
 INDEX = "scores.json"
 _FORMAT = 1
 _AGAIN = "run the evaluation again"
-_PLAIN = tuple(one.name for one in fields(StreamResult) if one.name not in ARRAYS)
 Streams = Mapping[tuple[str, str, int], StreamResult]
 
 
@@ -66,8 +65,7 @@ class StreamFiles:
             if not path.is_file() or self.about.states[method] is None:
                 continue
             try:
-                result, key = _read(path)
-                checked_result(result, self.about)
+                result, key = _read(path, self.about)
             except ValueError as error:
                 logger.warning("%s; running the stream again", error)
                 continue
@@ -82,47 +80,29 @@ class StreamFiles:
         """Write a stream's scores."""
         self.index.unlink(missing_ok=True)  # it would name files that are no longer as it says
         where = (result.method, result.dataset, result.seed)
-        _write(self.path(*where), result, self._key(*where))
+        # an open file, because savez would add .npz to the temporary name
+        with atomic_path(self.path(*where)) as temporary, temporary.open("wb") as file:
+            write_result(file, result, self._key(*where))
 
     def finish(self, streams: Streams) -> Path:
         """Write the index, when all streams are there."""
         listed = []
         for method, dataset, seed in streams:
             path = self.path(method, dataset, seed)
-            listed.append(
-                {
-                    "method": method,
-                    "dataset": dataset,
-                    "seed": seed,
-                    "file": path.relative_to(self.root).as_posix(),
-                    "sha256": file_digest(path),
-                }
-            )
-        about = asdict(self.about)
-        about["given_orders"] = {
-            name: np.asarray(order).tolist() for name, order in self.about.given_orders.items()
-        }
-        body = {"about": about, "streams": listed}
-        content = {"format": _FORMAT, "checksum": _checksum(body), **body}
-        with atomic_path(self.index) as temporary:
-            text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-            temporary.write_text(text + "\n", encoding="utf-8")
+            where = {"method": method, "dataset": dataset, "seed": seed}
+            file = path.relative_to(self.root).as_posix()
+            listed.append({**where, "file": file, "sha256": file_digest(path)})
+        body = {"about": self.about.to_dict(), "streams": listed}
+        content = {"format": _FORMAT, "checksum": digest_of(body, 64), **body}
+        write_json(self.index, content, indent=1)
         return self.index
 
     def _key(self, method: str, dataset: str, seed: int) -> str:
         return digest_of({"scores": self.about.key(method, dataset, seed), **self._asked})
 
 
-def write_run(root: Path, about: About, streams: Streams) -> Path:
-    """Write a whole run; see :meth:`~adaneg_openood.evaluation.Run.save`."""
-    files = StreamFiles(root, about)
-    for result in streams.values():
-        files.save(result)
-    return files.finish(streams)
-
-
 def read_run(root: Path) -> tuple[About, dict[tuple[str, str, int], StreamResult]]:
-    """What :func:`write_run` or a replay with a folder wrote, checked before it is used.
+    """What a run's ``save`` or a replay with a folder wrote, checked before it is used.
 
     Raises:
         FileNotFoundError: no run there.
@@ -135,7 +115,11 @@ def read_run(root: Path) -> tuple[About, dict[tuple[str, str, int], StreamResult
     if content.get("format") != _FORMAT:
         raise ValueError(f"{index}: format {content.get('format')!r}, not {_FORMAT}; {_AGAIN}")
     body = {"about": content.get("about"), "streams": content.get("streams")}
-    if content.get("checksum") != _checksum(body):
+    try:
+        intact = content.get("checksum") == digest_of(body, 64)
+    except ValueError:  # a NaN, which no run holds
+        intact = False
+    if not intact:
         raise ValueError(f"{index}: damaged, it does not have its checksum; {_AGAIN}")
     about = checked_about(index, body["about"])
     streams: dict[tuple[str, str, int], StreamResult] = {}
@@ -150,47 +134,82 @@ def read_run(root: Path) -> tuple[About, dict[tuple[str, str, int], StreamResult
         path = files.path(method, dataset, seed)  # never a path that the file names
         if not path.is_file() or file_digest(path) != one.get("sha256"):
             raise ValueError(f"{path}: missing or damaged; {_AGAIN}")
-        result, _ = _read(path)
+        result, _ = _read(path, about)
         if (result.method, result.dataset, result.seed) != (method, dataset, seed):
             raise ValueError(f"{path}: holds the scores of another stream; {_AGAIN}")
-        checked_result(result, about, path)
         streams[method, dataset, seed] = result
-    check_run(index, about, streams)
+    _check_whole(index, about, streams)
     return about, streams
 
 
-def _write(path: Path, result: StreamResult, key: str) -> None:
-    plain = {name: getattr(result, name) for name in _PLAIN}
-    about = json.dumps({"key": key, **plain}, ensure_ascii=False, allow_nan=False)
-    arrays = {**result.arrays(), "pred": result.pred.astype(np.int32)}
-    # an open file, because savez would add .npz to the temporary name
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, about=np.array(about), **arrays)  # type: ignore[arg-type]
+def _read(path: Path, about: About) -> tuple[StreamResult, str]:
+    """A stream's scores and their key.
 
-
-def _read(path: Path) -> tuple[StreamResult, str]:
-    """A stream's scores and their key; its arrays are not looked at yet."""
+    Raises:
+        ValueError: damaged, or not what this run's scores can be.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             refuse_bombs(path, archive)
-        with np.load(path, allow_pickle=False) as file:
-            found = {name: file[name] for name in file.files}
-        about = json.loads(str(found.pop("about")))
-        key = str(about.pop("key"))
-        if found["pred"].dtype.kind == "i":
-            found["pred"] = found["pred"].astype(np.int64)
-        odd = sorted({*found} - {*ARRAYS}) + sorted({*about} ^ {*_PLAIN})
-        if odd:
-            raise ValueError(f"unknown or missing: {', '.join(odd)}")
-        return StreamResult(**about, **found), key
+        result, key = read_result(path)
+        fault = _fault(result, about)
     # zipfile, zlib, json and numpy raise a dozen kinds over damaged files
     except Exception as error:
         raise ValueError(f"{path}: damaged, {error or type(error).__name__}; {_AGAIN}") from error
+    if fault:
+        raise ValueError(f"{path}: {fault}; {_AGAIN}")
+    return result, key
 
 
-def _checksum(body: Any) -> str:
-    text = json.dumps(body, sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+def _fault(result: StreamResult, about: About) -> str | None:
+    """Why a stream's scores cannot be this run's; None if they can."""
+    if result.dataset not in about.splits or result.split != about.splits[result.dataset]:
+        return "holds the scores of another stream"
+    n_id, n_ood = about.protocol.sizes(*about.sizes(result.dataset))
+    n, c, rows = n_id + n_ood, about.n_classes, about.data["text"]["rows"]
+    filled = (-(-n // about.protocol.batch_size), 2)
+    low, high = np.repeat([-1, 0], (n_ood, n_id)), np.repeat([-1, c - 1], (n_ood, n_id))
+    # what integers must be: shape, least, most, and as text
+    wanted: dict[str, tuple[tuple[int, ...], Any, Any, str]] = {
+        "label": ((n,), low, high, f"-1 for the first {n_ood} images, then classes below {c}"),
+        "pred": ((n,), 0, c - 1, f"classes below {c}"),
+        "counts": ((rows,), 0, n, f"a number of images for {rows} rows"),
+        "ood_counts": ((rows,), 0, n if result.counts is None else result.counts, "at most counts"),
+        "filled": (filled, 0, (c, rows - c), f"rows that hold an image, at most {(c, rows - c)}"),
+    }
+    for name, values in result.arrays().items():
+        shape, least, most, what = wanted.get(name, ((n,), None, None, "finite"))
+        kind = "integers" if name in wanted else "floating point"
+        if values.dtype.kind != kind[0] or values.shape != shape:
+            return f"{name} must be {kind} of shape {shape}, got {values.dtype} of shape {values.shape}"
+        good = (values >= least) & (values <= most) if name in wanted else np.isfinite(values)
+        if not good.all():
+            return f"{name} must be {what}"
+    told = {} if result.diagnosis is None else result.diagnosis
+    warned = told.get("warnings", {}) if isinstance(told, dict) else None
+    if not isinstance(warned, dict) or not all(isinstance(text, str) for text in warned.values()):
+        return "diagnosis must be an object, with warnings that are texts"
+    return None
+
+
+def _check_whole(index: Path, about: About, streams: Streams) -> None:
+    """Raise a ValueError unless every method has every set, and all agree on the images' labels."""
+    seeds = about.protocol.seeds
+    for dataset in about.splits:
+        whole = about.protocol.takes_all(*about.sizes(dataset))
+        for method in about.settings:
+            there = [seed for seed in seeds if (method, dataset, seed) in streams]
+            # one stream stands for all seeds where these change nothing
+            if there != list(seeds) and not (whole and there == [seeds[0]]):
+                raise ValueError(
+                    f"{index}: scores of {method!r} on {dataset!r} are there for the seeds {there}, not "
+                    f"for {list(seeds)}; {_AGAIN}"
+                )
+        for seed in seeds:
+            met = [streams.get((method, dataset, seed)) for method in about.settings]
+            labels = [result.label for result in met if result is not None]
+            if any(not np.array_equal(one, labels[0]) for one in labels):
+                raise ValueError(f"{index}: methods disagree on the labels of {dataset!r}")
 
 
 def _file_name(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, Callable, NamedTuple
 
 import numpy as np
@@ -10,9 +11,11 @@ import torch
 from torch import Tensor
 
 from adaneg_openood.detectors import AdaNeg
+from adaneg_openood.detectors.bank import FeatureBank
+from adaneg_openood.detectors.fixed_bank import FixedBank, as_pooled
 from adaneg_openood.evaluation.streams import Detector
 
-_PARTS = ("s_neglabel", "s_adaptive")
+_SAME = 1 - 1e-6  # cosine of a feature with itself, after rounding to float32
 
 
 class StreamScores(NamedTuple):
@@ -80,28 +83,41 @@ def score_stream(
     index = _checked_order(order, len(features))
     if batch_size < 1:
         raise ValueError(f"batch_size must be >= 1, got {batch_size}")
-    names = ("pred", "conf", *(_PARTS if keep_parts else ()))
-    kept: list[list[Any]] = [[] for _ in detectors]
+    names = ("pred", "conf", *(("s_neglabel", "s_adaptive") if keep_parts else ()))
+    kept: list[dict[str, list[Tensor]]] = [{name: [] for name in names} for _ in detectors]
     filled: list[list[Tensor]] = [[] for _ in detectors]
-    together = _SideBySide(detectors)
+    comparers = _shared_comparisons(detectors)
     for detector in detectors:
         detector.reset()
-    for rows in index.to(features.device).split(batch_size) if len(index) else ():
-        for place, scores in enumerate(together.score(features[rows])):
-            # Kept on the device: a copy to the host per batch would wait for each batch.
-            kept[place].append(_checked(detectors[place], scores, len(rows), names))
-            if watch_bank and getattr(detectors[place], "bank", None) is not None:
-                filled[place].append(_filled(detectors[place]))
+    for rows in index.to(features.device).split(batch_size):
+        batch, compared = features[rows], {}  # type: ignore[var-annotated]
+        for place, (detector, comparer) in enumerate(zip(detectors, comparers)):
+            if comparer is None:
+                scores = detector.score(batch)
+            else:
+                if comparer not in compared:
+                    compared[comparer] = comparer.compare_text(batch)
+                scores = detector.score(batch, compared[comparer])  # type: ignore[call-arg]
+            for name in names:
+                value: Any = getattr(scores, name, None)
+                if name in ("pred", "conf") and tuple(value.shape) != (len(rows),):
+                    raise ValueError(
+                        f"{type(detector).__name__}.score must return {name} of shape ({len(rows)},) "
+                        f"for {len(rows)} images, got {tuple(value.shape)}"
+                    )
+                if value is not None:  # kept on the device: a copy per batch would wait for each
+                    kept[place][name].append(value)
+            if watch_bank and getattr(detector, "bank", None) is not None:
+                held, n_id = detector.bank.counts > 0, detector.n_id  # type: ignore[attr-defined]
+                filled[place].append(torch.stack([held[:n_id].sum(), held[n_id:].sum()]))
             if progress is not None:
                 progress(len(rows))
     found = []
     for parts, rows_filled in zip(kept, filled):
-        arrays = {name: _placed([part[name] for part in parts], index) for name in names}
+        arrays = {name: _placed(values, index) for name, values in parts.items() if values}
         if rows_filled:
             arrays["filled"] = torch.stack(rows_filled).cpu().numpy().astype(np.int32)
-        if not parts:
-            arrays.update(pred=np.empty(0, dtype=np.int64), conf=np.empty(0, dtype=np.float32))
-        found.append(StreamScores(**arrays))  # type: ignore[arg-type]
+        found.append(StreamScores(**arrays))
     return found
 
 
@@ -114,25 +130,9 @@ def _checked_order(order: np.ndarray, n: int) -> Tensor:
     return torch.from_numpy(order.astype(np.int64))
 
 
-def _checked(
-    detector: Detector, scores: Any, n_rows: int, names: Sequence[str]
-) -> dict[str, Tensor | None]:
-    for name in ("pred", "conf"):
-        value = getattr(scores, name)
-        if tuple(value.shape) != (n_rows,):
-            raise ValueError(
-                f"{type(detector).__name__}.score must return {name} of shape ({n_rows},) "
-                f"for {n_rows} images, got {tuple(value.shape)}"
-            )
-    return {name: getattr(scores, name, None) for name in names}
-
-
-def _placed(parts: Sequence[Tensor | None], index: Tensor) -> np.ndarray | None:
+def _placed(batches: Sequence[Tensor], index: Tensor) -> np.ndarray:
     """Values of all batches in the images' original positions, on the host."""
-    values = [part for part in parts if part is not None]
-    if not values:
-        return None
-    streamed = torch.cat(values)
+    streamed = torch.cat(list(batches))
     if not streamed.is_floating_point():
         streamed = streamed.long()
     elif streamed.dtype != torch.float64:
@@ -143,53 +143,73 @@ def _placed(parts: Sequence[Tensor | None], index: Tensor) -> np.ndarray | None:
     return np.asarray(placed.numpy())
 
 
-def _filled(detector: Any) -> Tensor:
-    """(2,) ID and negative rows that hold an image, on the detector's device."""
-    held = detector.bank.counts > 0
-    return torch.stack([held[: detector.n_id].sum(), held[detector.n_id :].sum()])
-
-
-class _SideBySide:
-    """Scores of several detectors batch by batch; AdaNegs that compare alike share the comparison."""
-
-    def __init__(self, detectors: Sequence[Detector]) -> None:
-        self.detectors = detectors
-        self.firsts: list[int | None] = []  # the first detector that compares as this one does
-        for detector in detectors:
-            self.firsts.append(
-                next(
-                    (
-                        place
-                        for place, other in enumerate(detectors)
-                        if isinstance(detector, AdaNeg)
-                        and isinstance(other, AdaNeg)
-                        and _compare_alike(detector, other)
-                    ),
-                    None,
-                )
-            )
-
-    def score(self, features: Tensor) -> list[Any]:
-        """Each detector's scores of a batch."""
-        compared: dict[int, Any] = {}
-        found: list[Any] = []
-        for detector, first in zip(self.detectors, self.firsts):
-            if first is None or not isinstance(detector, AdaNeg) or self.firsts.count(first) == 1:
-                found.append(detector.score(features))
-                continue
-            if first not in compared:
-                compared[first] = detector.compare_text(features)
-            found.append(detector.score(features, compared[first]))
-        return found
+def _shared_comparisons(detectors: Sequence[Any]) -> list[AdaNeg | None]:
+    """For each detector the one that compares for it, or None where no other compares alike."""
+    adanegs = [detector for detector in detectors if isinstance(detector, AdaNeg)]
+    found: list[AdaNeg | None] = []
+    for detector in detectors:
+        alike = [other for other in adanegs if detector in adanegs and _compare_alike(detector, other)]
+        found.append(alike[0] if len(alike) > 1 else None)
+    return found
 
 
 def _compare_alike(one: AdaNeg, other: AdaNeg) -> bool:
-    if one is other:
-        return True
     settings = ("groups", "permute", "n_id", "logit_scale")
-    if any(getattr(one, name) != getattr(other, name) for name in settings):
-        return False
     mine, theirs = one.text_features, other.text_features
-    if mine.dtype != theirs.dtype or mine.device != theirs.device or mine.shape != theirs.shape:
-        return False
-    return mine.data_ptr() == theirs.data_ptr() or torch.equal(mine, theirs)
+    return (
+        all(getattr(one, name) == getattr(other, name) for name in settings)
+        and (mine.dtype, mine.device, mine.shape) == (theirs.dtype, theirs.device, theirs.shape)
+        and (mine.data_ptr() == theirs.data_ptr() or torch.equal(mine, theirs))
+    )
+
+
+def bank_counts(
+    detector: Any, features: Tensor, n_ood: int, find_ood: bool
+) -> dict[str, np.ndarray | None]:
+    """``counts`` and ``ood_counts`` of a :class:`~adaneg_openood.evaluation.StreamResult`.
+
+    Args:
+        detector: after its stream.
+        features: (N, D) concat(OOD, ID) of the stream.
+        n_ood: how many of them are OOD.
+        find_ood: look up which cached images are OOD.
+    """
+    bank = getattr(detector, "bank", None)
+    if bank is None or getattr(detector, "n_id", None) is None:
+        return {"counts": None, "ood_counts": None}
+    counts = bank.counts.cpu().numpy().astype(np.int32)
+    if not find_ood or not isinstance(bank, (FeatureBank, FixedBank)):
+        return {"counts": counts, "ood_counts": None}
+    bank = as_pooled(bank)
+    rows = bank.rows[: bank.n_cached].cpu().numpy()
+    of_ood = np.bincount(rows[_cached_is_ood(bank, features, n_ood)], minlength=len(counts))
+    return {"counts": counts, "ood_counts": of_ood.astype(np.int32)}
+
+
+def diagnosis_of(detector: Any) -> dict[str, Any] | None:
+    """What a detector's ``diagnose`` says, as JSON values; None where it has none."""
+    state = detector.diagnose() if hasattr(detector, "diagnose") else None
+    # JSON knows no NaN
+    return state and {key: None if value != value else value for key, value in asdict(state).items()}
+
+
+def _cached_is_ood(bank: Any, features: Tensor, n_ood: int) -> np.ndarray:
+    """(n_cached,) whether each cached image is OOD.
+
+    A bank does not know which image a feature came from, so it is looked for: among its neighbours
+    along one random direction, and where it is not there among all images.
+    """
+    exact = torch.float32 if features.device.type == "mps" else torch.float64  # MPS has no float64
+    cached = bank.features[: bank.n_cached].to(exact)
+    if not len(cached):
+        return np.zeros(0, dtype=bool)
+    unit = torch.nn.functional.normalize(features.to(exact), dim=1)
+    direction = torch.randn(unit.shape[1], generator=torch.Generator().manual_seed(0)).to(unit)
+    along, index = (unit @ direction).sort()
+    place = torch.searchsorted(along, cached @ direction)
+    near = torch.stack([index[(place + step).clamp(0, len(index) - 1)] for step in (-1, 0)], dim=1)
+    cosines = torch.einsum("nd,nkd->nk", cached, unit[near])
+    found = near.gather(1, cosines.argmax(dim=1, keepdim=True)).squeeze(1)
+    for part in (cosines.amax(dim=1) < _SAME).nonzero().squeeze(1).split(1024):
+        found[part] = (cached[part] @ unit.T).argmax(dim=1)
+    return np.asarray((found < n_ood).cpu().numpy())

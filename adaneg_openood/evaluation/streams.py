@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import operator
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
 
 from adaneg_openood.data.feature_set import FeatureSet
-from adaneg_openood.evaluation.subsets import Ratio, Subset, check_parts, draw_subset, subset_sizes
 
+Ratio = tuple[int, int]
 ORDERS = {
     "mixed": "ID and OOD images shuffled into one stream per OOD set (AdaNeg's protocol)",
     "id_first": "all ID images in the given order, then the OOD images (OpenOOD's evaluator)",
@@ -20,20 +20,20 @@ ORDERS = {
 SPLITS = ("near", "far")
 
 
-class ScoresLike(typing.Protocol):
-    """What a detector returns for B images: pred (B,) integers, conf (B,) floats."""
+class Subset(typing.NamedTuple):
+    """Rows of the ID and the OOD features, each in ascending order."""
 
-    @property
-    def pred(self) -> Tensor: ...
-
-    @property
-    def conf(self) -> Tensor: ...
+    ids: np.ndarray
+    oods: np.ndarray
 
 
 class Detector(typing.Protocol):
-    """Anything that scores (B, D) image features and can forget what it saw."""
+    """Anything that scores (B, D) image features and can forget what it saw.
 
-    def score(self, features: Tensor) -> ScoresLike: ...
+    What ``score`` returns has ``pred``, (B,) integers, and ``conf``, (B,) floats.
+    """
+
+    def score(self, features: Tensor) -> typing.Any: ...
 
     def reset(self) -> None: ...
 
@@ -72,27 +72,6 @@ def stream_order(n_ood: int, n_id: int, seed: int, order: str = "mixed") -> np.n
     return np.random.default_rng(seed).permutation(n).astype(np.int64, copy=False)
 
 
-def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
-    """The seeds as integers.
-
-    Raises:
-        ValueError: none, one that is repeated, negative or no integer.
-    """
-    try:
-        checked = tuple(operator.index(seed) for seed in seeds)
-    except TypeError:
-        raise ValueError(f"seeds must be integers, got {seeds!r}") from None
-    if not checked or len(set(checked)) < len(checked) or min(checked) < 0:
-        raise ValueError(f"seeds must be distinct and >= 0, at least one, got {checked}")
-    return checked
-
-
-def keeps_state(detector: Detector) -> bool:
-    """Whether a detector's scores depend on the images before; one without ``info`` counts as such."""
-    info = getattr(detector, "info", None)
-    return bool(getattr(info, "keeps_state", True))
-
-
 @dataclass(frozen=True)
 class Protocol:
     """How the images of a benchmark are met.
@@ -116,23 +95,62 @@ class Protocol:
     n_images: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "seeds", check_seeds(self.seeds))
+        try:
+            seeds = tuple(operator.index(seed) for seed in self.seeds)
+        except TypeError:
+            raise ValueError(f"seeds must be integers, got {self.seeds!r}") from None
+        if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+            raise ValueError(f"seeds must be distinct and >= 0, at least one, got {seeds}")
+        object.__setattr__(self, "seeds", seeds)
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be >= 1, got {self.batch_size}")
         _check_order(self.order)
-        check_parts(self.ratio, self.n_images)
+        if self.ratio is not None and min(self.ratio) < 1:
+            raise ValueError(f"ratio must be two whole numbers of at least 1, got {self.ratio}")
+        if self.n_images is not None and self.n_images < 2:
+            raise ValueError(f"n_images must be at least 2, an ID and an OOD image, got {self.n_images}")
 
     def sizes(self, n_id: int, n_ood: int) -> tuple[int, int]:
-        """ID and OOD images that are met, of so many."""
-        return subset_sizes(n_id, n_ood, self.ratio, self.n_images)
+        """How many ID and OOD images are met, of so many; at least one of each.
+
+        Raises:
+            ValueError: there are fewer than ``n_images`` asks for.
+
+        Example:
+            >>> Protocol(ratio=(1, 1)).sizes(100, 300)
+            (100, 100)
+            >>> Protocol(ratio=(1, 10), n_images=22).sizes(100, 300)
+            (2, 20)
+            >>> Protocol(n_images=40).sizes(100, 300)
+            (10, 30)
+        """
+        of_id, of_ood = self.ratio or (n_id, n_ood)
+        if self.n_images is None:
+            # whole-number arithmetic: no rounding can ask for an image too many
+            if n_id * of_ood <= n_ood * of_id:
+                return n_id, min(n_ood, max(1, n_id * of_ood // of_id))
+            return min(n_id, max(1, n_ood * of_id // of_ood)), n_ood
+        ids = min(max(1, round(self.n_images * of_id / (of_id + of_ood))), self.n_images - 1)
+        oods = self.n_images - ids
+        if ids > n_id or oods > n_ood:
+            raise ValueError(
+                f"{self.n_images} images at {of_id}:{of_ood} need {ids} ID and {oods} OOD images, there "
+                f"are {n_id} and {n_ood}"
+            )
+        return ids, oods
 
     def takes_all(self, n_id: int, n_ood: int) -> bool:
         """Whether every image is met, of so many."""
         return self.sizes(n_id, n_ood) == (n_id, n_ood)
 
     def subset(self, n_id: int, n_ood: int, seed: int) -> Subset:
-        """The images that a seed's stream holds."""
-        return draw_subset(n_id, n_ood, seed, self.ratio, self.n_images)
+        """The images of a seed's stream; a smaller subset lies in a larger one of the same seed."""
+        drawn = []
+        for side, (n, keep) in enumerate(zip((n_id, n_ood), self.sizes(n_id, n_ood))):
+            # generators of their own, so that the choice says nothing of the order
+            chosen = np.random.default_rng([seed, 1 + side]).permutation(n)[:keep]
+            drawn.append(np.sort(chosen))
+        return Subset(*drawn)
 
 
 @dataclass(frozen=True)
@@ -164,17 +182,11 @@ class Stream:
 def streams_of(
     data: FeatureSet, protocol: Protocol, given_orders: Mapping[str, np.ndarray] | None = None
 ) -> Iterator[Stream]:
-    """Every OOD set under every seed, set by set.
-
-    Args:
-        data: the sets.
-        protocol: seeds, order and images.
-        given_orders: OOD set -> an order in place of the seeds'.
+    """Every OOD set under every seed, set by set; arguments as of ``replay``.
 
     Raises:
         ValueError: the protocol asks for more images than a set has.
     """
-    orders = given_orders or {}
     for split in SPLITS:
         for dataset, ood in getattr(data, split).items():
             try:
@@ -182,7 +194,19 @@ def streams_of(
             except ValueError as error:
                 raise ValueError(f"{dataset}: {error}") from None
             for seed in protocol.seeds:
-                yield Stream(split, dataset, seed, protocol, orders.get(dataset))
+                yield Stream(split, dataset, seed, protocol, (given_orders or {}).get(dataset))
+
+
+def parse_ratio(text: str) -> Ratio:
+    """``"1:10"`` -> ``(1, 10)``, ID to OOD.
+
+    Raises:
+        ValueError: it is none.
+    """
+    sides = [int(side) if side.strip().isdigit() else 0 for side in text.split(":")]
+    if len(sides) != 2 or min(sides) < 1:
+        raise ValueError(f"a ratio is ID:OOD, two whole numbers such as 1:10, got {text!r}")
+    return sides[0], sides[1]
 
 
 def _check_order(order: str) -> None:

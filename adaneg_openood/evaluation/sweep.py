@@ -3,41 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import functools
 import itertools
-import json
-import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from adaneg_openood._version import __version__
-from adaneg_openood.data.feature_set import FeatureSet, named_tensors
-from adaneg_openood.detectors import DETECTORS, AdaNegConfig, default_settings
-from adaneg_openood.evaluation.streams import Protocol, Stream, streams_of
-from adaneg_openood.evaluation.subsets import Ratio
-from adaneg_openood.evaluation.sweep_result import BANK_COLUMNS, STREAM_AXES, SweepResult
-from adaneg_openood.evaluation.sweep_runs import (
-    Detectors,
-    distinct_streams,
-    families,
-    measured,
-    run_key,
+from adaneg_openood.data.feature_set import FeatureSet
+from adaneg_openood.detectors import (
+    DETECTORS,
+    AdaNegConfig,
+    TextDetector,
+    default_settings,
+    make_detector,
 )
+from adaneg_openood.detectors.adaneg import combined
+from adaneg_openood.evaluation.metrics import ood_metrics
+from adaneg_openood.evaluation.provenance import describe_data, made_with
+from adaneg_openood.evaluation.replaying import replay_streams
+from adaneg_openood.evaluation.stream_result import StreamResult
+from adaneg_openood.evaluation.streams import Protocol, Ratio, Stream, streams_of
+from adaneg_openood.evaluation.sweep_result import BANK_COLUMNS, STREAM_AXES, SweepResult
 from adaneg_openood.io.checks import unknown_key
-from adaneg_openood.io.digests import tensor_bytes
-from adaneg_openood.io.files import Journal, atomic_path, read_json_object
+from adaneg_openood.io.digests import digest_of
+from adaneg_openood.io.files import Journal, read_json_object, write_json
 from adaneg_openood.io.locks import first_holds
 from adaneg_openood.io.processes import ALONE, Group
 
-__all__ = ["SweepResult", "data_digest", "grid_configs", "sweep"]
-
-logger = logging.getLogger(__name__)
-
 _FORMAT = 1
+_TOGETHER = 16  # detectors at a time: each holds a bank of its own
 
 
 def sweep(
@@ -92,6 +89,7 @@ def sweep(
     protocols = [Protocol(tuple(seeds), *point) for point in points]
     for protocol in protocols:
         list(streams_of(data, protocol))  # more images than there are: an error before the first stream
+    device = torch.device(device)
     if folder is None:
         return _run(data, method, configs, protocols, {}, None, device, progress, group)
     root = Path(folder)
@@ -146,58 +144,121 @@ def _run(
     protocols: Sequence[Protocol],
     known: dict[str, dict[str, Any]],
     journal: Journal | None,
-    device: torch.device | str,
+    device: torch.device,
     progress: bool,
     group: Group,
 ) -> SweepResult:
     import pandas as pd
     from tqdm import tqdm
 
-    met = list(
-        dict.fromkeys(stream for protocol in protocols for _, stream in distinct_streams(data, protocol))
-    )
-    jobs: list[tuple[Stream, dict[Any, str]]] = []
-    for family in families(configs):  # outermost, so that its detectors are made once
+    met = dict.fromkeys(stream for protocol in protocols for _, stream in _distinct(data, protocol))
+    jobs = []
+    for family in _families(configs):  # outermost, so that its detectors are made once
         for stream in met:
-            keys = {config: run_key(stream, method, config) for config in family}
+            keys = {config: _run_key(stream, method, config) for config in family}
             missing = {config: key for config, key in keys.items() if key not in known}
             if missing:
-                jobs.append((stream, missing))
-    before = list(itertools.accumulate((len(missing) for _, missing in jobs), initial=0))
-    builder = Detectors(data, method, device)
+                jobs.append((family, stream, missing))
+    before = list(itertools.accumulate((len(missing) for *_, missing in jobs), initial=0))
 
-    def run(job: tuple[Stream, dict[Any, str]]) -> dict[str, dict[str, Any]]:
-        stream, missing = job
-        scored = measured(data, stream, builder, list(missing))
-        records = {missing[config]: value for config, value in scored.items()}
+    @functools.lru_cache(maxsize=1)
+    def detectors(family: tuple[Any, ...]) -> dict[Any, TextDetector]:
+        made: dict[Any, TextDetector] = {}
+        for config in dict.fromkeys(map(_scoreless, family)):
+            settings = dataclasses.asdict(config)
+            rows = data.text_features, data.n_id, data.logit_scale
+            made[config] = make_detector(method, *rows, settings).to(device)
+            # hundreds of megabytes, were each to hold its own
+            made[config].text_features = next(iter(made.values())).text_features
+        return made
+
+    def run(job: tuple[tuple[Any, ...], Stream, dict[Any, str]]) -> dict[str, dict[str, Any]]:
+        family, stream, missing = job
+        made = detectors(family)
+        wanted = list(dict.fromkeys(map(_scoreless, missing)))
+        named = {str(number): made[config] for number, config in enumerate(wanted)}
+        results = replay_streams(data, named, [stream], device=device, keep_parts=True)
+        found = dict(zip(wanted, results))
+        records = {
+            key: _record(found[_scoreless(config)], config, data.n_id) for config, key in missing.items()
+        }
         if journal is not None:
             journal.append(records)
         return records
 
     done = len(met) * len(configs) - before[-1]
-    bar = tqdm(
-        total=done + before[-1], initial=done, unit="run", disable=not (progress and group.is_first)
-    )
-    with bar:
+    hidden = not (progress and group.is_first)
+    with tqdm(total=done + before[-1], initial=done, unit="run", disable=hidden) as bar:
         for records in group.share(jobs, run, lambda begun: bar.update(done + before[begun] - bar.n)):
             known.update(records)
         bar.update(done + before[-1] - bar.n)
-    rows = []
-    for config in configs:
-        for protocol in protocols:
-            # seed by seed, each with every set
-            by_seed = sorted(
-                distinct_streams(data, protocol), key=lambda one: protocol.seeds.index(one[0])
-            )
-            for seed, stream in by_seed:
-                value = known[run_key(stream, method, config)]
-                rows.append({**_point(config, protocol), "seed": seed, **value})
-    frame = pd.DataFrame(rows)
-    nullable = {name: "Int64" for name in ("n_images", *BANK_COLUMNS)}
-    frame = frame.astype(nullable)
+    rows = [
+        {**_point(config, protocol), "seed": seed, **known[_run_key(stream, method, config)]}
+        for config in configs
+        for protocol in protocols
+        for seed, stream in sorted(
+            _distinct(data, protocol), key=lambda one: protocol.seeds.index(one[0])
+        )
+    ]
+    frame = pd.DataFrame(rows).astype(dict.fromkeys(("n_images", *BANK_COLUMNS), "Int64"))
     settings = tuple(default_settings(method))
     axes = [key for key in (*settings, *STREAM_AXES) if frame[key].nunique(dropna=False) > 1]
     return SweepResult(frame, tuple(axes), before[-1], settings)
+
+
+def _distinct(data: FeatureSet, protocol: Protocol) -> Iterator[tuple[int, Stream]]:
+    """Every seed's stream of every set; a seed that changes nothing has the stream of seed 0."""
+    for stream in streams_of(data, protocol):
+        n_ood = len(getattr(data, stream.split)[stream.dataset])
+        fixed = protocol.order == "id_first" and protocol.takes_all(len(data.id_features), n_ood)
+        yield stream.seed, dataclasses.replace(stream, seed=0) if fixed else stream
+
+
+def _families(configs: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+    """Configurations that read the text alike, at most :data:`_TOGETHER` detectors each."""
+    alike: dict[tuple[Any, Any], dict[Any, list[Any]]] = {}
+    for config in configs:
+        key = getattr(config, "groups", None), getattr(config, "permute", None)
+        alike.setdefault(key, {}).setdefault(_scoreless(config), []).append(config)
+    for same in alike.values():
+        members = list(same.values())
+        for start in range(0, len(members), _TOGETHER):
+            yield tuple(itertools.chain.from_iterable(members[start : start + _TOGETHER]))
+
+
+def _scoreless(config: Any) -> Any:
+    """Configurations that differ in the score alone are one detector."""
+    return dataclasses.replace(config, score="combine") if isinstance(config, AdaNegConfig) else config
+
+
+def _run_key(stream: Stream, method: str, config: Any) -> str:
+    """Of a run: all it depends on besides the data."""
+    how = dataclasses.asdict(stream.protocol)
+    del how["seeds"]
+    return digest_of(
+        {
+            "method": method,
+            "config": dataclasses.asdict(config),
+            "protocol": how,
+            "seed": stream.seed,
+            "set": [stream.split, stream.dataset],
+        }
+    )
+
+
+def _record(result: StreamResult, config: Any, n_id: int) -> dict[str, Any]:
+    bank: dict[str, Any] = dict.fromkeys(BANK_COLUMNS)
+    if result.counts is not None:
+        filled, cached = result.counts > 0, int(result.counts.sum())
+        numbers = int(filled[:n_id].sum()), n_id, int(filled[n_id:].sum()), cached
+        bank = dict(zip(BANK_COLUMNS, numbers))
+    metrics = result.metrics
+    if isinstance(config, AdaNegConfig):
+        assert result.s_neglabel is not None and result.s_adaptive is not None
+        s_nl, s_ada = torch.from_numpy(result.s_neglabel), torch.from_numpy(result.s_adaptive)
+        metrics = ood_metrics(combined(s_nl, s_ada, config), result.label, result.pred)
+    where = {name: getattr(result, name) for name in ("split", "dataset", "n_id", "n_ood")}
+    return {**where, **metrics, **bank}
 
 
 def _point(config: Any, protocol: Protocol) -> dict[str, Any]:
@@ -210,47 +271,24 @@ def _point(config: Any, protocol: Protocol) -> dict[str, Any]:
 
 
 def _written_down(
-    root: Path, data: FeatureSet, method: str, device: torch.device | str
+    root: Path, data: FeatureSet, method: str, device: torch.device
 ) -> dict[str, dict[str, Any]]:
-    """The runs in a folder, of however many ranks."""
-    _check_folder(root, data, method, device)
-    known: dict[str, dict[str, Any]] = {}
-    for file in sorted(root.glob("journal*.jsonl")):
-        known.update(Journal(file).records)
-    return known
-
-
-def _check_folder(root: Path, data: FeatureSet, method: str, device: torch.device | str) -> None:
-    """Runs that cannot be compared must not meet in one folder."""
-    about = {
-        "format": _FORMAT,
-        "data": data_digest(data),
-        "method": method,
-        "adaneg_openood": __version__,
-        "torch": torch.__version__,
-        "device": torch.device(device).type,
-    }
+    """The runs in a folder, of however many ranks; runs that cannot be compared must not meet there."""
+    digest = digest_of(describe_data(data))
+    about = {"format": _FORMAT, "data": digest, "method": method, **made_with(device)}
     file = root / "sweep.json"
-    if file.exists():
-        known = read_json_object(file)
-        key = next((key for key in about if known.get(key) != about[key]), None)
-        if key is not None:
-            raise ValueError(
-                f"{root}: holds runs with {key} {known.get(key)!r}, these have {about[key]!r}; "
-                "name another folder"
-            )
-        return
-    if (root / "journal.jsonl").exists():
-        raise ValueError(f"{root}: has a journal but no sweep.json, so its runs are of unknown data")
-    with atomic_path(file) as temporary:
-        temporary.write_text(json.dumps(about, indent=1, sort_keys=True) + "\n", "utf-8")
-
-
-def data_digest(data: FeatureSet) -> str:
-    """SHA-256 of all features, labels and set names, 16 hex digits."""
-    digest = hashlib.sha256()
-    for name, tensor in named_tensors(data):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor_bytes(tensor))
-    digest.update(f"{data.n_id} {data.logit_scale!r}".encode())
-    return digest.hexdigest()[:16]
+    if not file.exists():
+        if (root / "journal.jsonl").exists():
+            raise ValueError(f"{root}: has a journal but no sweep.json, so its runs are of unknown data")
+        write_json(file, about, indent=1, sort_keys=True)
+    known = read_json_object(file)
+    key = next((key for key in about if known.get(key) != about[key]), None)
+    if key is not None:
+        raise ValueError(
+            f"{root}: holds runs with {key} {known.get(key)!r}, these have {about[key]!r}; "
+            "name another folder"
+        )
+    found: dict[str, dict[str, Any]] = {}
+    for journal in sorted(root.glob("journal*.jsonl")):
+        found.update(Journal(journal).records)
+    return found

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from adaneg_openood.evaluation.drawing import lines_over, save_figure
 from adaneg_openood.evaluation.metrics import CONVENTIONS, METRICS
-from adaneg_openood.evaluation.tables import GROUP_ROWS, group_means
-from adaneg_openood.io.files import atomic_path
+from adaneg_openood.evaluation.tables import GROUP_ROWS, over_seeds
+from adaneg_openood.io.files import atomic_path, write_json
 from adaneg_openood.io.names import harmless_table
 
 if TYPE_CHECKING:
@@ -45,26 +46,54 @@ class SweepResult:
         One row a configuration, protocol and set or group; columns ``METRIC`` and ``METRIC std``. A
         group's deviation is that of its mean. With one seed deviations are 0.
         """
-        import pandas as pd
-
-        records = self.records
-        point = [*self.settings, *STREAM_AXES]
-        sets = {split: rows["dataset"].unique() for split, rows in records.groupby("split", sort=False)}
-        named = {GROUP_ROWS[str(split)]: list(names) for split, names in sets.items()}
-        groups = group_means(records, named, [*point, "split"])
-        rows = pd.concat([records, groups], ignore_index=True)
-        grouped = rows.groupby([*point, "split", "dataset"], sort=False, dropna=False)[list(METRICS)]
-        mean, spread = grouped.mean(), grouped.std(ddof=1).fillna(0.0)
-        out = mean.copy()
-        for metric in reversed(METRICS):
-            out.insert(list(out.columns).index(metric) + 1, f"{metric} std", spread[metric])
-        return out.reset_index()
+        sets = self.records.groupby("split", sort=False)["dataset"].unique()
+        groups = {GROUP_ROWS[str(split)]: list(names) for split, names in sets.items()}
+        keys = [*self.settings, *STREAM_AXES, "split"]
+        means, spreads = over_seeds(self.records, groups, keys)
+        both = means.join(spreads.fillna(0.0).add_suffix(" std"))
+        columns = [f"{metric}{what}" for metric in METRICS for what in ("", " std")]
+        return both[columns].reset_index()
 
     def best(self, metric: str = "AUROC", row: str = "farood") -> pd.DataFrame:
         """Rows of :meth:`summary` for one set or group, best first."""
         summary = self.summary()
         chosen = summary[summary["dataset"] == row]
         return chosen.sort_values(metric, ascending=metric.startswith("FPR"), kind="stable")
+
+    def plot(self, folder: str | os.PathLike[str], fixed: Mapping[str, Any] | None = None) -> list[Path]:
+        """Write ``plot_AXIS.png`` for each axis that varies; the title says where others are held.
+
+        Args:
+            folder: where the pictures go.
+            fixed: axis -> the value it is held at while others are drawn; the first one otherwise.
+
+        Returns:
+            The files.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        import pandas as pd
+
+        means = self.summary()
+        means = means[means["dataset"].isin(GROUP_ROWS.values())]
+        held = {axis: means[axis].unique()[0] for axis in self.axes}
+        held.update({axis: v for axis, v in (fixed or {}).items() if v in list(means.get(axis, ()))})
+        n_seeds = self.records["seed"].nunique()
+        bars = f"mean and one standard deviation over {n_seeds} seeds" if n_seeds > 1 else "one seed"
+        files = []
+        for axis in self.axes:
+            rows, at = means, []
+            for key in self.axes:
+                if key != axis:
+                    missing = pd.isna(held[key])
+                    rows = rows[rows[key].isna() if missing else rows[key] == held[key]]
+                    at.append(f"{key} {'all' if missing else held[key]}")
+            title = f"{axis}: {bars}{'; ' if at else ''}{', '.join(at)}"
+            files.append(Path(folder) / f"plot_{axis}.png")
+            label = "ID images per OOD image" if axis == "ratio" else axis
+            save_figure(lines_over(rows, axis, "dataset", title, label), files[-1])
+        return files
 
     def write(self, folder: str | os.PathLike[str]) -> list[Path]:
         """Write ``results.csv`` (long form), ``summary.csv`` and ``conventions.json``, atomically."""
@@ -74,7 +103,6 @@ class SweepResult:
             with atomic_path(file) as temporary:
                 text = harmless_table(frame).to_csv(index=False, lineterminator="\n")
                 temporary.write_bytes(text.encode())
-        with atomic_path(files[-1]) as temporary:
-            about = {"units": "percent", "axes": list(self.axes), "conventions": CONVENTIONS}
-            temporary.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        about = {"units": "percent", "axes": list(self.axes), "conventions": CONVENTIONS}
+        write_json(files[-1], about, indent=1)
         return files

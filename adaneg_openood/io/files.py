@@ -60,6 +60,22 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink()
 
 
+def write_json(path: str | os.PathLike[str], content: Any, **options: Any) -> None:
+    """Write JSON values as UTF-8 text, atomically.
+
+    Args:
+        path: the file.
+        content: the values.
+        options: of ``json.dumps``, such as ``indent``, which is 2 if not given.
+
+    Raises:
+        ValueError: a number that JSON does not know, such as NaN.
+    """
+    chosen = {"indent": 2, "ensure_ascii": False, "allow_nan": False, **options}
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, **chosen) + "\n", encoding="utf-8")
+
+
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Try whether :func:`atomic_path` could write a file, before the work for it begins.
 

@@ -19,6 +19,7 @@ from adaneg_openood.benchmark.settings import LabelSettings, StorageSettings
 from adaneg_openood.data.feature_set import DEFAULT_LOGIT_SCALE
 from adaneg_openood.detectors import DETECTORS, TextDetector, make_detector
 from adaneg_openood.evaluation import Protocol, Run, replay, replay_streams
+from adaneg_openood.evaluation.streams import streams_of
 from adaneg_openood.io.configuration import read_yaml, shipped
 from adaneg_openood.io.digests import tensor_digest
 from adaneg_openood.io.files import cache_folder
@@ -333,7 +334,7 @@ def mixed_scores(
         ``"conf"`` (N_id + N_ood,) float32 and ``"pred"`` int64, the ID sets first.
     """
     data = feature_set(labels, [known[part] for part in id_sets], far={ood.name: ood})
-    [scores] = replay_streams(data, {detector.info.name: detector}, protocol)
+    [scores] = replay_streams(data, {detector.info.name: detector}, streams_of(data, protocol))
     n_ood = len(ood.labels)
     both = {"conf": scores.conf, "pred": scores.pred}
     return {kind: np.concatenate([x[n_ood:], x[:n_ood]]) for kind, x in both.items()}

@@ -25,8 +25,8 @@ def threshold_fpr95(conf: np.ndarray, is_ood: np.ndarray) -> tuple[float, float]
         >>> threshold_fpr95(np.array([0.1, 0.2, 0.3, 0.9]), np.array([True, True, False, False]))
         (0.2, 0.0)
     """
-    point = RankedScores(conf, is_ood).counts().fpr95()
-    return point.threshold, 100.0 * point.fpr
+    fpr, threshold = RankedScores(conf, is_ood).counts().fpr95()
+    return threshold, 100.0 * fpr
 
 
 def roc(conf: np.ndarray, is_ood: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

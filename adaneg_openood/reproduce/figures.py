@@ -15,11 +15,12 @@ from adaneg_openood.evaluation.drawing import (
     WIDTH,
     drawing,
     legend_below,
-    method_style,
+    lines_over,
 )
-from adaneg_openood.reproduce.result import FPR_ID, FPR_OOD
+from adaneg_openood.evaluation.metrics import METRICS
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
     from adaneg_openood.reproduce.result import Reproduction
@@ -35,7 +36,7 @@ def reproduction_figure(result: Reproduction) -> Figure:
         return plane_figure(result)
     if not result.detects:
         return _proxy_figure(result)
-    return _varied_figure(result) if result.varies else _bar_figure(result)
+    return _varied_figure(result) if result.spec.varies else _bar_figure(result)
 
 
 def plane_figure(result: Reproduction) -> Figure:
@@ -73,62 +74,28 @@ def plane_figure(result: Reproduction) -> Figure:
 
 def _varied_figure(result: Reproduction) -> Figure:
     """FPR95 in both conventions and AUROC over the setting, mean over the OOD sets, bars: seeds."""
-    table, spread = result.table(), result.spread()
-    group = "mean" if "mean" in table.index.get_level_values("dataset") else next(iter(result.splits))
-    mean = table.xs(group, level="dataset").reset_index()
-    error = spread.xs(group, level="dataset").reset_index()
-    values = mean["setting"].str.extract(r"([\d.]+)(?::([\d.]+))?$").astype("float64")
-    mean = mean.assign(value=values[0] / values[1].fillna(1.0))
-    settings = mean.loc[mean["setting"] != "", "value"].unique()
-    logarithmic = bool(len(settings) > 2 and settings.min() > 0 and settings.max() / settings.min() > 50)
-    with drawing(WIDTH, 3.3, ncols=3) as (figure, axes):
-        for panel, metric in zip(axes, (FPR_OOD, FPR_ID, "AUROC")):
-            for index, method in enumerate(dict.fromkeys(mean["method"])):
-                rows = mean[mean["method"] == method]
-                style = method_style(index + 1)
-                if (rows["setting"] == "").all():
-                    panel.axhline(rows[metric].iloc[0], label=method, **style)
-                    continue
-                bars = error.loc[rows.index, metric].fillna(0.0)
-                panel.errorbar(
-                    rows["value"],
-                    rows[metric],
-                    yerr=bars,
-                    label=method,
-                    marker="o",
-                    ms=4,
-                    capsize=2,
-                    **style,
-                )
-            if logarithmic:
-                panel.set_xscale("log")
-            # a deviation may reach beyond what a percentage can be
-            low, high = panel.get_ylim()
-            panel.set_ylim(max(0.0, low), min(101.0, high))
-            panel.set_title(f"{metric}, %", loc="left")
-            panel.set_xlabel(result.varies)
-        _headline(figure, result, f"{_group_name(group)}, bars: standard deviation over seeds")
-        legend_below(figure, axes[0])
-    return figure
+    group, mean = _mean(result)
+    detail = f"{_group_name(group)}, bars: standard deviation over seeds"
+    title = f"{result.spec.title}\n{detail}"
+    return lines_over(mean, "setting", "method", title, result.spec.varies)
 
 
 def _bar_figure(result: Reproduction) -> Figure:
     """FPR95 in both conventions and AUROC, one bar a row of the table, mean over the OOD sets."""
-    table = result.table()
-    group = "mean" if "mean" in table.index.get_level_values("dataset") else next(iter(result.splits))
-    mean = table.xs(group, level="dataset").reset_index()
+    group, mean = _mean(result)
     names = [
         " ".join(filter(None, row)) for row in zip(mean["features"], mean["method"], mean["setting"])
     ]
     with drawing(WIDTH, 1.2 + 0.32 * len(mean), ncols=3, sharey=True) as (figure, axes):
-        for panel, metric in zip(axes, (FPR_OOD, FPR_ID, "AUROC")):
+        for panel, metric in zip(axes, METRICS[:3]):
             bars = panel.barh(names, mean[metric], color=ID_COLOUR, height=0.62, alpha=0.85)
             panel.bar_label(bars, fmt="%.1f", padding=3, fontsize=8.5, color=INK)
             panel.set_title(f"{metric}, %", loc="left")
             panel.set_xlim(0, 1.18 * float(mean[metric].max()) + 1e-9)
             panel.grid(axis="y", visible=False)
         axes[0].invert_yaxis()
-        _headline(figure, result, _group_name(group))
+        title = f"{result.spec.title}\n{_group_name(group)}"
+        figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     return figure
 
 
@@ -136,8 +103,11 @@ def _group_name(group: str) -> str:
     return "mean over OOD sets" if group == "mean" else group
 
 
-def _headline(figure: Figure, result: Reproduction, detail: str) -> None:
-    figure.suptitle(f"{result.title}\n{detail}", x=0.01, ha="left", fontsize=10)
+def _mean(result: Reproduction) -> tuple[str, pd.DataFrame]:
+    """The row that stands for all OOD sets, and means and deviations of every method there."""
+    table = result.table().join(result.spread().add_suffix(" std"))
+    group = "mean" if "mean" in table.index.get_level_values("dataset") else next(iter(result.splits))
+    return group, table.xs(group, level="dataset").reset_index()
 
 
 def _proxy_figure(result: Reproduction) -> Figure:

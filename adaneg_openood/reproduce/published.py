@@ -11,13 +11,12 @@ with the released implementation), ``independent run`` (measured anew on the sam
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from adaneg_openood.data.feature_set import FeatureSet
-from adaneg_openood.reproduce.result import FPR_ID, FPR_OOD
 from adaneg_openood.reproduce.targets import Row
 
 if TYPE_CHECKING:
@@ -31,14 +30,9 @@ _ENOUGH = 0.9  # of the protocol's ID images; a few may be unreadable
 
 @dataclass(frozen=True)
 class PublishedProtocol:
-    """What data published figures ran on.
+    """What data published figures ran on: C, normalised names of OOD sets, and sizes of the ID test set.
 
-    Attributes:
-        n_classes: C.
-        near: normalised names of the near-OOD sets.
-        far: normalised names of the far-OOD sets.
-        id_images: sizes of the ID test set that count as the same (OpenOOD holds some out); empty
-            where it is not known.
+    OpenOOD holds some ID images out, so several sizes count as the same; empty where none is known.
     """
 
     n_classes: int
@@ -111,82 +105,69 @@ def _apart(want: PublishedProtocol, data: FeatureSet) -> list[str]:
     return found
 
 
-# ours -> the column of published.csv; the unstated convention has no counterpart
-PAIRS = {FPR_OOD: "fpr95_ood_positive", FPR_ID: "fpr95_id_positive", "AUROC": "auroc", "ACC": "id_acc"}
-SHORT = {FPR_OOD: "FPR95 OOD+", FPR_ID: "FPR95 ID+", "AUROC": "AUROC", "ACC": "ACC"}
+# ours -> how it is called here, and the column of published.csv; unstated ones have no counterpart
+PAIRS = {
+    "FPR@95": ("FPR95 OOD+", "fpr95_ood_positive"),
+    "FPR@95 (ID positive)": ("FPR95 ID+", "fpr95_id_positive"),
+    "AUROC": ("AUROC", "auroc"),
+    "ACC": ("ACC", "id_acc"),
+}
 COLUMNS = (
     *("features", "method", "setting", "dataset"),
-    *(f"{short} {which}" for short in SHORT.values() for which in ("ours", "published", "difference")),
+    *(
+        f"{short} {which}"
+        for short, _ in PAIRS.values()
+        for which in ("ours", "published", "difference")
+    ),
     *("FPR95 unstated published", "n_id", "n_ood", "source", "difference_taken"),
 )
 
 
 def beside_published(
-    table: pd.DataFrame,
-    rows: Mapping[str, Sequence[Row]],
-    protocols: dict[str, str],
-    comparable: dict[str, bool],
-    backbone: str,
-) -> pd.DataFrame:
-    """One row per published figure with a counterpart in ``table``; columns :data:`COLUMNS`.
+    table: pd.DataFrame, label: str, rows: Sequence[Row], protocol: str, comparable: bool, backbone: str
+) -> list[dict[str, Any]]:
+    """Our numbers and the published ones, one row per figure; keys :data:`COLUMNS`.
 
     Args:
         table: of :func:`~adaneg_openood.reproduce.result.summarised`.
-        rows: features' label -> its rows.
-        protocols: features' label -> protocol of published.csv.
-        comparable: features' label -> whether data and settings are those of the protocol. Where not,
-            the figures are listed for orientation, without numbers of ours and without a difference.
-        backbone: of the features; figures of other backbones are left out. A features' label that is
-            itself a published backbone goes first.
+        label: of the features. One that is itself a published backbone goes before ``backbone``.
+        rows: that the features allow.
+        protocol: of published.csv.
+        comparable: whether data and settings are those of the protocol. Where not, the figures are
+            listed for orientation, without numbers of ours and without a difference.
+        backbone: of the features; figures of other backbones are left out.
     """
-    import pandas as pd
-
     published = load_published()
-    found: list[dict[str, Any]] = []
-    for label, of_label in rows.items():
-        name = label if label in set(published["backbone"]) else backbone
-        figures = published[
-            (published["protocol"] == protocols[label]) & (published["backbone"] == name)
-        ]
-        for row in of_label:
-            taken = comparable[label] and not row.apart
-            for method, source in row.figures:
-                chosen = figures[
-                    (figures["method"] == method)
-                    & figures["source"].str.contains(source, regex=False)
-                    & (figures["setting"].isin(["", row.setting]))
-                ]
-                for _, figure in chosen.iterrows():
-                    ours = _counterpart(table, label, row, figure["dataset"]) if taken else None
-                    found.append(_beside(label, row, figure, ours))
-    return pd.DataFrame(found, columns=list(COLUMNS))
-
-
-def _counterpart(table: pd.DataFrame, label: str, row: Row, dataset: str) -> pd.Series | None:
-    """Our row of a dataset or group."""
-    ours = (label, row.method, row.setting)
-    for place, key in enumerate(table.index):
-        if tuple(key[:3]) == ours and set_name(key[3]) == set_name(dataset):
-            return table.iloc[place]
-    return None
-
-
-def _beside(label: str, row: Row, figure: pd.Series, ours: pd.Series | None) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "features": label,
-        "method": row.method,
-        "setting": row.setting,
-        "dataset": figure["dataset"],
-        "FPR95 unstated published": figure["fpr95_unstated"],
-        "n_id": None if ours is None else int(ours["n_id"]),
-        "n_ood": None if ours is None else int(ours["n_ood"]),
-        "source": f"{figure['method']}: {figure['source']}",
-        "difference_taken": ours is not None,
-    }
-    for metric, column in PAIRS.items():
-        mine = float("nan") if ours is None else float(ours[metric])
-        theirs = float(figure[column])
-        short = SHORT[metric]
-        found[f"{short} ours"], found[f"{short} published"] = mine, theirs
-        found[f"{short} difference"] = mine - theirs
+    name = label if label in set(published["backbone"]) else backbone
+    figures = published[(published["protocol"] == protocol) & (published["backbone"] == name)]
+    found = []
+    for row in rows:
+        of_row = {"features": label, "method": row.method, "setting": row.setting}
+        ours: dict[str, Any] = {}
+        if comparable and not row.apart:
+            mine = table.xs(tuple(of_row.values()), level=list(of_row))
+            ours = {set_name(dataset): dict(values) for dataset, values in mine.iterrows()}
+        for method, source in row.figures:
+            chosen = figures[
+                (figures["method"] == method)
+                & figures["source"].str.contains(source, regex=False)
+                & (figures["setting"].isin(["", row.setting]))
+            ]
+            for figure in chosen.to_dict("records"):
+                met = ours.get(set_name(figure["dataset"]))
+                beside: dict[str, Any] = {
+                    **of_row,
+                    "dataset": figure["dataset"],
+                    "FPR95 unstated published": figure["fpr95_unstated"],
+                    "n_id": None if met is None else int(met["n_id"]),
+                    "n_ood": None if met is None else int(met["n_ood"]),
+                    "source": f"{method}: {figure['source']}",
+                    "difference_taken": met is not None,
+                }
+                for metric, (short, column) in PAIRS.items():
+                    value = float("nan") if met is None else float(met[metric])
+                    both = {"ours": value, "published": figure[column]}
+                    both["difference"] = value - figure[column]
+                    beside.update({f"{short} {of}": number for of, number in both.items()})
+                found.append(beside)
     return found

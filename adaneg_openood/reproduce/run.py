@@ -5,23 +5,26 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
 from adaneg_openood.data.feature_set import FeatureSet
 from adaneg_openood.detectors import AdaNegConfig
-from adaneg_openood.evaluation import Protocol, Run, StreamResult, replay
+from adaneg_openood.evaluation import Protocol, replay
+from adaneg_openood.evaluation.metrics import METRICS
 from adaneg_openood.reproduce import geometry
-from adaneg_openood.reproduce.published import beside_published, select_protocol
-from adaneg_openood.reproduce.result import FPR_ID, FPR_OOD, RECORD_COLUMNS, Reproduction, summarised
+from adaneg_openood.reproduce.published import COLUMNS, beside_published, select_protocol
+from adaneg_openood.reproduce.result import Reproduction, summarised
 from adaneg_openood.reproduce.targets import TARGETS, Row, Target
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 logger = logging.getLogger(__name__)
 
 _TOGETHER = 8  # detectors at a time: each holds a bank of its own
-_NAMES = {"FPR@95": FPR_OOD, "FPR@95 (ID positive)": FPR_ID}
 
 
 class _How(NamedTuple):
@@ -73,28 +76,23 @@ def reproduce(
         )
     base = _base(spec, settings or {})
     protocol = Protocol(tuple(seeds), spec.batch_size if batch_size is None else batch_size)
-    found = Reproduction(
-        target=target,
-        title=spec.title,
-        source=spec.source,
-        varies=spec.varies,
-        protocol={
-            "seeds": list(protocol.seeds),
-            "batch_size": protocol.batch_size,
-            "given_orders": sorted(streams or {}),
-            "settings": base,
-            "device": str(device),
-            "precision": "float64" if double else "float32",
-            "backbone": backbone,
-        },
+    about = {
+        "seeds": list(protocol.seeds),
+        "batch_size": protocol.batch_size,
+        "given_orders": sorted(streams or {}),
+        "settings": base,
+        "device": str(device),
+        "precision": "float64" if double else "float32",
+        "backbone": backbone,
+    }
+    how = _How(protocol, streams or {}, device, double)
+    if not spec.geometry:
+        return _detection(target, about, labelled, how)
+    data = next(iter(labelled.values()))
+    records, points = geometry.measured(
+        data, AdaNegConfig(**base), protocol, how.streams, device, spec.geometry == "tsne"
     )
-    how = _How(protocol, dict(streams or {}), device, double)
-    if spec.geometry:
-        data = next(iter(labelled.values()))
-        config, planes = AdaNegConfig(**base), spec.geometry == "tsne"
-        records, points = geometry.measured(data, config, protocol, how.streams, device, planes)
-        return replace(found, records=records, points=points, notes=geometry.NOTES)
-    return _detection(found, spec, labelled, base, how)
+    return Reproduction(target, about, records, geometry.NOTES, points=points)
 
 
 def _base(spec: Target, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,57 +105,49 @@ def _base(spec: Target, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _detection(
-    found: Reproduction,
-    spec: Target,
-    labelled: Mapping[str, FeatureSet],
-    base: Mapping[str, Any],
-    how: _How,
+    target: str, about: dict[str, Any], labelled: Mapping[str, FeatureSet], how: _How
 ) -> Reproduction:
     import pandas as pd
 
-    records: list[dict[str, Any]] = []
-    rows: dict[str, list[Row]] = {}
-    protocols: dict[str, str] = {}
-    apart: dict[str, list[str]] = {}
-    splits: dict[str, str] = {}
-    for label, whole in labelled.items():
-        data, apart[label] = whole, ["the list of published figures holds none for this target"]
+    spec, base, backbone = TARGETS[target], about["settings"], about["backbone"]
+    frames, beside, splits = [], [], {}
+    notes: list[str] = []
+    for label, data in labelled.items():
+        protocol, apart = "", ["the list of published figures holds none for this target"]
         if spec.protocols:
-            protocols[label], data, reasons = select_protocol(spec.protocols, whole)
-            apart[label] = [*reasons, *_changes(spec, base, how.protocol)]
-        splits.update({**dict.fromkeys(data.near, "near"), **dict.fromkeys(data.far, "far")})
-        rows[label] = [_named(row, label, base) for row in spec.rows_for(data)]
-        # a sum and its parts must meet the same streams
-        together = len(rows[label]) if any(row.sum_of for row in rows[label]) else _TOGETHER
-        for start in range(0, len(rows[label]), together):
-            part = rows[label][start : start + together]
-            for record in _records(part, data, base, how):
-                records.append({"features": label, **record})
-        logger.info("%s: %d rows on %s", spec.title, len(rows[label]), label or "the features")
-    frame = pd.DataFrame(records, columns=list(RECORD_COLUMNS))
-    notes = [
-        f"{f'{label}: ' if label else ''}no difference is taken from published figures: {'; '.join(why)}"
-        for label, why in apart.items()
-        if why
-    ]
-    comparison = pd.DataFrame()
-    if protocols:
-        comparable = {label: not why for label, why in apart.items()}
-        table = summarised(frame, splits)
-        backbone = str(found.protocol["backbone"])
-        comparison = beside_published(table, rows, protocols, comparable, backbone)
-        listed = set(zip(comparison["features"], comparison["method"]))
-        for label, same in comparable.items():
-            if same and label not in set(comparison["features"]):
-                notes.append(
-                    f"{label or backbone}: the list of published figures holds none for these rows"
-                )
+            protocol, data, apart = select_protocol(spec.protocols, data)
+            apart = [*apart, *_changes(spec, base, how.protocol)]
+        none_taken = "no difference is taken from published figures"
+        if apart:
+            notes.append(f"{f'{label}: ' if label else ''}{none_taken}: {'; '.join(apart)}")
+        rows = [_named(row, label, base) for row in spec.rows_for(data)]
+        records = pd.concat(_records(rows, data, base, how), ignore_index=True)
+        frames.append(records.assign(features=label))
+        of_label = {**dict.fromkeys(data.near, "near"), **dict.fromkeys(data.far, "far")}
+        splits.update(of_label)
+        if protocol:
+            table, _ = summarised(frames[-1], of_label)
+            listed = beside_published(table, label, rows, protocol, not apart, backbone)
+            beside += listed
+            if not (apart or listed):
+                where = label or backbone
+                notes.append(f"{where}: the list of published figures holds none for these rows")
+            methods = {figure["method"] for figure in listed}
             notes += [
-                f"{row.method}: no difference is taken from published figures: {row.apart}"
-                for row in rows[label]
-                if same and row.apart and (label, row.method) in listed
+                f"{row.method}: {none_taken}: {row.apart}"
+                for row in rows
+                if not apart and row.apart and row.method in methods
             ]
-    return replace(found, records=frame, comparison=comparison, notes=tuple(notes), splits=splits)
+        logger.info("%s: %d rows on %s", spec.title, len(rows), label or "the features")
+    columns = ["features", "method", "setting", "dataset", "seed", "n_id", "n_ood", *METRICS]
+    return Reproduction(
+        target,
+        about,
+        pd.concat(frames, ignore_index=True)[columns],
+        tuple(notes),
+        pd.DataFrame(beside, columns=list(COLUMNS)),
+        splits=splits,
+    )
 
 
 def _named(row: Row, label: str, base: Mapping[str, Any]) -> Row:
@@ -171,61 +161,27 @@ def _named(row: Row, label: str, base: Mapping[str, Any]) -> Row:
 
 
 def _records(
-    rows: Sequence[Row],
-    data: FeatureSet,
-    base: Mapping[str, Any],
-    how: _How,
-) -> Iterator[dict[str, Any]]:
-    """Records of a few rows, whose detectors meet each stream side by side."""
-    runs: dict[int, Run] = {}
-    parts = list(dict.fromkeys((row.ratio, row.n_images) for row in rows))
-    for ratio, n_images in parts:
-        chosen = {
-            str(place): row.build(data, base)
-            for place, row in enumerate(rows)
-            if (row.ratio, row.n_images) == (ratio, n_images) and not row.sum_of
-        }
-        if how.double:
-            for detector in chosen.values():
-                detector.double()
-        run = replay(
-            data,
-            chosen,
-            replace(how.protocol, ratio=ratio, n_images=n_images),
-            device=how.device,
-            progress=False,
-            keep_parts=any(row.sum_of for row in rows),
-            given_orders=how.streams if (ratio, n_images) == (None, None) else None,
-        )
-        runs.update(dict.fromkeys((int(place) for place in chosen), run))
-    places = {row.method: place for place, row in enumerate(rows)}
-    for dataset in {**data.near, **data.far}:
-        for seed in how.protocol.seeds:
-            met = {place: run.stream(str(place), dataset, seed) for place, run in runs.items()}
-            for place, row in enumerate(rows):
-                if row.sum_of:
-                    result = _added([met[places[name]] for name in row.sum_of], row, base)
-                else:
-                    result = met[place]
-                yield {
-                    "method": row.method,
-                    "setting": row.setting,
-                    "dataset": dataset,
-                    "seed": seed,
-                    "n_id": result.n_id,
-                    "n_ood": result.n_ood,
-                    **{_NAMES.get(name, name): value for name, value in result.metrics.items()},
-                }
-
-
-def _added(parts: Sequence[StreamResult], row: Row, base: Mapping[str, Any]) -> StreamResult:
-    """S_ta + S_sa (+ lambda S_nl): the bank does not depend on the score, so parts can be added."""
-    first, second = parts
-    assert first.s_adaptive is not None and second.s_adaptive is not None
-    assert first.s_neglabel is not None
-    lam = base["lam"] if row.lam is None else row.lam
-    conf = first.s_adaptive + second.s_adaptive + lam * first.s_neglabel
-    return replace(first, conf=conf)
+    rows: Sequence[Row], data: FeatureSet, base: Mapping[str, Any], how: _How
+) -> Iterator[pd.DataFrame]:
+    """Records of each row; detectors that meet the same images meet them side by side."""
+    alike: dict[Any, list[Row]] = {}
+    for row in rows:
+        alike.setdefault((row.ratio, row.n_images), []).append(row)
+    for (ratio, n_images), same in alike.items():
+        protocol = replace(how.protocol, ratio=ratio, n_images=n_images)
+        given = how.streams if (ratio, n_images) == (None, None) else None
+        for start in range(0, len(same), _TOGETHER):
+            part = same[start : start + _TOGETHER]
+            detectors = {str(place): row.build(data, base) for place, row in enumerate(part)}
+            if how.double:
+                for detector in detectors.values():
+                    detector.double()
+            run = replay(
+                data, detectors, protocol, device=how.device, progress=False, given_orders=given
+            )
+            for place, row in enumerate(part):
+                mine = run.records[run.records["method"] == str(place)]
+                yield mine.assign(method=row.method, setting=row.setting)
 
 
 def _changes(spec: Target, base: Mapping[str, Any], protocol: Protocol) -> list[str]:

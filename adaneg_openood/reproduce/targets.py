@@ -6,14 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from adaneg_openood.data.feature_set import FeatureSet
-from adaneg_openood.detectors import AdaNegConfig, TextDetector, default_settings, make_detector
-from adaneg_openood.evaluation.subsets import Ratio, subset_sizes
+import torch
+from torch import Tensor
 
-GAMMAS = (0.3, 0.4, 0.5, 0.6, 0.7)
-GAPS = (0.0, 0.01, 0.1, 0.2, 0.3, 0.5)
-MEMORY_LENGTHS = (1, 2, 3, 5, 10, 20, 30)
-RATIOS = ((1, 100), (1, 10), (1, 1), (10, 1), (100, 1))
+from adaneg_openood.data.feature_set import FeatureSet
+from adaneg_openood.detectors import (
+    AdaNegConfig,
+    Scores,
+    TextDetector,
+    default_settings,
+    make_detector,
+)
+from adaneg_openood.evaluation.streams import Protocol, Ratio
+
 SAMPLES_RATIO = (5, 4)
 _SIZES = (90, 180, 450, 900, 1_800, 4_500, 9_000, 18_000, 45_000, 90_000)
 _SHARED = ("groups", "permute")  # settings of the target that methods besides AdaNeg take as well
@@ -25,7 +30,8 @@ class Row:
 
     Attributes:
         method: name of the row; may hold ``{groups}``.
-        detector: a key of :data:`~adaneg_openood.detectors.DETECTORS`.
+        detector: a key of :data:`~adaneg_openood.detectors.DETECTORS`, or ``"sum"`` of both proxies'
+            adaptive scores and ``lam`` times the NegLabel score.
         settings: over the target's own. ``released`` stands for ``AdaNegConfig.released``.
         setting: what is varied, such as ``"gamma = 0.3"``; empty where nothing is.
         ratio, n_images: which images are met, see :class:`~adaneg_openood.evaluation.Protocol`.
@@ -33,9 +39,6 @@ class Row:
             hold ``{label}``, the name of the features, and ``{prompt}``, nice or simple.
         apart: what else sets the figures apart from this row, so that no difference is taken.
         negatives: least number of negative labels it needs.
-        sum_of: rows of the same target whose adaptive scores are added, with ``lam`` times the first
-            one's NegLabel score, in place of a detector of its own.
-        lam: see ``sum_of``; None takes the target's.
     """
 
     method: str
@@ -47,25 +50,40 @@ class Row:
     figures: tuple[tuple[str, str], ...] = ()
     apart: str = ""
     negatives: int = 1
-    sum_of: tuple[str, ...] = ()
-    lam: float | None = None
 
-    def build(self, data: FeatureSet, base: Mapping[str, Any]) -> TextDetector:
-        """The detector over a benchmark's labels; with fewer negatives than groups, one group each.
-
-        Args:
-            data: its text features.
-            base: AdaNeg's settings of the target.
-        """
+    def build(self, data: FeatureSet, base: Mapping[str, Any]) -> Any:
+        """The detector over a benchmark's labels; with fewer negatives than groups, one group each."""
+        if self.detector == "sum":
+            parts = (replace(self, detector="adaneg", settings={"proxy": p}) for p in ("task", "sample"))
+            task, sample = (part.build(data, base) for part in parts)
+            return _Sum(task, sample, self.settings.get("lam", base["lam"]))
         known = default_settings(self.detector)
-        wanted = base if self.detector == "adaneg" else {key: base[key] for key in _SHARED}
-        settings = {**{key: value for key, value in wanted.items() if key in known}, **self.settings}
+        wanted = known if self.detector == "adaneg" else _SHARED
+        settings = {**{key: base[key] for key in wanted if key in known}, **self.settings}
         if settings.pop("released", False):
             settings = vars(AdaNegConfig.released(**settings))
         if "groups" in settings:
             most = len(data.text_features) - data.n_id
             settings = {**settings, "groups": min(settings["groups"], most)}
         return make_detector(self.detector, data.text_features, data.n_id, data.logit_scale, settings)
+
+
+class _Sum(torch.nn.Module):
+    """S_ta + S_sa + lambda S_nl, with the classes of the task-adaptive proxies."""
+
+    def __init__(self, task: TextDetector, sample: TextDetector, lam: float) -> None:
+        super().__init__()
+        self.task, self.sample, self.lam = task, sample, lam
+
+    def reset(self) -> None:
+        self.task.reset()
+        self.sample.reset()
+
+    def score(self, features: Tensor) -> Scores:
+        task, sample = self.task.score(features), self.sample.score(features)
+        assert task.s_adaptive is not None and sample.s_adaptive is not None
+        assert task.s_neglabel is not None
+        return Scores(task.pred, task.s_adaptive + sample.s_adaptive + self.lam * task.s_neglabel)
 
 
 @dataclass(frozen=True)
@@ -103,10 +121,9 @@ class Target:
         if not self.sizes:
             return rows
         smallest = min(len(part) for part in (*data.near.values(), *data.far.values()))
-        lengths = totals(len(data.id_features), smallest)
         return [
             replace(row, setting=f"n = {n}", ratio=SAMPLES_RATIO, n_images=n)
-            for n in lengths
+            for n in totals(len(data.id_features), smallest)
             for row in rows
         ]
 
@@ -118,16 +135,19 @@ def totals(n_id: int, n_ood: int) -> list[int]:
         >>> totals(300, 150)
         [90, 180, 337]
     """
-    most = sum(subset_sizes(n_id, n_ood, SAMPLES_RATIO))
+    most = sum(Protocol(ratio=SAMPLES_RATIO).sizes(n_id, n_ood))
     return [*(size for size in _SIZES if size < most), most]
 
 
-_FIRST = {"replacement": "first", "released": True}  # half precision, where published figures come from
-_ENTROPY = (("AdaNeg entropy", "independent"),)
-_MCM = Row("MCM", "mcm")
-_NEGLABEL = Row("NegLabel", "neglabel")
-_ADANEG = Row("AdaNeg")
-_SAMPLE = Row("AdaNeg (sample)", settings={"proxy": "sample"})
+def _adaneg(method: str, *figures: tuple[str, str], **settings: Any) -> Row:
+    return Row(method, settings=settings, figures=figures)
+
+
+# half precision keeps the images that come first; published figures come from it
+_FIRST = {"replacement": "first", "released": True}
+_ENTROPY = ("AdaNeg entropy", "independent")
+_MCM, _NEGLABEL = Row("MCM", "mcm"), Row("NegLabel", "neglabel")
+_ADANEG, _SAMPLE = _adaneg("AdaNeg"), _adaneg("AdaNeg (sample)", proxy="sample")
 _ZERO_SHOT = (
     replace(_MCM, figures=(("MCM", "published"), ("MCM", "independent run (tau 1"))),
     Row(
@@ -138,24 +158,23 @@ _ZERO_SHOT = (
         figures=(("NegLabel", "published"), ("NegLabel", "independent run (G=100)")),
     ),
     replace(_NEGLABEL, method="NegLabel (G = {groups})"),
-    replace(_ADANEG, figures=_ENTROPY),
-    Row(
+    _adaneg("AdaNeg", _ENTROPY),
+    _adaneg(
         "AdaNeg (first come)",
-        settings=_FIRST,
-        figures=(
-            ("AdaNeg", "published"),
-            ("AdaNeg", "released log (task-adaptive"),
-            ("AdaNeg first", "independent"),
-        ),
+        ("AdaNeg", "published"),
+        ("AdaNeg", "released log (task-adaptive"),
+        ("AdaNeg first", "independent"),
+        **_FIRST,
     ),
 )
 _IMAGENET = (
     *_ZERO_SHOT,
     _SAMPLE,
-    Row(
+    _adaneg(
         "AdaNeg (sample, first come)",
-        settings={**_FIRST, "proxy": "sample"},
-        figures=(("AdaNeg", "released log (sample-adaptive"),),
+        ("AdaNeg", "released log (sample-adaptive"),
+        proxy="sample",
+        **_FIRST,
     ),
     Row(
         "TANL",
@@ -169,57 +188,45 @@ _IMAGENET = (
 _CIFAR = (
     _MCM,
     _NEGLABEL,
-    Row("AdaNeg", settings={"adagap": False}),
-    Row("AdaNeg (sample)", settings={"adagap": False, "proxy": "sample"}),
-    Row("AdaNeg + AdaGap", settings={"adagap": True}),
+    _adaneg("AdaNeg", adagap=False),
+    _adaneg("AdaNeg (sample)", adagap=False, proxy="sample"),
+    _adaneg("AdaNeg + AdaGap", adagap=True),
     # the released variant adds S_nl at full weight
-    Row("AdaNeg + AdaGap (as released)", settings={"adagap": True, "released": True}),
+    _adaneg("AdaNeg + AdaGap (as released)", adagap=True, released=True),
 )
-
-
-def _scored(method: str, proxy: str, score: str, **more: Any) -> Row:
-    return Row(method, settings={"proxy": proxy, "score": score}, **more)
-
-
 _SCORES = (
-    _scored("S_nl", "task", "neglabel"),
-    _scored("S_ta", "task", "adaptive"),
-    _scored("S_sa", "sample", "adaptive"),
-    _scored("S_ta + lambda S_nl", "task", "combine", figures=_ENTROPY),
-    _scored("S_sa + lambda S_nl", "sample", "combine"),
-    _scored("S_ta x S_nl", "task", "multiply"),
-    _scored("S_sa x S_nl", "sample", "multiply"),
-    Row("S_ta + S_sa", sum_of=("S_ta", "S_sa"), lam=0.0),
-    Row("S_ta + S_sa + lambda S_nl", sum_of=("S_ta", "S_sa")),
+    _adaneg("S_nl", proxy="task", score="neglabel"),
+    _adaneg("S_ta", proxy="task", score="adaptive"),
+    _adaneg("S_sa", proxy="sample", score="adaptive"),
+    _adaneg("S_ta + lambda S_nl", _ENTROPY, proxy="task", score="combine"),
+    _adaneg("S_sa + lambda S_nl", proxy="sample", score="combine"),
+    _adaneg("S_ta x S_nl", proxy="task", score="multiply"),
+    _adaneg("S_sa x S_nl", proxy="sample", score="multiply"),
+    Row("S_ta + S_sa", "sum", {"lam": 0.0}),
+    Row("S_ta + S_sa + lambda S_nl", "sum"),
 )
-
-
-def _varied(name: str, symbol: str, values: tuple[float, ...]) -> tuple[Row, ...]:
-    """AdaNeg with one setting varied, both proxies, and NegLabel, which does not have it."""
-    published = getattr(AdaNegConfig(), name)
-    return (
-        _NEGLABEL,
-        *(
-            Row(
-                row.method,
-                settings={**row.settings, name: value},
-                setting=f"{symbol} = {value:g}",
-                figures=_ENTROPY if value == published and row is _ADANEG else (),
-            )
-            for row in (_ADANEG, _SAMPLE)
-            for value in values
-        ),
-    )
-
-
 _UNEVEN = (
     replace(_NEGLABEL, figures=(("NegLabel", "comparison"),)),
-    replace(_ADANEG, settings={"adagap": False}, figures=(("AdaNeg", "comparison"),)),
+    _adaneg("AdaNeg", ("AdaNeg", "comparison"), adagap=False),
 )
-_WITH_GAP = Row("AdaNeg + AdaGap", settings={"adagap": True})
-_PROTOCOLS = ("four_ood", "openood_imagenet")
-_CIFAR_CONFIG = {"groups": 1, "adagap": True}
-_OWN_FIRST = replace(_ADANEG, method="AdaNeg (first come)", settings=_FIRST)
+_FOUR_OR_OPENOOD = ("four_ood", "openood_imagenet")
+
+
+def _varied(name: str, symbol: str, source: str, title: str, values: tuple[float, ...]) -> Target:
+    """AdaNeg with one setting varied, both proxies, and NegLabel, which does not have it."""
+    rows = tuple(
+        replace(
+            row,
+            settings={**row.settings, name: value},
+            setting=f"{symbol} = {value:g}",
+            figures=(_ENTROPY,) if value == getattr(AdaNegConfig(), name) and row is _ADANEG else (),
+        )
+        for row in (_ADANEG, _SAMPLE)
+        for value in values
+    )
+    axis = {"gap": "gap g", "memory_length": "memory length L"}.get(name, name)
+    return Target(title, source, (_NEGLABEL, *rows), protocols=_FOUR_OR_OPENOOD, varies=axis)
+
 
 TARGETS: dict[str, Target] = {
     "four-ood": Target(
@@ -234,28 +241,22 @@ TARGETS: dict[str, Target] = {
         _IMAGENET,
         protocols=("openood_imagenet",),
     ),
-    "cifar10": Target(
-        "CIFAR-10 in OpenOOD, with and without AdaGap (batch 32, one group)",
-        "AdaNeg, CIFAR table",
-        _CIFAR,
-        config=_CIFAR_CONFIG,
-        batch_size=32,
-    ),
-    "cifar100": Target(
-        "CIFAR-100 in OpenOOD, with and without AdaGap (batch 32, one group)",
-        "AdaNeg, CIFAR table",
-        _CIFAR,
-        config=_CIFAR_CONFIG,
-        batch_size=32,
-    ),
+    **{
+        name.replace("-", "").lower(): Target(
+            f"{name} in OpenOOD, with and without AdaGap (batch 32, one group)",
+            "AdaNeg, CIFAR table",
+            _CIFAR,
+            config={"groups": 1, "adagap": True},
+            batch_size=32,
+        )
+        for name in ("CIFAR-10", "CIFAR-100")
+    },
     "bimcv": Target(
         "BIMCV-COVID19+ against CT scans and bone X-rays (gap 0); features named nice or simple",
         "AdaNeg, medical images",
         (
-            _MCM,
-            _NEGLABEL,
-            _ADANEG,
-            replace(_OWN_FIRST, figures=(("AdaNeg {prompt}", ""),)),
+            *(_MCM, _NEGLABEL, _ADANEG),
+            _adaneg("AdaNeg (first come)", ("AdaNeg {prompt}", ""), **_FIRST),
             _SAMPLE,
         ),
         protocols=("bimcv",),
@@ -266,36 +267,28 @@ TARGETS: dict[str, Target] = {
         "S_nl, S_ta, S_sa and their combinations",
         "AdaNeg, ablation of scores",
         _SCORES,
-        protocols=_PROTOCOLS,
+        protocols=_FOUR_OR_OPENOOD,
     ),
-    "gamma": Target(
-        "the centre gamma of the thresholds",
-        "AdaNeg, sweep of gamma",
-        _varied("gamma", "gamma", GAMMAS),
-        protocols=_PROTOCOLS,
-        varies="gamma",
+    "gamma": _varied(
+        *("gamma", "gamma", "AdaNeg, sweep of gamma", "the centre gamma of the thresholds"),
+        (0.3, 0.4, 0.5, 0.6, 0.7),
     ),
-    "gap": Target(
-        "the gap g between the thresholds",
-        "AdaNeg, sweep of g",
-        _varied("gap", "g", GAPS),
-        protocols=_PROTOCOLS,
-        varies="gap g",
+    "gap": _varied(
+        *("gap", "g", "AdaNeg, sweep of g", "the gap g between the thresholds"),
+        (0.0, 0.01, 0.1, 0.2, 0.3, 0.5),
     ),
-    "memory": Target(
+    "memory": _varied(
+        *("memory_length", "L", "AdaNeg, sweep of L"),
         "the memory length L (a row caches L - 1 images)",
-        "AdaNeg, sweep of L",
-        _varied("memory_length", "L", MEMORY_LENGTHS),
-        protocols=_PROTOCOLS,
-        varies="memory length L",
+        (1, 2, 3, 5, 10, 20, 30),
     ),
     "ratio": Target(
         "ID:OOD ratios from 1:100 to 100:1, with and without AdaGap",
         "AdaNeg, uneven streams (ImageNet against SUN)",
         tuple(
             replace(row, setting=f"ID:OOD {ids}:{oods}", ratio=(ids, oods))
-            for ids, oods in RATIOS
-            for row in (*_UNEVEN, _WITH_GAP)
+            for ids, oods in ((1, 100), (1, 10), (1, 1), (10, 1), (100, 1))
+            for row in (*_UNEVEN, _adaneg("AdaNeg + AdaGap", adagap=True))
         ),
         protocols=("imagenet_vs_sun",),
         varies="ID images per OOD image",
@@ -311,7 +304,7 @@ TARGETS: dict[str, Target] = {
         "one row per backbone; give --features NAME=PATH for each",
         "AdaNeg, backbones (RN50, ViT-B/32, ViT-B/16, ViT-L/14)",
         _ZERO_SHOT,
-        protocols=_PROTOCOLS,
+        protocols=_FOUR_OR_OPENOOD,
         several=True,
     ),
     "prompts": Target(
@@ -320,10 +313,10 @@ TARGETS: dict[str, Target] = {
         (
             replace(_NEGLABEL, figures=(("{label}", "log"), ("{label}", "published"))),
             _ADANEG,
-            replace(_OWN_FIRST, figures=(("{label}+AdaNeg", "log"),)),
+            _adaneg("AdaNeg (first come)", ("{label}+AdaNeg", "log"), **_FIRST),
             _SAMPLE,
         ),
-        protocols=_PROTOCOLS,
+        protocols=_FOUR_OR_OPENOOD,
         several=True,
     ),
     "isor": Target(

@@ -12,8 +12,8 @@ from benchmark_fakes import make_sweep_data
 
 from adaneg_openood import MCM, AdaNeg, AdaNegConfig
 from adaneg_openood.evaluation import Protocol, Run, replay
-from adaneg_openood.evaluation.run_files import INDEX, _checksum
-from adaneg_openood.io.digests import file_digest
+from adaneg_openood.evaluation.run_files import INDEX
+from adaneg_openood.io.digests import digest_of, file_digest
 
 DATA = make_sweep_data()
 
@@ -81,7 +81,7 @@ def forged(folder: Path, **changed: object) -> None:
     content = json.loads(index.read_text("utf-8"))
     for one in content["streams"]:
         one["sha256"] = file_digest(folder / one["file"])
-    content["checksum"] = _checksum({key: content[key] for key in ("about", "streams")})
+    content["checksum"] = digest_of({key: content[key] for key in ("about", "streams")}, 64)
     index.write_text(json.dumps(content), "utf-8")
 
 
@@ -96,11 +96,11 @@ def poisoned(values: np.ndarray) -> np.ndarray:
     [
         ("conf", poisoned, "conf must be finite"),
         ("s_adaptive", poisoned, "s_adaptive must be finite"),
-        ("conf", lambda x: x[:-1], "conf must be of shape"),
+        ("conf", lambda x: x[:-1], "conf must be .* of shape"),
         ("conf", lambda x: x > 0, "conf must be floating point"),
         ("pred", lambda x: x + 100, "pred must be classes"),
         ("pred", lambda x: x.astype(float), "pred must be integers"),
-        ("label", lambda x: np.where(x == 0, 77, x), "label must be classes"),
+        ("label", lambda x: np.where(x == 0, 77, x), "then classes below"),
         ("label", lambda x: x[::-1].copy(), "label must be -1 for the first"),
         ("counts", lambda x: x - 1, "counts must be a number of images"),
         ("counts", lambda x: x[:3], "counts must be"),
@@ -145,7 +145,7 @@ def test_heads_that_cannot_be_are_refused(folder: Path, change: object, message:
     index = folder / INDEX
     content = json.loads(index.read_text("utf-8"))
     change(content)  # type: ignore[operator]
-    content["checksum"] = _checksum({key: content[key] for key in ("about", "streams")})
+    content["checksum"] = digest_of({key: content[key] for key in ("about", "streams")}, 64)
     index.write_text(json.dumps(content), "utf-8")
     with pytest.raises(ValueError, match=message) as caught:
         Run.load(folder)

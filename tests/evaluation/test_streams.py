@@ -78,7 +78,7 @@ def test_low_precision_and_empty() -> None:
     detector = Cosine(make_data(text_features=DATA.text_features.bfloat16()))
     got = run_stream(detector, FEATURES.bfloat16(), np.arange(30), 8)
     assert got.conf.dtype == np.float32
-    empty = run_stream(detector, FEATURES[:0], np.empty(0, dtype=np.int64), 8)
+    empty = run_stream(detector, FEATURES[:0].bfloat16(), np.empty(0, dtype=np.int64), 8)
     assert len(empty.pred) == len(empty.conf) == 0
 
 

@@ -15,10 +15,11 @@ from benchmark_fakes import make_sweep_data
 
 from adaneg_openood import AdaNeg, AdaNegConfig
 from adaneg_openood.detectors import default_settings, make_detector
-from adaneg_openood.evaluation import Protocol, replay, sweep_runs
+from adaneg_openood.evaluation import Protocol, replay
 from adaneg_openood.evaluation.metrics import METRICS
-from adaneg_openood.evaluation.subsets import draw_subset, parse_ratio, subset_sizes
-from adaneg_openood.evaluation.sweep import data_digest, grid_configs, sweep
+from adaneg_openood.evaluation.provenance import describe_data
+from adaneg_openood.evaluation.streams import parse_ratio
+from adaneg_openood.evaluation.sweep import grid_configs, sweep
 from adaneg_openood.io.files import Journal
 from adaneg_openood.io.locks import exclusive
 
@@ -115,7 +116,7 @@ def test_the_text_is_read_once_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
         return original(self, features)
 
     monkeypatch.setattr(AdaNeg, "compare_text", counted)
-    monkeypatch.setattr(sweep_runs, "_TOGETHER", 64)
+    monkeypatch.setattr("adaneg_openood.evaluation.sweep._TOGETHER", 64)
     sweep(DATA, GRID, base=BASE, batch_sizes=(25,), seeds=(0,))
     assert reads == 2 * 4  # two sets of 100 images in batches of 25, whatever the configurations
 
@@ -123,7 +124,7 @@ def test_the_text_is_read_once_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_more_detectors_than_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
     grid = {"gap": [0, 0.2, 0.5], "gamma": [0.3, 0.5, 0.7]}
     whole = sweep(DATA, grid, **QUICK)
-    monkeypatch.setattr(sweep_runs, "_TOGETHER", 4)
+    monkeypatch.setattr("adaneg_openood.evaluation.sweep._TOGETHER", 4)
     pd.testing.assert_frame_equal(whole.records, sweep(DATA, grid, **QUICK).records)
 
 
@@ -245,15 +246,16 @@ def test_mistakes_are_named(grid: dict, settings: dict, message: str) -> None:
 
 
 def test_subsets() -> None:
-    assert subset_sizes(10, 90) == (10, 90)
-    assert subset_sizes(1000, 1000, (1, 100)) == (10, 1000)
-    assert subset_sizes(1000, 1000, (100, 1)) == (1000, 10)
-    assert subset_sizes(5, 5, (1, 100)) == (1, 5)
-    assert subset_sizes(50_000, 40_000, (5, 4), 900) == (500, 400)
-    small, large = draw_subset(50, 70, 3, (1, 1), 20), draw_subset(50, 70, 3, (1, 1), 60)
+    assert Protocol().sizes(10, 90) == (10, 90)
+    assert Protocol(ratio=(1, 100)).sizes(1000, 1000) == (10, 1000)
+    assert Protocol(ratio=(100, 1)).sizes(1000, 1000) == (1000, 10)
+    assert Protocol(ratio=(1, 100)).sizes(5, 5) == (1, 5)
+    assert Protocol(ratio=(5, 4), n_images=900).sizes(50_000, 40_000) == (500, 400)
+    small, large = (Protocol(ratio=(1, 1), n_images=n).subset(50, 70, 3) for n in (20, 60))
     assert set(small.ids) <= set(large.ids) and set(small.oods) <= set(large.oods)
     assert len(small.ids) == 10 and (np.diff(small.ids) > 0).all()
-    assert not np.array_equal(small.ids, draw_subset(50, 70, 4, (1, 1), 20).ids)
+    other = Protocol(ratio=(1, 1), n_images=20).subset(50, 70, 4)
+    assert not np.array_equal(small.ids, other.ids)
     assert parse_ratio(" 1:10") == (1, 10)
     for bad in ("1", "1:0", "a:b", "1:2:3"):
         with pytest.raises(ValueError, match="ratio"):
@@ -275,18 +277,17 @@ def test_global_generators_are_untouched() -> None:
     assert torch.equal(torch_state, torch.get_rng_state())
 
 
-def test_digest_of_the_data() -> None:
-    assert data_digest(make_sweep_data()) == data_digest(DATA)
+def test_digests_of_the_data() -> None:
+    assert describe_data(make_sweep_data()) == describe_data(DATA)
     moved = dataclasses.replace(DATA, near=DATA.far, far=DATA.near)
     scaled = dataclasses.replace(DATA, logit_scale=21.0)
-    assert len({data_digest(d) for d in (DATA, moved, scaled, make_sweep_data(seed=2))}) == 4
+    others = (moved, scaled, make_sweep_data(seed=2))
+    assert all(describe_data(other) != describe_data(DATA) for other in others)
 
 
 def test_plots(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="plots need matplotlib")
     from PIL import Image
-
-    from adaneg_openood.evaluation.sweep_plots import plot_sweep
 
     result = sweep(
         DATA,
@@ -295,7 +296,7 @@ def test_plots(tmp_path: Path) -> None:
         n_images=(None, 20),
         **QUICK,
     )
-    files = plot_sweep(result, tmp_path, {"gap": 0.5})
+    files = result.plot(tmp_path, {"gap": 0.5})
     assert [file.name for file in files] == [
         f"plot_{axis}.png" for axis in ("gap", "adagap", "ratio", "n_images")
     ]

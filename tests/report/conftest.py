@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,18 +10,6 @@ from PIL import Image
 from adaneg_openood.data import ImageSet
 from adaneg_openood.evaluation import FeatureSet
 from adaneg_openood.report import RunRecord, collect, write_report
-
-
-@pytest.fixture(scope="session")
-def small(demo: FeatureSet) -> FeatureSet:
-    """Part of the demo world, for what runs often: 100 ID images, 50 of either OOD set."""
-    return replace(
-        demo,
-        id_features=demo.id_features[::3],
-        id_labels=demo.id_labels[::3],
-        near={"tools": demo.near["tools"][::3]},
-        far={"textures": demo.far["textures"][::3]},
-    )
 
 
 def plain_images(n: int, first: int) -> ImageSet:

@@ -19,6 +19,7 @@ from adaneg_openood.evaluation import FeatureSet, Protocol, replay, save_feature
 from adaneg_openood.evaluation.sweep import sweep
 from adaneg_openood.reproduce import TARGETS, Reproduction, load_published, reproduce
 from adaneg_openood.reproduce.published import (
+    COLUMNS,
     FIGURES,
     PROTOCOLS,
     PublishedProtocol,
@@ -26,10 +27,10 @@ from adaneg_openood.reproduce.published import (
     select_protocol,
     set_name,
 )
-from adaneg_openood.reproduce.result import FPR_ID, FPR_OOD
 from adaneg_openood.reproduce.targets import Row, totals
 
 SHARED = Path(__file__).parents[3] / "shared"
+FPR_OOD, FPR_ID = "FPR@95", "FPR@95 (ID positive)"
 REALCLIP = SHARED / "realclip"
 needs_realclip = pytest.mark.skipif(
     not REALCLIP.is_dir(), reason="real CLIP features (../shared/realclip) are absent"
@@ -37,15 +38,9 @@ needs_realclip = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def small(demo: FeatureSet) -> FeatureSet:
-    """Part of the demo world, for what runs often."""
-    return replace(
-        demo,
-        id_features=demo.id_features[::3],
-        id_labels=demo.id_labels[::3],
-        near={"tools": demo.near["tools"][::3]},
-        far={"textures": demo.far["textures"][::3], "digits": demo.far["digits"][::3]},
-    )
+def small(small: FeatureSet, demo: FeatureSet) -> FeatureSet:
+    """With a second far set, so that groups of sets have means."""
+    return replace(small, far={**small.far, "digits": demo.far["digits"][::3]})
 
 
 # the published figures
@@ -172,8 +167,8 @@ def test_detectors_side_by_side_score_as_each_alone(small: FeatureSet) -> None:
         method = "AdaNeg" if proxy == "task" else "AdaNeg (sample)"
         ours = gaps[(gaps["method"] == method) & (gaps["setting"] == f"g = {float(gap):g}")]
         theirs = expected[expected["method"] == name]
-        for mine, other in ((FPR_OOD, "FPR@95"), (FPR_ID, "FPR@95 (ID positive)"), ("AUROC", "AUROC")):
-            assert list(ours[mine]) == list(theirs[other]), (name, mine)
+        for metric in (FPR_OOD, FPR_ID, "AUROC"):
+            assert list(ours[metric]) == list(theirs[metric]), (name, metric)
 
 
 def test_adaptive_proxies_lie_nearer_to_far_ood_images(small: FeatureSet) -> None:
@@ -250,9 +245,9 @@ def test_a_difference_is_ours_minus_published_convention_by_convention(small: Fe
     )
     ours = {FPR_OOD: 18.0, FPR_ID: 13.0, "AUROC": 97.0, "ACC": 65.0, "n_id": 50_000, "n_ood": 4}
     row = Row("AdaNeg", figures=(("AdaNeg entropy", ""), ("AdaNeg", "published")))
-    frame = beside_published(
-        pd.DataFrame([ours], index=key), {"": [row]}, {"": "four_ood"}, {"": True}, "ViT-B/16"
-    )
+    table = pd.DataFrame([ours], index=key)
+    found = beside_published(table, "", [row], "four_ood", True, "ViT-B/16")
+    frame = pd.DataFrame(found, columns=list(COLUMNS))
     mean = frame[frame["dataset"] == "mean"].set_index("source")
     entropy = mean.loc["AdaNeg entropy: independent run; 3 orders"]
     assert entropy["FPR95 OOD+ difference"] == pytest.approx(18.0 - 17.56)
