@@ -46,7 +46,7 @@ class Evaluation:
         None, "--set", help="A setting of a method of this package, such as adaneg.negatives=list.txt."
     )
     batch_size: int = typer.Option(200, min=1, help="Images encoded at a time; changes no result.")
-    workers: int = typer.Option(4, min=0)
+    workers: int = typer.Option(4, min=0, help="Number of processes that decode images.")
     preprocessing: str = setting("preprocessing")
     device: str = options.DEVICE
     precision: str = setting("precision")
