@@ -191,7 +191,7 @@ def _read_old(path: Path) -> Any:
 def _run(
     stream: IO[bytes], read: Callable[[_Storage], bytes], seen: dict[str, _Storage] | None = None
 ) -> Any:
-    """Follow one pickle; see the module's description."""
+    """Follow one pickle of protocol 2 to 5; see the module's description."""
     stack: list[Any] = []
     marks: list[int] = []
     memo: dict[Any, Any] = {}
@@ -217,27 +217,22 @@ def _run(
                 stack.pop()
         elif name == "POP_MARK":
             marked()
-        elif name == "DUP":
-            stack.append(stack[-1])
-        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
+        elif name in ("BINPUT", "LONG_BINPUT"):
             memo[arg] = stack[-1]
         elif name == "MEMOIZE":
             memo[len(memo)] = stack[-1]
-        elif name in ("GET", "BINGET", "LONG_BINGET"):
+        elif name in ("BINGET", "LONG_BINGET"):
             stack.append(memo[arg])
         elif name in _NEW:
             stack.append(_NEW[name]())
-        elif name in ("LIST", "TUPLE"):
-            items = marked()
-            stack.append(items if name == "LIST" else tuple(items))
+        elif name == "TUPLE":
+            stack.append(tuple(marked()))
         elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
             size = int(name[-1])
             stack[-size:] = [tuple(stack[-size:])]
         elif name == "FROZENSET":
             marked()
             stack.append(Unread("frozenset"))
-        elif name == "DICT":
-            stack.append(_filled({}, marked()))
         elif name in ("APPEND", "APPENDS", "ADDITEMS"):
             items = [stack.pop()] if name == "APPEND" else marked()
             if isinstance(stack[-1], list):
@@ -261,11 +256,6 @@ def _run(
             stack.append(_made(maker, arguments) if name == "REDUCE" else _unread(maker))
         elif name == "NEWOBJ_EX":
             stack[-3:] = [_unread(stack[-3])]
-        elif name == "OBJ":
-            stack.append(_unread(marked()[0]))
-        elif name == "INST":
-            marked()
-            stack.append(Unread(str(arg).replace(" ", ".", 1)))
         elif name == "BUILD":
             stack.pop()  # the state of something that was not made
         elif isinstance(arg, _PLAIN) and opcode.stack_after and not name.startswith(("EXT", "PERSID")):
