@@ -163,13 +163,13 @@ def worker_deaths_named(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except (ConnectionError, RuntimeError) as error:
+    except (ConnectionError, EOFError, RuntimeError) as error:
         # torch's own words for it, or the worker's pipe broke before torch heard of its death; any other
         # error is not ours to rename
         if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
+        said = (str(error) or repr(error)).splitlines()[0]
         raise ChildProcessError(
-            f"{name}: a decoding process died ({str(error).splitlines()[0]}). It may have run out of "
-            "memory, or an image may crash its decoder; --workers 0 decodes in the main process and "
-            "shows which"
+            f"{name}: a decoding process died ({said}). It may have run out of memory, or an image may "
+            "crash its decoder; --workers 0 decodes in the main process and shows which"
         ) from error

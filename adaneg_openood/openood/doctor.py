@@ -96,9 +96,11 @@ def _openood() -> Iterator[Item]:
 def _clip() -> Item:
     disables = "OpenOOD's CLIPZeroshot and its foundation-models script; adaneg_clip does not need it"
     mend = "pip install clip-anytorch"
-    if importlib.util.find_spec("clip") is None:
+    found = importlib.util.find_spec("clip")
+    if found is None:
         return _lacks("clip", None, "OpenAI's package is not installed", disables, mend)
-    if importlib.util.find_spec("clip.clip") is None:
+    # without importing it, which may want what is not there
+    if not any((Path(place) / "clip.py").is_file() for place in found.submodule_search_locations or ()):
         wrong = "PyPI's clip is installed, a clipboard tool, and not OpenAI's"
         return _lacks("clip", False, wrong, disables, f"pip uninstall -y clip && {mend}")
     return Item("clip", True, "OpenAI's package")
