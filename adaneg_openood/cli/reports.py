@@ -173,6 +173,7 @@ def report(
 ) -> None:
     """Write a run as one self-contained page, with its tables and pictures as files beside it."""
     from adaneg_openood.evaluation.drawing import require_matplotlib
+    from adaneg_openood.io.configuration import shipped
     from adaneg_openood.openood import compat
     from adaneg_openood.openood.leaderboard import check_row, write_files
     from adaneg_openood.report import load_record, save_record, write_report
@@ -191,7 +192,8 @@ def report(
             raise ImportError("--leaderboard needs OpenOOD, which says what a complete result is")
     elif (leaderboard, method, arch) != (None, None, None):
         raise ValueError("--leaderboard BENCHMARK, --method METHOD and --arch ARCHITECTURE go together")
-    if (Path(run) / RECORD_FILE).is_file():
+    # the page of a shipped benchmark may have left a folder of the benchmark's name
+    if run not in shipped("benchmarks") and (Path(run) / RECORD_FILE).is_file():
         record = load_record(run)
         if row:
             check_row(record.results.methods, record.results.splits, **row)
@@ -200,7 +202,7 @@ def report(
         if row:
             check_row(list(benchmark.methods), _splits(benchmark), **row)
         given = dict(named_values("--images", "PART=FOLDER or PART=IMGLIST", images))
-        if given and run == DEMO and not Path(run).exists():
+        if given and run == DEMO:
             raise ValueError("--images: the demo world brings its own images")
         record = benchmark_record(
             benchmark,

@@ -287,7 +287,7 @@ class Run:
         return "\n".join(f"warning: {harmless(text)}" for text in self.warnings)
 
     def format_occupancy(self) -> str:
-        """One line per method with a bank: how many ID rows hold images when a stream ends."""
+        """One line per method with a bank: of how many ID classes it holds images at a stream's end."""
         lines = []
         for method in self.methods:
             rows = self.records[self.records["method"] == method].dropna(subset=["id_rows_filled"])
@@ -295,8 +295,8 @@ class Run:
                 filled = rows["id_rows_filled"].astype(float)
                 n_rows = int(rows["n_id_rows"].iloc[0])
                 lines.append(
-                    f"{harmless(method)}: {filled.mean():.1f} of {n_rows} ID rows hold cached images at "
-                    f"a stream's end ({filled.min():.0f} to {filled.max():.0f})"
+                    f"{harmless(method)}: at a stream's end the memory holds images of "
+                    f"{filled.mean():.1f} of {n_rows} classes ({filled.min():.0f} to {filled.max():.0f})"
                 )
         return "\n".join(lines)
 

@@ -79,6 +79,16 @@ def test_a_data_folder_called_like_a_benchmark_does_not_hide_it(
     assert "near/cifar100" in run("eval", "cifar10", "--check", code=1)
 
 
+def test_the_folder_of_a_page_is_not_taken_for_the_benchmark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "report.json").write_text("{}")  # as report demo --out demo.html leaves one
+    said = run("report", "demo", "--out", "demo.html", "--images", "id=demo", code=2)
+    assert "the demo world brings its own images" in said
+
+
 def test_benchmarks_lists_and_prints() -> None:
     text = run("benchmarks")
     assert "imagenet-four-ood" in text and "the embedded demo" in text

@@ -110,7 +110,7 @@ def test_command_prints_four_tables_and_writes_files(tmp_path):
         assert f"\n{method}: order mixed" in run.output
     for row in ("creatures", "tools", "nearood", "textures", "scenes", "digits", "farood"):
         assert len(re.findall(rf"^{row} ", run.output, flags=re.M)) == 4
-    assert len(re.findall(r"of 20 ID rows hold cached images", run.output)) == 2
+    assert len(re.findall(r"of 20 classes", run.output)) == 2
     written = json.loads(out.read_text(encoding="utf-8"))
     assert set(written["tables"]) == {"MCM", "NegLabel", "AdaNeg (task)", "AdaNeg (sample)"}
     assert len(csv.read_text().splitlines()) == 1 + 4 * 5 * 2
