@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -134,9 +136,10 @@ def import_seconds() -> dict[str, float]:
 
 
 def encodes() -> dict[str, int]:
-    """Image encodes for one table of three methods and three stream orders, and distinct images."""
-    from adaneg_openood.demo import run
-    from adaneg_openood.demo.model import load_demo_model
+    """Image encodes for one table of four methods and three stream orders, and distinct images."""
+    from adaneg_openood.benchmark.definition import read_benchmark
+    from adaneg_openood.benchmark.opening import open_benchmark
+    from adaneg_openood.benchmark.run import EncodeOptions, run_benchmark
     from adaneg_openood.vlm.open_clip import OpenClip
 
     counted = 0
@@ -149,10 +152,11 @@ def encodes() -> dict[str, int]:
 
     OpenClip.encode_image = counting  # type: ignore[method-assign]
     try:
-        load_demo_model()
-        results = run.run_demo(progress=False)
+        with tempfile.TemporaryDirectory() as cache:
+            opened = open_benchmark(read_benchmark("demo").changed(cache=Path(cache)))
+            run, _ = run_benchmark(opened, EncodeOptions(workers=0))
     finally:
         OpenClip.encode_image = encode  # type: ignore[method-assign]
-    table = results.table("NegLabel")
+    table = run.table("NegLabel")
     distinct = int(table["n_id"].iloc[0]) + int(table.loc[["nearood", "farood"], "n_ood"].sum())
     return {"encodes": counted, "distinct images": distinct}
