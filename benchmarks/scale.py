@@ -1,4 +1,4 @@
-"""How cost grows, and what a step could cost at best: ``python -m benchmarks.scale``."""
+"""How cost grows: ``python -m benchmarks.scale``."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from adaneg_openood import AdaNeg
-from benchmarks.common import best_ms, fill, images_near, make, text_rows
-from benchmarks.step import MAIN, SPREAD, measure
+from benchmarks.common import fill, images_near, make, text_rows
+from benchmarks.step import MAIN, measure
 
 _FOUR_BYTES = 4
 
@@ -83,46 +83,6 @@ def bank_memory(n_images: int = 50_000) -> dict[str, float]:
         "rows": bank.n_active,
         "bytes over features": round(total / features, 3),
     }
-
-
-def limits() -> dict[str, dict[str, float]]:
-    """What a step must do at least, how long that takes at this machine's own rates, and what it takes.
-
-    The matmul and copy rates are measured in this run, at the step's own shapes.
-    """
-    generator = torch.Generator().manual_seed(0)
-    b, k, d = MAIN.batch, MAIN.n_id + MAIN.n_negatives, MAIN.dim
-    text, images = text_rows(k, d, generator), text_rows(b, d, generator)
-    matmul = 2 * b * k * d / best_ms(lambda: images @ text.T) / 1e6  # GFLOP/s
-    logits = torch.randn(b, k, generator=generator)
-    exp = b * k / best_ms(lambda: logits.exp()) / 1e6  # Gexp/s
-    copy = 2 * _FOUR_BYTES * b * k / best_ms(lambda: logits.clone()) / 1e6  # GB/s
-    found: dict[str, dict[str, float]] = {
-        "this machine": {
-            "matmul GFLOP/s": round(matmul, 1),
-            "exp G/s": round(exp, 2),
-            "copy GB/s": round(copy, 1),
-        }
-    }
-    for name, setting in (("few rows", MAIN), ("spread", SPREAD)):
-        result = measure(setting, 9)
-        a, n = result["rows holding images"], setting.cached
-        needs = {  # GFLOP, Gexp
-            "NegLabel": (2 * b * k * d / 1e9, b * k / 1e9),
-            # its proxies' logits on top, and their exponentials
-            "AdaNeg (task)": (2 * b * (k + a) * d / 1e9, b * (k + a) / 1e9),
-            # similarities to every cached image, a weight each, and the proxies' logits
-            "AdaNeg (sample)": (2 * b * (k + n) * d / 1e9, b * (k + a + n + a) / 1e9),
-        }
-        for method, (flop, exps) in needs.items():
-            at_best = 1e3 * (flop / matmul + exps / exp)
-            found[f"{method}, {name}"] = {
-                "GFLOP": round(flop, 2),
-                "at best ms": round(at_best, 1),
-                "ms": result["ms"][method],
-                "over the limit": round(result["ms"][method] / at_best, 2),
-            }
-    return found
 
 
 def import_seconds() -> dict[str, float]:

@@ -49,7 +49,12 @@ DUPLICATES = Setting(duplicates=True)
 
 
 def measure(setting: Setting, steps: int = 15, methods: tuple[str, ...] = METHODS) -> dict[str, Any]:
-    """Milliseconds a step, the fastest of ``steps``, and their ratios to NegLabel's."""
+    """Milliseconds per step, the fastest of ``steps``, and their ratios to NegLabel's and to the floor.
+
+    The floor is what a step must compute, measured in turn with the steps: one product with every text
+    row, for AdaNeg also with every row that holds images (task) or every cached image (sample), and an
+    exponential of each result.
+    """
     generator = torch.Generator().manual_seed(0)
     capacity = setting.memory_length - 1
     text = text_rows(setting.n_id + setting.n_negatives, setting.dim, generator)
@@ -64,7 +69,14 @@ def measure(setting: Setting, steps: int = 15, methods: tuple[str, ...] = METHOD
             full[name] = snapshot(detector.bank)
             active = detector.bank.n_active
     spare, some = FeatureBank(1, 1, 1), next(iter(full.values()), {})
+    more = {"NegLabel": 0, "AdaNeg (task)": active, "AdaNeg (sample)": setting.cached}
+    floors = {
+        name: torch.cat([text, text_rows(more[name], setting.dim, generator)]).to(setting.dtype)
+        for name in methods
+        if name in more
+    }
     times: dict[str, list[float]] = {name: [] for name in methods}
+    at_least: dict[str, list[float]] = {name: [] for name in floors}
     for _ in range(steps + 2):
         near = some_rows(setting.batch, setting.n_id, setting.rows, capacity, generator)
         batch = images_near(text, near, generator)
@@ -83,12 +95,19 @@ def measure(setting: Setting, steps: int = 15, methods: tuple[str, ...] = METHOD
             times[name].append(time.perf_counter() - start)
             if isinstance(detector, AdaNeg):
                 offered = int(detector.bank.progress) - int(full[name]["progress"])
+            if name in floors:
+                start = time.perf_counter()
+                (batch @ floors[name].T).exp_()
+                at_least[name].append(time.perf_counter() - start)
     best = {name: min(values[2:]) for name, values in times.items()}
+    floor = {name: min(values[2:]) for name, values in at_least.items()}
     return {
         "rows holding images": active,
         "images offered by a step": offered,
         "ms": {name: round(1e3 * value, 2) for name, value in best.items()},
         "ratio": {name: round(value / best["NegLabel"], 3) for name, value in best.items()},
+        "floor ms": {name: round(1e3 * value, 2) for name, value in floor.items()},
+        "over the floor": {name: round(best[name] / value, 2) for name, value in floor.items()},
     }
 
 
