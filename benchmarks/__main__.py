@@ -77,9 +77,9 @@ def _markdown(found: dict[str, Any]) -> list[str]:
     lines += [
         "",
         "## Against the limit",
-        "The limit is what a step must compute: one product with every text row, for AdaNeg also with "
-        "every row that holds images (task) or every cached image (sample), and an exponential of each "
-        "result. It is measured in turn with the steps.",
+        "The limit is what a step must compute: one product with every text row, for AdaNeg a second "
+        "one with every row that holds images (task) or every cached image (sample), and an exponential "
+        "of each result. It is measured in turn with the steps.",
         "",
         "| | limit, ms | step, ms | ratio |",
         "|---|--:|--:|--:|",
