@@ -46,7 +46,8 @@ def _markdown(found: dict[str, Any]) -> list[str]:
         "",
         "Written by `python -m benchmarks --out docs/benchmarks.md`, in one run. "
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}, no GPU. "
-        "Memory and time over [a long stream](benchmarks_soak.md) have a page of their own.",
+        "Measurements [on a GPU](benchmarks_gpu.md) and of [a long stream](benchmarks_soak.md) have "
+        "pages of their own.",
         "",
         "## One step",
         "B 256, C 1000, M 10,000, D 512, L 10, 5,000 images cached; most images of the batch are cached "
