@@ -149,8 +149,9 @@ def test_streams_match_the_slow_reference(bank, case):
         scores = detector.score(images[start:end])
         assert scores.conf.tolist() == pytest.approx(confs, abs=1e-6)
         for mine, shares in zip(scores.pred.tolist(), preds):
-            # rows of the same text tie, and rounding may prefer either
-            assert shares[mine] >= shares.max() * (1 - 1e-9)
+            # rows of the same text nearly tie, and rounding to float32, which lengths are kept in, may
+            # prefer either
+            assert shares[mine] >= shares.max() * (1 - 1e-7)
     assert detector.bank.counts.tolist() == [len(held) for held in slow.memory]
 
 
