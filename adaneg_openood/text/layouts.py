@@ -208,7 +208,10 @@ def _of_lines(file: ListFile, text: str) -> Columns:
 def _titled(file: ListFile, lines: list[str]) -> Columns | None:
     """The columns of a table with a header, or None where the first line is none."""
     for delimiter in "\t,;":
-        cells = next(csv.reader(lines[:1], delimiter=delimiter))
+        try:
+            cells = next(csv.reader(lines[:1], delimiter=delimiter))
+        except csv.Error as error:  # before Python 3.11 of a NUL
+            raise ValueError(f"{file.path}: no list of names, {error}") from error
         titles = [_title(cell) for cell in cells]
         alone = len(titles) == 1 and file.path.suffix in (".csv", ".tsv")
         known = [title in _TITLES for title in titles]
