@@ -99,6 +99,11 @@ def read_checkpoint(path: Path) -> Any:
         raise ValueError(f"{path}: cannot be read as a checkpoint, {text}") from error
 
 
+def is_torchscript(archive: zipfile.ZipFile) -> bool:
+    """Whether ``torch.jit.save`` wrote the file: it holds a program beside its tensors."""
+    return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
 def tensors_in(value: Any) -> Iterator[StoredTensor]:
     """All tensors within lists, tuples and dicts, however deep."""
     left, seen = [value], set()
@@ -139,7 +144,7 @@ def _read_zip(path: Path) -> Any:
     with zipfile.ZipFile(path) as archive:
         refuse_bombs(path, archive)
         names = archive.namelist()
-        if any(name.endswith("/constants.pkl") for name in names):
+        if is_torchscript(archive):
             raise ValueError("it is a TorchScript archive; save the vectors alone, with torch.save")
         found = [name for name in names if name.endswith("data.pkl") and name.count("/") <= 1]
         if not found:

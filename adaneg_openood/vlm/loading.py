@@ -10,13 +10,15 @@ import sys
 import types
 import urllib.error
 import urllib.request
-import warnings
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from adaneg_openood.io.checkpoints import is_torchscript
 
 _PATIENCE = 3.0  # seconds
 _NOISY = ("huggingface_hub", "transformers")
@@ -89,8 +91,11 @@ def check_checkpoint(path: str | os.PathLike[str]) -> None:
                 return
         with file.open("rb") as stream:
             zipped = stream.read(4) == b"PK\x03\x04"
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*TorchScript archive")  # an error below
+        script = False
+        if zipped:
+            with zipfile.ZipFile(file) as archive:
+                script = is_torchscript(archive)
+        if not script:  # which some releases of torch would hand to torch.jit
             # mapped, not read: this only looks at what the file is made of
             torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
@@ -100,13 +105,13 @@ def check_checkpoint(path: str | os.PathLike[str]) -> None:
             "or convert it to .safetensors where you trust it"
         ) from error
     except Exception as error:  # safetensors, zipfile and torch have kinds of their own
-        if "torchscript" in str(error).lower():
-            raise ValueError(
-                f"{file}: is a TorchScript archive, as OpenAI's own .pt files are; load it by "
-                "open_clip's tag (such as ViT-B-16/openai), or with OpenAI's clip package and wrap "
-                "the model in adaneg_openood.vlm.OpenAIClip"
-            ) from error
         raise ValueError(f"{file}: cannot be read as a checkpoint, {_first_line(error)}") from error
+    if script:
+        raise ValueError(
+            f"{file}: is a TorchScript archive, as OpenAI's own .pt files are; load it by "
+            "open_clip's tag (such as ViT-B-16/openai), or with OpenAI's clip package and wrap "
+            "the model in adaneg_openood.vlm.OpenAIClip"
+        )
 
 
 def _first_line(error: Exception) -> str:

@@ -165,9 +165,16 @@ def test_real_clip_runs(real: dict) -> None:
             detector.reset()
             pred, conf = run(detector.double(), stream, case["batch_size"])
         metrics = ood_metrics(conf, labels, pred)
+        # MCM was ranked in float32: two images within its rounding may change places.
+        n_ood = int((labels < 0).sum())
+        near_tie = 1 / (n_ood * (len(labels) - n_ood)) if name.startswith("mcm") else 0.0
         pairs = {"fpr95": "FPR@95", "auroc": "AUROC", "aupr_in": "AUPR_IN", "aupr_out": "AUPR_OUT"}
         for theirs, ours in pairs.items():
-            assert metrics[ours] / 100 == pytest.approx(case[theirs], abs=1e-6), (task, name, ours)
+            assert metrics[ours] / 100 == pytest.approx(case[theirs], abs=1e-6 + near_tie), (
+                task,
+                name,
+                ours,
+            )
 
 
 @needs_realclip

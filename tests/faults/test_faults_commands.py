@@ -22,18 +22,23 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork to s
 
 KILLS = int(os.environ.get("ADANEG_KILLS", "2"))
 GUARD = 300
-NAMES = list(JOBS)
+
+
+@pytest.fixture(params=JOBS)
+def name(request):
+    """Each job; those that need OpenOOD are skipped without it."""
+    if JOBS[request.param].openood:
+        request.getfixturevalue("trial")
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def whole(world, tmp_path_factory, request):
+def whole(world, tmp_path_factory):
     """What an undisturbed run of a job writes, and how long it takes; each is run once."""
     made = {}
     start(print).join(GUARD)  # the server of processes imports what all of them need
 
     def of(name):
-        if JOBS[name].openood:
-            request.getfixturevalue("trial")
         if name not in made:
             out = place(world, tmp_path_factory.mktemp("whole") / "out", name)
             begun = time.monotonic()
@@ -66,7 +71,6 @@ def memory_named(files):
 
 
 @pytest.mark.parametrize("number", range(KILLS))
-@pytest.mark.parametrize("name", NAMES)
 def test_killed_and_run_again(world, whole, tmp_path, name, number):
     expected, seconds = whole(name)
     rng = random.Random(zlib.crc32(name.encode()) + number)
@@ -92,7 +96,6 @@ def test_killed_and_run_again(world, whole, tmp_path, name, number):
     assert left == []
 
 
-@pytest.mark.parametrize("name", NAMES)
 def test_two_at_once(world, whole, tmp_path, name):
     """One of them may be refused, in one line; what is written is what one of them alone writes."""
     expected, _ = whole(name)
