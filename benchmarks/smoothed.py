@@ -162,7 +162,9 @@ def _verdict(
         return ""
     test = paired_bootstrap(smoothed, plain, truth)
     fprs, aurocs = test["FPR@95"], test["AUROC"]
-    worse = (fpr > 1.0 and fprs.low > 0) or (auroc < -0.2 and aurocs.high < 0) or acc < -1e-9
+    higher_fpr = fpr > 1.0 and not fprs.may_be_chance
+    lower_auroc = auroc < -0.2 and not aurocs.may_be_chance
+    worse = higher_fpr or lower_auroc or acc < -1e-9
     told = f"FPR@95 p {fprs.p_value:.2f}, AUROC p {aurocs.p_value:.2f}"
     return f"worse ({told})" if worse else f"the bootstrap cannot tell ({told})"
 

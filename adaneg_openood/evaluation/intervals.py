@@ -31,18 +31,16 @@ class Difference(NamedTuple):
         value: on the images there are.
         low, high: ends of the bootstrap interval.
         p_value: two-sided, of the hypothesis that there is no difference; never below
-            ``2 / (resamples + 1)``.
+            ``2 / (resamples + 1)``, nor below ``2 / 2**n`` where n images are all there are of ID or of
+            OOD: so often do n images agree in sign by chance.
+        may_be_chance: the interval holds 0, or the p-value is above ``1 - level``.
     """
 
     value: float
     low: float
     high: float
     p_value: float
-
-    @property
-    def holds_zero(self) -> bool:
-        """Whether the interval holds 0, so that chance may explain the difference."""
-        return self.low <= 0.0 <= self.high
+    may_be_chance: bool
 
 
 def bootstrap_intervals(
@@ -112,12 +110,14 @@ class Bootstrap:
         observed: (method, row) -> (3,) metrics on the images there are, in percent. Rows are sets and
             the means of near and far ones (``nearood``, ``farood``), as in tables.
         drawn: (method, row) -> (B, 3) metrics of the resamples.
+        n_images: row -> ID images or OOD images, whichever are fewer; for a group, in its smallest set.
         n_resamples: B.
         level: of the intervals.
     """
 
     observed: Mapping[tuple[str, str], np.ndarray]
     drawn: Mapping[tuple[str, str], np.ndarray]
+    n_images: Mapping[str, int]
     n_resamples: int
     level: float
 
@@ -143,9 +143,11 @@ class Bootstrap:
         drawn = self.drawn[method, row] - self.drawn[other, row]
         # one is added to both counts, so that a finite number of draws never claims certainty
         tail = np.minimum((drawn <= 0).sum(axis=0), (drawn >= 0).sum(axis=0))
-        p_values = np.minimum(1.0, 2 * (tail + 1) / (len(drawn) + 1))
-        columns = zip(BOOTSTRAPPED, observed, *self._ends(drawn), p_values)
-        return {name: Difference(*map(float, values)) for name, *values in columns}
+        p_values = np.clip(2 * (tail + 1) / (len(drawn) + 1), 2.0 ** (1 - self.n_images[row]), 1.0)
+        low, high = self._ends(drawn)
+        may_be_chance = (low <= 0) & (high >= 0) | (p_values > 1 - self.level)
+        columns = zip(*(column.tolist() for column in (observed, low, high, p_values, may_be_chance)))
+        return {name: Difference(*values) for name, values in zip(BOOTSTRAPPED, columns)}
 
     def _ends(self, drawn: np.ndarray) -> Any:
         if not 0.0 < self.level < 1.0:
@@ -200,18 +202,23 @@ class Bootstrap:
         return "\n".join([*lines, *self.warnings()])
 
     def warnings(self) -> list[str]:
-        """One line per method: differences to the first method that chance may explain."""
-        lines = []
+        """Intervals of too few images, and one line per method: differences that chance may explain."""
+        lines = [
+            f"{harmless(row)}: of ID or of OOD there are only {n} images, too few for an interval of "
+            f"{100 * self.level:g} %"
+            for row, n in self.n_images.items()
+            if 2.0 ** (1 - n) > 1 - self.level
+        ]
         first, *others = self.methods
         for method in others:
             unsure = []
             for row in self.rows:
                 found = self.differences(method, first, row).items()
-                names = [name for name, one in found if one.holds_zero]
+                names = [name for name, one in found if one.may_be_chance]
                 if names:
                     unsure.append(f"{row} ({', '.join(names)})")
             if unsure:
-                where = f"{method} - {first}: intervals hold 0, so chance may explain it, in "
+                where = f"{method} - {first}: chance may explain the difference in "
                 lines.append(harmless(where + "; ".join(unsure)))
         return lines
 
@@ -223,8 +230,8 @@ def resampled(
     n_resamples: int,
     seed: int,
     number: int = 0,
-) -> tuple[dict[tuple[str, str], np.ndarray], dict[tuple[str, str], np.ndarray]]:
-    """``observed`` and ``drawn`` of a :class:`Bootstrap` for one row, the same draws for every method.
+) -> tuple[dict[tuple[str, str], np.ndarray], dict[tuple[str, str], np.ndarray], dict[str, int]]:
+    """The first three fields of a :class:`Bootstrap` for one row, the same draws for every method.
 
     Args:
         confs: method -> one (N,) vector per stream order; their metrics are averaged.
@@ -247,7 +254,7 @@ def resampled(
     for place, weight in enumerate(draws(is_ood, n_resamples, seed, number)):
         for key, several in ranked.items():
             drawn[key][place] = np.mean([_percent(one.counts(weight)) for one in several], axis=0)
-    return observed, drawn
+    return observed, drawn, {row: int(min(is_ood.sum(), (~is_ood).sum()))}
 
 
 def draws(is_ood: np.ndarray, n_resamples: int, seed: int, number: int) -> Iterator[np.ndarray]:

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+_FEW = 20  # images, of which 5 % are one
+
+
 @dataclass(frozen=True, eq=False)
 class Run:
     """What methods said of every OOD set of a benchmark, under every seed.
@@ -218,6 +221,7 @@ class Run:
         """
         observed: dict[tuple[str, str], np.ndarray] = {}
         drawn: dict[tuple[str, str], np.ndarray] = {}
+        n_images: dict[str, int] = {}
         for group, names in self._groups.items():
             for dataset in names:
                 label = self.stream(self.methods[0], dataset, self.seeds[0]).label
@@ -234,19 +238,31 @@ class Run:
                 found = resampled(confs, dataset, label, n_resamples, self.seeds[0], number)
                 observed.update(found[0])
                 drawn.update(found[1])
+                n_images.update(found[2])
+            n_images[group] = min(n_images[name] for name in names)
             for method in self.methods:
                 for kept in (observed, drawn):
                     kept[method, group] = np.mean([kept[method, name] for name in names], axis=0)
-        return Bootstrap(observed, drawn, n_resamples, level)
+        return Bootstrap(observed, drawn, n_images, n_resamples, level)
 
     @cached_property
     def warnings(self) -> tuple[str, ...]:
-        """Where a number says less than it seems to, one line per method and kind of trouble."""
+        """Where a number says less than it seems to: one line per kind of trouble and method."""
         met: dict[tuple[str, str], list[tuple[str, str]]] = {}
+        few: dict[str, int] = {}
         for (method, dataset, _), result in self.streams.items():
+            n_ood = int((result.label == -1).sum())
+            if min(n_ood, len(result.label) - n_ood) < _FEW:
+                few[dataset] = min(n_ood, len(result.label) - n_ood)
             for kind, text in self._doubts(result).items():
                 met.setdefault((method, kind), []).append((dataset, text))
         lines = []
+        if few:
+            sets = ", ".join(f"{dataset}: {number}" for dataset, number in few.items())
+            lines.append(
+                f"few images of ID or of OOD ({sets}): of fewer than {_FEW}, one alone decides the "
+                "threshold of an FPR@95 and moves AUROC by points"
+            )
         for (method, kind), found in met.items():
             streams = f"{len(found)} stream{'s' * (len(found) > 1)}"
             lines.append(f"{method}, {kind} ({', '.join(dict(found))}; {streams}): {found[0][1]}")

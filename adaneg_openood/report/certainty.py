@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 REFERENCE = "NegLabel"
-_SURE = 0.05
 
 
 def reference_of(bootstrap: Bootstrap) -> str:
@@ -32,7 +31,7 @@ def surely_best(table: Table, column: str, bootstrap: Bootstrap | None) -> str |
     ordered = table.mean[column].sort_values(ascending=not table.higher_is_better)
     best, second = map(str, ordered.index[:2])
     row = next((group for group, name in GROUP_NAMES.items() if name == column), column)
-    return best if bootstrap.differences(best, second, row)[table.key].p_value < _SURE else None
+    return None if bootstrap.differences(best, second, row)[table.key].may_be_chance else best
 
 
 def certainty_table(bootstrap: Bootstrap) -> pd.DataFrame:

@@ -119,8 +119,8 @@ def _findings(record: RunRecord, tables: Sequence[Table], bootstrap: Bootstrap |
                     f"; its difference to {reference} is {test.value:+.2f} points "
                     f"(95 % interval {test.low:+.2f} to {test.high:+.2f})"
                 )
-                if test.low <= 0 <= test.high:
-                    said += ", which may be 0: these images do not tell the two apart"
+                if test.may_be_chance:
+                    said += ", which may be chance: these images do not tell the two apart"
         found.append(f"{said}.")
     return found
 

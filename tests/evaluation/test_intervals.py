@@ -90,11 +90,11 @@ def test_several_orders_are_averaged() -> None:
 def test_paired_test() -> None:
     conf, label = scores(600, 1.0)
     same = paired_bootstrap(conf, conf, label, n_resamples=100)["AUROC"]
-    assert same == (0.0, 0.0, 0.0, 1.0)
+    assert same == (0.0, 0.0, 0.0, 1.0, True)
     rng = np.random.default_rng(5)
     worse = conf + rng.normal(size=600) * 0.8
     found = paired_bootstrap(conf, worse, label, n_resamples=400)["AUROC"]
-    assert found.value > 0 and found.low > 0 and found.p_value < 0.05
+    assert found.value > 0 and found.low > 0 and found.p_value < 0.05 and not found.may_be_chance
     other = paired_bootstrap(worse, conf, label, n_resamples=400)["AUROC"]
     assert other.value == -found.value and other.p_value == found.p_value
     assert other.low == pytest.approx(-found.high)
@@ -103,6 +103,17 @@ def test_paired_test() -> None:
     assert found.high - found.low < 0.9 * (single.high - single.low) * 2**0.5
     little = conf + rng.normal(size=600) * 0.01
     assert paired_bootstrap(conf, little, label, n_resamples=400)["AUROC"].p_value > 0.05
+
+
+@pytest.mark.parametrize(("n_ood", "p_value"), [(3, 0.25), (5, 0.0625), (6, 0.03125)])
+def test_a_handful_of_images_says_no_more_than_a_sign_test(n_ood: int, p_value: float) -> None:
+    """Every OOD image moved the wrong way: every resample says so, whatever their number."""
+    label = np.array([-1] * n_ood + [0] * 200)
+    before = np.concatenate([np.zeros(n_ood), np.linspace(-0.5, 2.5, 200)])
+    after = before + (label == -1)
+    found = paired_bootstrap(after, before, label, n_resamples=400)["AUROC"]
+    assert found.high < 0 and found.p_value == p_value
+    assert found.may_be_chance == (n_ood < 6)
 
 
 def test_draws_are_the_seeds_alone() -> None:
@@ -169,7 +180,7 @@ def test_in_results() -> None:
     written = results.to_dict(found)["bootstrap"]
     assert written["resamples"] == 60 and "drift - cosine" in written["differences"]
     sure = {
-        row: one.holds_zero
+        row: one.may_be_chance
         for row in found.rows
         for one in [found.differences("drift", "cosine", row)["AUROC"]]
     }
