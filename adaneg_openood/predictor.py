@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -25,7 +24,7 @@ from adaneg_openood.data.encoding import listed_broken
 from adaneg_openood.detectors import Scores, make_detector
 from adaneg_openood.detectors.threshold import LEAST_SCORES, Threshold
 from adaneg_openood.io.configuration import Number, Section, Whole, checked
-from adaneg_openood.io.files import atomic_path, read_json_object
+from adaneg_openood.io.files import atomic_path, read_checked, write_checked
 from adaneg_openood.io.locks import exclusive
 from adaneg_openood.text import LabelFeatures
 from adaneg_openood.vlm import VisionLanguageModel, describe, load_model
@@ -35,6 +34,7 @@ logger = logging.getLogger(__name__)
 ID, OOD = "ID", "OOD"
 DEFAULT_DETECTOR = "smoothed_neglabel"
 _FORMAT = 3
+_AGAIN = "make the predictor again with build"
 PREDICTOR_FILE = "predictor.json"
 _N_NEAREST = 3  # negative labels that a prediction names
 
@@ -219,7 +219,6 @@ class Predictor:
         content = save({name: value.cpu().contiguous() for name, value in state.items()})
         digest = hashlib.sha256(content).hexdigest()
         about: dict[str, Any] = {
-            "format": _FORMAT,
             "version": __version__,
             "state": {"file": f"state-{digest[:16]}.safetensors", "sha256": digest},
             "model": describe(self.model),
@@ -231,13 +230,11 @@ class Predictor:
             "settings": self.detector.settings(),
             "threshold": None if self.threshold is None else dataclasses.asdict(self.threshold),
         }
-        about["checksum"] = _checksum(about)
         with exclusive(root / PREDICTOR_FILE):
             file = root / about["state"]["file"]
             with atomic_path(file) as temporary:
                 temporary.write_bytes(content)
-            with atomic_path(root / PREDICTOR_FILE) as temporary:
-                temporary.write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", "utf-8")
+            write_checked(root / PREDICTOR_FILE, _FORMAT, about)
             for old in [*root.glob("state-*.safetensors"), *root.glob(".*.tmp")]:
                 if old != file:  # of earlier saves, and of those that were killed
                     old.unlink(missing_ok=True)
@@ -309,7 +306,6 @@ class _State(Section):
 class _Saved(Section):
     """What ``predictor.json`` holds."""
 
-    format: Whole
     version: str
     state: _State
     model: dict[str, Any]
@@ -320,7 +316,6 @@ class _Saved(Section):
     detector: str
     settings: dict[str, Any]
     threshold: Optional[dict[str, Any]] = None
-    checksum: str
 
 
 def _predictor_file(root: Path) -> Path:
@@ -334,16 +329,12 @@ def _read(root: Path) -> tuple[_Saved, dict[str, Tensor]]:
 
     file = _predictor_file(root)
     while True:
-        found = read_json_object(file)
-        if found.get("format") != _FORMAT:
-            raise ValueError(f"{file}: format {found.get('format')!r}, this version reads {_FORMAT}")
-        if found.get("checksum") != _checksum(found):
-            raise ValueError(f"{file}: damaged, it does not have its checksum")
+        found = read_checked(file, _FORMAT, _AGAIN)
         about = checked(_Saved, found, f"{file}: damaged")
         try:
             content = (root / Path(about.state.file).name).read_bytes()
         except FileNotFoundError as error:
-            if read_json_object(file) != found:
+            if read_checked(file, _FORMAT, _AGAIN) != found:
                 continue  # saved anew between the two readings
             raise ValueError(f"{root}: damaged, {about.state.file} is missing") from error
         if hashlib.sha256(content).hexdigest() != about.state.sha256:
@@ -352,11 +343,6 @@ def _read(root: Path) -> tuple[_Saved, dict[str, Tensor]]:
             return about, load(content)
         except Exception as error:  # safetensors raises kinds of its own
             raise ValueError(f"{root}: damaged, {about.state.file}: {error}") from error
-
-
-def _checksum(about: Mapping[str, Any]) -> str:
-    body = {key: value for key, value in about.items() if key != "checksum"}
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def _check_same_model(known: Mapping[str, Any], model: Mapping[str, Any], what: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import threading
@@ -20,7 +21,7 @@ from adaneg_openood.data import ImageSet
 from adaneg_openood.demo import benchmark, world
 from adaneg_openood.demo.model import load_demo_model
 from adaneg_openood.detectors import DETECTORS
-from adaneg_openood.predictor import ID, OOD, PREDICTOR_FILE, Predictor, _checksum
+from adaneg_openood.predictor import ID, OOD, PREDICTOR_FILE, Predictor
 
 
 @pytest.fixture(scope="module")
@@ -158,16 +159,17 @@ def rewritten(folder, **changes):
     """The about file with changes and a checksum that fits: what a hostile sender would hand over."""
     file = folder / PREDICTOR_FILE
     about = {**json.loads(file.read_text()), **changes}
-    about["checksum"] = _checksum(about)
-    file.write_text(json.dumps(about))
+    body = {key: value for key, value in about.items() if key not in ("format", "checksum")}
+    checksum = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    file.write_text(json.dumps({**about, "checksum": checksum}))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 2}, "format 2, this version reads 3"),
+        ({"format": 2}, "format 2, and this version reads 3; make the predictor again"),
         ({"threshold": {"value": "high", "tpr": 0.9, "n": 60, "source": "id"}}, "threshold"),
-        ({"threshold": {"value": float("nan"), "tpr": 0.9, "n": 60, "source": "id"}}, "threshold"),
+        ({"threshold": {"value": float("nan"), "tpr": 0.9, "n": 60, "source": "id"}}, "checksum"),
         ({"model": ["demo"]}, "model must be a mapping"),
         ({"n_id": "many"}, "n_id must be a whole number"),
         ({"n_id": 10**9}, "n_id"),
@@ -188,8 +190,6 @@ def test_what_a_stranger_hands_over_is_checked(saved, model, changes, message):
 
 
 def test_a_state_that_does_not_fit_is_refused(saved, model):
-    import hashlib
-
     from safetensors.torch import load, save
 
     about = json.loads((saved / PREDICTOR_FILE).read_text())

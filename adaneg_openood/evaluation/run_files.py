@@ -20,7 +20,7 @@ from adaneg_openood.evaluation.provenance import About, checked_about
 from adaneg_openood.evaluation.stream_result import StreamResult, read_result, write_result
 from adaneg_openood.evaluation.streams import Stream
 from adaneg_openood.io.digests import digest_of, file_digest
-from adaneg_openood.io.files import atomic_path, read_json_object, refuse_bombs, write_json
+from adaneg_openood.io.files import atomic_path, read_checked, refuse_bombs, write_checked
 
 logger = logging.getLogger(__name__)
 
@@ -92,9 +92,7 @@ class StreamFiles:
             where = {"method": method, "dataset": dataset, "seed": seed}
             file = path.relative_to(self.root).as_posix()
             listed.append({**where, "file": file, "sha256": file_digest(path)})
-        body = {"about": self.about.to_dict(), "streams": listed}
-        content = {"format": _FORMAT, "checksum": digest_of(body, 64), **body}
-        write_json(self.index, content, indent=1)
+        write_checked(self.index, _FORMAT, {"about": self.about.to_dict(), "streams": listed}, indent=1)
         return self.index
 
     def _key(self, method: str, dataset: str, seed: int) -> str:
@@ -111,20 +109,11 @@ def read_run(root: Path) -> tuple[About, dict[tuple[str, str, int], StreamResult
     index = root / INDEX
     if not index.is_file():
         raise FileNotFoundError(f"{root}: holds no {INDEX}, so it is no finished run")
-    content = read_json_object(index)
-    if content.get("format") != _FORMAT:
-        raise ValueError(f"{index}: format {content.get('format')!r}, not {_FORMAT}; {_AGAIN}")
-    body = {"about": content.get("about"), "streams": content.get("streams")}
-    try:
-        intact = content.get("checksum") == digest_of(body, 64)
-    except ValueError:  # a NaN, which no run holds
-        intact = False
-    if not intact:
-        raise ValueError(f"{index}: damaged, it does not have its checksum; {_AGAIN}")
-    about = checked_about(index, body["about"])
+    content = read_checked(index, _FORMAT, _AGAIN)
+    about = checked_about(index, content.get("about"))
     streams: dict[tuple[str, str, int], StreamResult] = {}
     files = StreamFiles(root, about)
-    listed = body["streams"]
+    listed = content.get("streams")
     if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
         raise ValueError(f"{index}: streams must be a list of objects; {_AGAIN}")
     for one in listed:

@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from adaneg_openood.io.digests import digest_of
+
 logger = logging.getLogger(__name__)
 
 # Features hardly shrink at all, and text no more than thirtyfold; a bomb shrinks a thousandfold.
@@ -140,6 +142,45 @@ def read_json_object(file: Path) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise ValueError(f"{file}: damaged, must be a JSON object, got {type(loaded).__name__}")
     return loaded
+
+
+def write_checked(
+    path: str | os.PathLike[str], form: int, content: Mapping[str, Any], **options: Any
+) -> None:
+    """Write an object as JSON with the number of its format and its checksum, atomically.
+
+    Args:
+        path: the file.
+        form: the format.
+        content: what it holds, without the keys ``format`` and ``checksum``.
+        options: as in :func:`write_json`.
+    """
+    write_json(path, {"format": form, "checksum": digest_of(content, 64), **content}, **options)
+
+
+def read_checked(path: Path, form: int, advice: str) -> dict[str, Any]:
+    """The object that :func:`write_checked` wrote.
+
+    Args:
+        path: the file.
+        form: the only format that is read.
+        advice: what the user may do about another one.
+
+    Raises:
+        ValueError: of another format, or damaged; the message names the file.
+        OSError: it cannot be read.
+    """
+    content = read_json_object(path)
+    found, checksum = content.pop("format", None), content.pop("checksum", None)
+    if found != form:
+        raise ValueError(f"{path}: format {found!r}, and this version reads {form}; {advice}")
+    try:
+        intact = checksum == digest_of(content, 64)
+    except ValueError:  # a NaN, which none of these files holds
+        intact = False
+    if not intact:
+        raise ValueError(f"{path}: damaged, it does not have its checksum; {advice}")
+    return content
 
 
 def refuse_bombs(path: str | os.PathLike[str], archive: zipfile.ZipFile) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from adaneg_openood.evaluation import Run, StreamResult
-from adaneg_openood.io.digests import digest_of
-from adaneg_openood.io.files import atomic_path, read_json_object
+from adaneg_openood.io.files import read_checked, write_checked
 
 FORMAT = 4
 RECORD_FILE = "report.json"
@@ -135,11 +133,8 @@ def save_record(record: RunRecord, folder: str | os.PathLike[str]) -> Path:
             for example in record.examples
         ],
     }
-    path = root / RECORD_FILE
-    content = {"format": FORMAT, "checksum": digest_of(about, 64), **about}
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
-    return path
+    write_checked(root / RECORD_FILE, FORMAT, about, indent=None)
+    return root / RECORD_FILE
 
 
 def load_record(folder: str | os.PathLike[str]) -> RunRecord:
@@ -153,11 +148,7 @@ def load_record(folder: str | os.PathLike[str]) -> RunRecord:
     path = root / RECORD_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{root}: holds no {RECORD_FILE}, so it is no run's record")
-    about = read_json_object(path)
-    if about.pop("format", None) != FORMAT:
-        raise ValueError(f"{path}: not a record of format {FORMAT}; {_AGAIN}")
-    if about.pop("checksum", None) != digest_of(about, 64):
-        raise ValueError(f"{path}: damaged; {_AGAIN}")
+    about = read_checked(path, FORMAT, _AGAIN)
     examples = tuple(
         Example(**{**values, "picture": base64.b64decode(values["picture"])})
         for values in about["examples"]

@@ -138,11 +138,15 @@ def test_a_number_that_says_less_than_it_seems_says_so() -> None:
     detectors = {"drift": Drifting(DATA), "blind": Blind(DATA), "cosine": StatelessCosine(DATA)}
     one = replay(DATA, detectors, Protocol(batch_size=28), progress=False)
     few, *others = one.warnings
-    assert few.startswith("few images of ID or of OOD (ssb: 10, ninco: 6, textures: 8): of fewer than 20")
+    assert few.startswith(
+        "few images of ID or of OOD (ssb: 10, ninco: 6, textures: 8): of fewer than 20"
+    )
     by_method = {line.partition(",")[0]: line for line in others}
     assert set(by_method) == {"drift", "blind"} and len(others) == 2
     # sets of 30, 26 and 28 images: the last two are one batch each, under three orders
     assert "one batch (ninco, textures; 6 streams)" in by_method["drift"]
     assert "all scores equal (ssb, ninco, textures; 3 streams)" in by_method["blind"]
     assert one.to_dict()["warnings"] == list(one.warnings)
-    assert replay(DATA, {"drift": Drifting(DATA)}, Protocol((0,), 256), progress=False).warnings == (few,)
+    assert replay(DATA, {"drift": Drifting(DATA)}, Protocol((0,), 256), progress=False).warnings == (
+        few,
+    )
