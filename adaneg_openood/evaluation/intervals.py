@@ -195,7 +195,8 @@ class Bootstrap:
         for row in self.rows:
             for method in others:
                 told = [
-                    f"{name} {one.value:+.2f} [{one.low:+.2f}, {one.high:+.2f}] p {one.p_value:.3f}"
+                    f"{name} {_signed(one.value)} [{_signed(one.low)}, {_signed(one.high)}] "
+                    f"p {one.p_value:.3f}"
                     for name, one in self.differences(method, first, row).items()
                 ]
                 lines.append(line(row, method, told))
@@ -211,16 +212,23 @@ class Bootstrap:
         ]
         first, *others = self.methods
         for method in others:
-            unsure = []
+            unsure, differ = [], False
             for row in self.rows:
-                found = self.differences(method, first, row).items()
-                names = [name for name, one in found if one.may_be_chance]
+                found = self.differences(method, first, row)
+                differ = differ or any(round(one.low, 9) or round(one.high, 9) for one in found.values())
+                names = [name for name, one in found.items() if one.may_be_chance]
                 if names:
                     unsure.append(f"{row} ({', '.join(names)})")
-            if unsure:
+            if not differ:
+                lines.append(harmless(f"{method} - {first}: no difference anywhere"))
+            elif unsure:
                 where = f"{method} - {first}: chance may explain the difference in "
                 lines.append(harmless(where + "; ".join(unsure)))
         return lines
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 2) + 0.0:+.2f}"  # never -0.00
 
 
 def resampled(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 Array = Union[np.ndarray, Tensor]
 
+FEW_IMAGES = 20  # of which 5 % are one
 METRICS = ("FPR@95", "FPR@95 (ID positive)", "AUROC", "AUPR_IN", "AUPR_OUT", "ACC")
 
 CONVENTIONS = {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adaneg_openood.evaluation.intervals import BOOTSTRAPPED, Bootstrap, resampled
-from adaneg_openood.evaluation.metrics import CONVENTIONS
+from adaneg_openood.evaluation.metrics import CONVENTIONS, FEW_IMAGES, RankedScores
 from adaneg_openood.evaluation.provenance import About
 from adaneg_openood.evaluation.run_files import StreamFiles, read_run
 from adaneg_openood.evaluation.stream_result import StreamResult
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-_FEW = 20  # images, of which 5 % are one
+_TIED = 0.05  # of the images of either side, as much as an FPR@95 gives away
+_FEW_HITS = 10  # that guessing would get, below which chance explains an accuracy
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,7 +253,7 @@ class Run:
         few: dict[str, int] = {}
         for (method, dataset, _), result in self.streams.items():
             n_ood = int((result.label == -1).sum())
-            if min(n_ood, len(result.label) - n_ood) < _FEW:
+            if min(n_ood, len(result.label) - n_ood) < FEW_IMAGES:
                 few[dataset] = min(n_ood, len(result.label) - n_ood)
             for kind, text in self._doubts(result).items():
                 met.setdefault((method, kind), []).append((dataset, text))
@@ -260,8 +261,8 @@ class Run:
         if few:
             sets = ", ".join(f"{dataset}: {number}" for dataset, number in few.items())
             lines.append(
-                f"few images of ID or of OOD ({sets}): of fewer than {_FEW}, one alone decides the "
-                "threshold of an FPR@95 and moves AUROC by points"
+                f"few images of ID or of OOD ({sets}): of fewer than {FEW_IMAGES}, one alone decides "
+                "the threshold of an FPR@95 and moves AUROC by points"
             )
         for (method, kind), found in met.items():
             streams = f"{len(found)} stream{'s' * (len(found) > 1)}"
@@ -282,6 +283,23 @@ class Run:
             found["all scores equal"] = (
                 f"every image has the score {result.conf[0]:g}, so AUROC is 50 and both FPR@95 are 100 "
                 "whatever the images"
+            )
+        else:
+            counts = RankedScores(result.conf, result.label == -1).counts()
+            shares = np.stack([counts.n_id / counts.n_id.sum(), counts.n_ood / counts.n_ood.sum()])
+            tied_id, tied_ood = shares[:, shares.min(axis=0).argmax()]
+            if min(tied_id, tied_ood) >= _TIED:
+                found["ties"] = (
+                    f"{tied_id:.0%} of the ID and {tied_ood:.0%} of the OOD images have the same "
+                    "score, so FPR@95 may rest on ties"
+                )
+        n_id = int((result.label >= 0).sum())
+        n_classes = int(result.label.max()) + 1
+        right = float((result.pred == result.label).sum())
+        if n_id >= _FEW_HITS * n_classes and right < 0.5 * n_id / n_classes:
+            found["accuracy below chance"] = (
+                f"{right:.0f} of {n_id} ID images get their class, fewer than by guessing; "
+                "the labels may be in another order than the class names"
             )
         return {**found, **(result.diagnosis or {}).get("warnings", {})}
 

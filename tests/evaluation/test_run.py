@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import pytest
 import torch
 from evaluation_fakes import N_ID, Drifting, StatelessCosine, make_data
 
+from adaneg_openood.detectors import MCM
 from adaneg_openood.evaluation import (
     FeatureSet,
     Protocol,
@@ -126,6 +128,19 @@ def test_names_of_strangers_do_nothing_where_they_are_printed(tmp_path: Path) ->
     assert "\x1b" not in printed and "\\x1b" in printed
     found.to_csv(tmp_path / "r.csv")
     assert list(pd.read_csv(tmp_path / "r.csv")["dataset"]) == ["'=1+1", "red\\x1b[2J\\x0aset"]
+
+
+def test_ties_and_labels_in_another_order_are_told(demo: FeatureSet) -> None:
+    def warned(data: FeatureSet, most: float = 1.0) -> list[str]:
+        detector = MCM(data.text_features, data.n_id)
+        whole = detector.score
+        detector.score = lambda x: dataclasses.replace(whole(x), conf=whole(x).conf.clamp_max(most))
+        return list(replay(data, {"m": detector}, Protocol((0,), 64), progress=False).warnings)
+
+    assert warned(demo) == []
+    turned = dataclasses.replace(demo, id_labels=(demo.id_labels + 1) % demo.n_id)
+    assert [line.partition(" (")[0] for line in warned(turned)] == ["m, accuracy below chance"]
+    assert [line.partition(" (")[0] for line in warned(demo, most=0.07)] == ["m, ties"]
 
 
 def test_a_number_that_says_less_than_it_seems_says_so() -> None:
