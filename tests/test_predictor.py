@@ -361,6 +361,19 @@ def test_predict_heeds_exif_unless_told_not_to(saved, folders, tmp_path):
     assert raw["turned.png"] != pytest.approx(raw["upright.png"], abs=0.02)
 
 
+def test_build_tells_of_validation_folders_that_are_no_class(folders, tmp_path, caplog):
+    for index, file in enumerate(sorted((folders / "id").iterdir())[:24]):
+        target = tmp_path / "val" / ("odd things" if index % 4 == 0 else world.ID_NAMES[0]) / file.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(file.read_bytes())
+    given = ("build", "--classes", "demo", "--corpus", "demo", "--model", "demo", "--workers", 0)
+    given += ("--validation", tmp_path / "val", "--out", tmp_path / "run")
+    invoke(*given, "--stream")
+    assert "are no class" not in caplog.text
+    invoke(*given)
+    assert "val: odd things are no class, and their images are taken for ID" in caplog.text
+
+
 def test_build_says_how_many_images_it_needs_before_the_model(folders, tmp_path):
     (tmp_path / "few").mkdir()
     (tmp_path / "few" / "a.png").write_bytes((folders / "id" / "000.png").read_bytes())

@@ -104,11 +104,20 @@ def read_seeds(value: Any) -> tuple[int, ...]:
 def shifted(seeds: tuple[int, ...], first: int | None) -> tuple[int, ...]:
     """Seeds from ``first`` on, as many as there were; None leaves them as they are.
 
+    Raises:
+        ValueError: the seeds are not those from 0 on, so somebody chose them one by one.
+
     Example:
         >>> shifted((0, 1, 2), 7)
         (7, 8, 9)
     """
-    return seeds if first is None else tuple(range(first, first + len(seeds)))
+    if first is None:
+        return seeds
+    if seeds != tuple(range(len(seeds))):
+        raise ValueError(
+            f"the seeds are given one by one ({shown(list(seeds))}), and a first seed ({first}) too"
+        )
+    return tuple(range(first, first + len(seeds)))
 
 
 def _read_list_file(value: Any, info: ValidationInfo) -> Any:

@@ -198,6 +198,8 @@ def sweep(
         if len(best):
             text = best[columns].head(_SHOWN).round(2).to_string(index=False)
             show(f"\nBest AUROC on {row}, in percent:\n{text}")
+    for line in result.warnings():
+        show(f"warning: {line}")
     written = ["results.csv", "summary.csv", "conventions.json"]
     if plots and result.axes:
         start = {**spec.to_dict(), "batch_size": benchmark.batch_size, "ratio": "1:1"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -18,13 +19,16 @@ from adaneg_openood.cli import options
 from adaneg_openood.cli.common import check_outputs, named_values, settings_text, write_json
 from adaneg_openood.cli.options import LABEL_NAMES, ModelChoice, label_settings, one_of, setting
 from adaneg_openood.data import ImageSet
+from adaneg_openood.data.class_matching import match_names
 from adaneg_openood.detectors import DETECTORS
 from adaneg_openood.detectors.threshold import LEAST_SCORES
 from adaneg_openood.io.files import atomic_path
-from adaneg_openood.io.names import harmless
+from adaneg_openood.io.names import harmless, listed
 
 if TYPE_CHECKING:
     from adaneg_openood.predictor import Prediction, Predictor
+
+logger = logging.getLogger(__name__)
 
 BATCH = setting("batch_size", default=64)
 EXIF = typer.Option(
@@ -64,6 +68,11 @@ def build(
         raise ValueError(
             f"{validation}: holds {len(images)} image(s); a threshold needs at least {LEAST_SCORES}"
         )
+    folders = {name.partition("/")[0] for name in images.names if "/" in name and validation.is_dir()}
+    other = sorted(folders - match_names(folders, names).keys()) if names else []
+    if other and not stream:
+        told = "%s: %s are no class, and their images are taken for ID"
+        logger.warning(told, validation, listed(other))
     towers = model.load()
     labels = make_labels(
         towers, names, settings, takes_corpus=spec.takes_corpus, cache=cache, progress=True

@@ -17,6 +17,7 @@ _REMEDY = "Compare with NegLabel, or use SmoothedNegLabel, which was made for su
 _UNEVEN_SIDES = 4.0  # ID names against a group's negatives, either way
 _LOPSIDED = 0.05  # the smaller side's share of confident images
 _IMPURE = 0.75  # what the thresholds mean to guarantee
+_TELLING = 20  # confident images, below which a share tells nothing
 _SHORT = 5  # images per ID name
 _WINDOW = 10_000  # images that the tallies look back
 _PRIOR = 100  # decisions of each kind AdaGap's window starts with
@@ -193,9 +194,10 @@ def diagnose(held: Tensor, confident: ConfidentImages, n_id: int, groups: int) -
             "what is cached helps that side alone"
         )
     for side, count, purity in (("ID", of_id, id_purity), ("negative", of_negatives, negative_purity)):
-        if count > 1 and purity < _IMPURE:  # it starts at one
+        if count >= _TELLING and purity < _IMPURE:
             warnings[f"impure {side} side"] = (
-                f"of the images cached on the {side} side only {purity:.0%} are expected to belong there"
+                f"of about {count:.0f} images that were taken for the {side} side only {purity:.0%} are "
+                "expected to belong there, by their own scores"
             )
     if 0 < images < _SHORT * n_id:
         warnings["short stream"] = (

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adaneg_openood.evaluation.drawing import lines_over, save_figure
-from adaneg_openood.evaluation.metrics import CONVENTIONS, METRICS
+from adaneg_openood.evaluation.metrics import CONVENTIONS, FEW_IMAGES, METRICS
 from adaneg_openood.evaluation.tables import GROUP_ROWS, over_seeds
 from adaneg_openood.io.files import atomic_path, write_json
 from adaneg_openood.io.names import harmless_table
@@ -53,6 +53,18 @@ class SweepResult:
         both = means.join(spreads.fillna(0.0).add_suffix(" std"))
         columns = [f"{metric}{what}" for metric in METRICS for what in ("", " std")]
         return both[columns].reset_index()
+
+    def warnings(self) -> list[str]:
+        """One line where runs hold so few images that their numbers say little."""
+        fewest = self.records[["n_id", "n_ood"]].min(axis=1)
+        few = self.records[fewest < FEW_IMAGES]
+        if few.empty:
+            return []
+        least = f"{few['n_id'].min()} ID and {few['n_ood'].min()} OOD"
+        return [
+            f"{len(few)} of {len(self.records)} runs hold fewer than {FEW_IMAGES} ID or OOD images "
+            f"(down to {least}): one image moves their numbers by points"
+        ]
 
     def best(self, metric: str = "AUROC", row: str = "farood") -> pd.DataFrame:
         """Rows of :meth:`summary` for one set or group, best first."""

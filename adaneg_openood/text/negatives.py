@@ -112,7 +112,7 @@ class NegativeLabels:
         lines = text.splitlines()
         if not lines or lines[0] != f"# {_HEADER}":
             return cls.of_corpus(read_word_lists(file))
-        words, kinds, provenance, count = [], [], {}, -1
+        words, kinds, provenance, count = [], [], {}, None
         for number, line in enumerate(lines[1:], 2):
             try:
                 if line.startswith("# "):
@@ -129,10 +129,10 @@ class NegativeLabels:
                     kinds.append(kind)
             except (ValueError, RecursionError) as error:
                 raise ValueError(f"{file}, line {number}: {error}; got {line[:80]!r}") from error
-        if count != len(words):
+        if count not in (None, len(words)):
             raise ValueError(
                 f"{file}: says it holds {count} words but has {len(words)}; "
-                "correct the count line if it was edited on purpose"
+                "it was cut off, or edited: then delete its line '# count', too"
             )
         try:
             return cls(tuple(words), tuple(kinds), provenance)

@@ -89,6 +89,8 @@ def test_a_misspelt_postprocessor_is_named() -> None:
 def test_seeds_as_a_list_a_number_or_text() -> None:
     assert read_seeds(3) == read_seeds("3") == (0, 1, 2) and read_seeds("4,7") == read_seeds([4, 7])
     assert shifted((0, 1, 2), 7) == (7, 8, 9) and shifted((4, 7), None) == (4, 7)
+    with pytest.raises(ValueError, match=r"one by one \(\[3, 4\]\), and a first seed \(7\) too"):
+        shifted((3, 4), 7)
     for wrong in (0, [], "0", [1, 1], True, "x", [1.5], -1, None):
         with pytest.raises(ValueError, match="distinct whole numbers"):
             read_seeds(wrong)

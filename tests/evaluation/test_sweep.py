@@ -199,6 +199,9 @@ def test_protocols() -> None:
     counted = result.records.groupby(["ratio", "n_images"])[["n_id", "n_ood"]].agg(["min", "max"])
     assert counted.loc[("1:4", 20)].tolist() == [4, 4, 16, 16]
     assert counted.loc[("4:1", 40)].tolist() == [32, 32, 8, 8]
+    [told] = result.warnings()
+    assert told.startswith("160 of 192 runs hold fewer than 20 ID or OOD images")
+    assert "(down to 4 ID and 4 OOD)" in told
     summary = result.summary()
     assert {"nearood", "farood", "alike", "other"} == set(summary["dataset"])
     assert len(summary) == len(result.records) // 2 * 2

@@ -33,7 +33,7 @@ def test_saved_list_is_readable_and_comes_back(tmp_path):
     [
         (lambda text: text.replace("adj\tred", "adj red"), r"line \d+: must be 'adj' or 'noun', a tab"),
         (lambda text: text.replace("adj\tred", "verb\tred"), "must be 'adj' or 'noun'"),
-        (lambda text: text.replace("noun\tcafé\n", ""), "says it holds 3 words but has 2"),
+        (lambda text: text.replace("noun\tcafé\n", ""), "says it holds 3 words but has 2.* '# count'"),
         (lambda text: text.replace('"my words"', "my words"), r"line \d+"),
         (lambda text: text.replace("adj\tred\n", "") + "adj\tred\n", "adjectives must come before"),
     ],
@@ -45,6 +45,14 @@ def test_damaged_lists(tmp_path, change, message):
     file.write_text(change(file.read_text("utf-8")), "utf-8")
     with pytest.raises(ValueError, match=message):
         NegativeLabels.load(file)
+
+
+def test_an_edited_list_is_taken_without_its_count(tmp_path):
+    file = tmp_path / "n.txt"
+    mine(HashModel(), classes("dog"), Corpus(("café", "fire engine"), ("red",), "my words")).save(file)
+    text = file.read_text("utf-8").replace("noun\tcafé\n", "").replace("# count: 3\n", "")
+    file.write_text(text, "utf-8")
+    assert NegativeLabels.load(file).words == ("red", "fire engine")
 
 
 def test_a_released_selection_is_taken_as_it_is(tmp_path):
