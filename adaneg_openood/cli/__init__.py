@@ -16,7 +16,7 @@ Start with: adaneg-openood demo. Every command that loads a model takes --model 
 which needs no download.
 
 Exit status: 0 done; 1 done, but something was found missing, damaged or unreadable; 2 not done, for the
-reason that the last line gives.
+reason that the last line gives; 130 interrupted.
 """
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=_HELP)

@@ -21,9 +21,15 @@ if TYPE_CHECKING:
 
 @contextmanager
 def readable_errors() -> Iterator[None]:
-    """Errors made for people end as one line and exit status 2; all others keep their traceback."""
+    """Errors made for people, and Ctrl-C, end as one line; all other errors keep their traceback."""
     try:
         yield
+    except KeyboardInterrupt:
+        if os.environ.get("RANK", "0") == "0":
+            show(
+                "interrupted; run again, the command takes up what is already encoded or saved", err=True
+            )
+        raise typer.Exit(130) from None
     except (ValueError, TypeError, OSError, ImportError) as error:
         # of torchrun's processes the first speaks for all: an error on one is raised on every one
         if os.environ.get("RANK", "0") == "0":

@@ -120,3 +120,12 @@ def test_names_are_harmless_on_the_terminal(tmp_path: Path) -> None:
     (tmp_path / name).write_text("- a")
     result = CliRunner().invoke(app, ["eval", str(tmp_path / name)])
     assert result.exit_code == 2 and "\x1b" not in result.output
+
+
+def test_ctrl_c_ends_in_one_line_and_its_own_exit_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("adaneg_openood.cli.benchmarks.open_benchmark", interrupted)
+    text = run("eval", "demo", code=130)
+    assert text.splitlines()[-1].startswith("interrupted; run again")
