@@ -161,6 +161,24 @@ def test_bad_settings() -> None:
         bootstrap_intervals([], label)
 
 
+@pytest.mark.parametrize("ratio", [(5, 1), (1, 1)])
+def test_seeds_that_hold_other_images_are_refused(ratio: tuple[int, int]) -> None:
+    data = make_data(near={}, far={"textures": make_data().far["textures"]})
+    detectors = {"cosine": StatelessCosine(data)}
+    several, one = (
+        replay(data, detectors, Protocol(seeds, batch_size=8, ratio=ratio), progress=False)
+        for seeds in ((0, 4), (4,))
+    )
+    # at 5:1 every ID image is met, so that the labels of the seeds are alike and their images are not
+    labels = [several.stream("cosine", "textures", seed).label.tolist() for seed in (0, 4)]
+    assert (labels[0] == labels[1]) == (ratio == (5, 1))
+    with pytest.raises(ValueError, match="textures: intervals need the same images under every seed"):
+        several.bootstrap(10)
+    result = one.stream("cosine", "textures", 4)
+    alone = bootstrap_intervals(result.conf, result.label, n_resamples=10, seed=4)
+    assert one.bootstrap(10).intervals("cosine", "textures") == alone
+
+
 def test_in_results() -> None:
     data = make_data()
     detectors = {"cosine": StatelessCosine(data), "drift": Drifting(data)}
