@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from adaneg_openood._version import __version__
-from adaneg_openood.benchmark.methods import further_inputs
+from adaneg_openood.benchmark.methods import further_inputs, with_published_groups
 from adaneg_openood.data import ImageSet, decoded_batches
 from adaneg_openood.data.batches import Batch, progress_bar, worker_deaths_named
 from adaneg_openood.data.encode_file import differing
@@ -70,7 +70,8 @@ class Predictor:
         model: encodes images; the labels must be of the same one.
         labels: text features and names, ID rows first.
         detector: a name of ``detectors.DETECTORS``.
-        settings: of the detector, by name; the defaults where they say nothing.
+        settings: of the detector, by name; where they say nothing, the number of groups is the one that
+            the list of negatives was published with, and all else has its default.
 
     Raises:
         ValueError: labels of another width or another model, or a setting that is not allowed.
@@ -91,7 +92,7 @@ class Predictor:
             labels.features.to(model.device),
             labels.n_id,
             scale,
-            settings or {},
+            with_published_groups(detector, settings or {}, labels),
             **further_inputs([detector], model),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import multiprocessing
@@ -15,12 +16,14 @@ from typer.testing import CliRunner
 
 from adaneg_openood import AdaNeg, AdaNegConfig, NegLabel
 from adaneg_openood.benchmark.labels import make_labels
+from adaneg_openood.benchmark.methods import MethodSpec
 from adaneg_openood.benchmark.settings import LabelSettings
 from adaneg_openood.cli import app
 from adaneg_openood.data import ImageSet
 from adaneg_openood.demo import benchmark, world
 from adaneg_openood.demo.model import load_demo_model
 from adaneg_openood.detectors import DETECTORS
+from adaneg_openood.evaluation import FeatureSet
 from adaneg_openood.predictor import ID, OOD, PREDICTOR_FILE, Predictor
 
 
@@ -79,6 +82,20 @@ def test_nearest_negatives_are_in_the_callers_order(labels):
     assert rows[:, 0].tolist() == [33, 79, 20]
     torch.testing.assert_close(cosines[:, 0], torch.ones(3))
     assert (cosines[:, 1] < 1).all()
+
+
+def test_the_published_number_of_groups_is_that_of_eval(model, labels):
+    told = dataclasses.replace(labels, provenance={"negatives": {"groups": 20}})
+    data = FeatureSet(
+        told.features, 20, told.features[:20], torch.arange(20), {}, {"far": told.features}
+    )
+    images = torch.nn.functional.normalize(told.features[:40] + told.features[40:], dim=1)
+    for settings, groups in (({}, 20), ({"groups": 3}, 3)):
+        by_eval = MethodSpec("neglabel", settings).build(data, told)
+        own = Predictor(model, told, "neglabel", settings).detector
+        assert own.groups == by_eval.groups == groups
+        by_eval.logit_scale = own.logit_scale
+        assert torch.equal(own.score(images).conf, by_eval.score(images).conf)
 
 
 @pytest.mark.parametrize("detector", list(DETECTORS))

@@ -72,14 +72,21 @@ class MethodSpec:
         Raises:
             ValueError, TypeError: a setting that does not fit the data, such as too many groups.
         """
-        settings = dict(self.settings)
-        groups = None if labels is None else labels.groups
-        if groups is not None and "groups" in default_settings(self.detector):
-            settings.setdefault("groups", groups)
+        settings = with_published_groups(self.detector, self.settings, labels)
         taken = DETECTORS[self.detector].input_names()
         own = {name: value for name, value in inputs.items() if name in taken}
         rows = inputs.get("corpus", data.text_features) if self.takes_corpus else data.text_features
         return make_detector(self.detector, rows, data.n_id, data.logit_scale, settings, **own)
+
+
+def with_published_groups(
+    detector: str, settings: Mapping[str, Any], labels: LabelFeatures | None
+) -> dict[str, Any]:
+    """Settings, with the number of groups that the negatives were published with if they name none."""
+    own = dict(settings)
+    if labels is not None and labels.groups is not None and "groups" in default_settings(detector):
+        own.setdefault("groups", labels.groups)
+    return own
 
 
 STANDARD = {

@@ -160,6 +160,7 @@ def sweep(
     Under torchrun its processes share the images and then the streams: torchrun --nproc-per-node 4 -m
     adaneg_openood sweep ... writes the same results as one process.
     """
+    from adaneg_openood.benchmark.methods import with_published_groups
     from adaneg_openood.benchmark.run import encode_benchmark
     from adaneg_openood.evaluation.sweep import grid_configs
     from adaneg_openood.evaluation.sweep import sweep as run
@@ -172,12 +173,12 @@ def sweep(
     check_outputs(json_file, out / "results.csv")
     with process_group(encoding.device) as group:
         encoding = encoding.on(group)
-        features = encode_benchmark(open_benchmark(benchmark, group=group), encoding, group).data
+        made = encode_benchmark(open_benchmark(benchmark, group=group), encoding, group)
         result = run(
-            features,
+            made.data,
             values,
             method=spec.detector,
-            base=spec.settings,
+            base=with_published_groups(spec.detector, spec.settings, made.labels),
             released=released,
             seeds=benchmark.seeds,
             batch_sizes=axes.get("batch_size", [benchmark.batch_size]),

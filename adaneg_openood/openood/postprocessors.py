@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from openood.postprocessors.base_postprocessor import BasePostprocessor
 
-from adaneg_openood.benchmark.methods import further_inputs
+from adaneg_openood.benchmark.methods import further_inputs, with_published_groups
 from adaneg_openood.benchmark.postprocessor import detector_settings, read_postprocessor
 from adaneg_openood.benchmark.settings import LabelSettings, StorageSettings
 from adaneg_openood.data.feature_set import DEFAULT_LOGIT_SCALE
@@ -240,8 +240,9 @@ class Postprocessor(BasePostprocessor):  # type: ignore[misc]
         """
         labels = self.labels
         own = detector_settings(self.method, self.settings)
-        if "groups" in own and "groups" not in self.settings.model_fields_set and labels.groups:
-            own["groups"] = labels.groups  # those that the list of negatives was published with
+        if "groups" not in self.settings.model_fields_set:
+            own.pop("groups", None)
+            own = with_published_groups(self.method, own, labels)
         scale = float(labels.logit_scale or DEFAULT_LOGIT_SCALE)
         return make_detector(self.method, labels.features, labels.n_id, scale, own, **self._inputs)
 

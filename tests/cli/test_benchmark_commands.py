@@ -140,6 +140,16 @@ def test_sweep(root: Path, tmp_path: Path) -> None:
     assert f"{n} runs, 0 now" in run(*arguments, "--no-plots")
 
 
+def test_sweep_takes_the_published_number_of_groups(root: Path, tmp_path: Path) -> None:
+    mined = YAML.replace("negatives: negatives.txt", "corpus: demo\nmining: neglabel\nn_negatives: 40")
+    (root / "mined.yml").write_text(mined)
+    command = ("sweep", root / "mined.yml", "--workers", 0, "--method", "neglabel", "--no-plots")
+    run(*command, "--out", tmp_path / "own", "--grid", "permute=true")
+    assert set(pd.read_csv(tmp_path / "own" / "results.csv")["groups"]) == {40}  # of 100, as many as fit
+    run(*command, "--out", tmp_path / "given", "--grid", "groups=2,4")
+    assert set(pd.read_csv(tmp_path / "given" / "results.csv")["groups"]) == {2, 4}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -52,6 +52,16 @@ def test_mined_as_the_library_mines(candidates: Path) -> None:
     torch.testing.assert_close(found, model.encode_text(prompts), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize(("given", "groups"), [({}, 30), ({"groups": 3}, 3)])
+def test_groups_are_those_that_the_recipe_was_published_with(
+    given: dict[str, int], groups: int, candidates: Path
+) -> None:
+    mining = {"mining": "neglabel", "corpus": str(candidates), "n_negatives": 30}  # with 100 groups
+    post = Postprocessor("neglabel", {"dataset": {"name": "cifar10"}}, **mining, **given)
+    post.setup(CLIPNetwork(TinyModel(), CIFAR), {}, {})
+    assert post.make_detector().groups == groups
+
+
 def test_a_network_without_names_takes_the_data_sets_to_drop_candidates(candidates: Path) -> None:
     text = TinyModel().encode_text([f"The nice {name}." for name in CIFAR])
     named = features(CLIPNetwork(TinyModel(), CIFAR), corpus=str(candidates), n_negatives=30)
