@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,10 @@ DEFAULT_DETECTOR = "smoothed_neglabel"
 _FORMAT = 3
 _AGAIN = "make the predictor again with build"
 PREDICTOR_FILE = "predictor.json"
+# of earlier saves, and of those that were killed; the folder may hold files of others too
+_OWN_FILE = re.compile(
+    r"state-[0-9a-f]{16}\.safetensors|\.(predictor\.json|state-[0-9a-f]{16}\.safetensors)\.[0-9a-f-]+\.tmp"
+)
 _N_NEAREST = 3  # negative labels that a prediction names
 
 
@@ -236,8 +241,8 @@ class Predictor:
             with atomic_path(file) as temporary:
                 temporary.write_bytes(content)
             write_checked(root / PREDICTOR_FILE, _FORMAT, about)
-            for old in [*root.glob("state-*.safetensors"), *root.glob(".*.tmp")]:
-                if old != file:  # of earlier saves, and of those that were killed
+            for old in root.iterdir():
+                if old != file and _OWN_FILE.fullmatch(old.name):
                     old.unlink(missing_ok=True)
 
     @classmethod

@@ -24,6 +24,7 @@ from adaneg_openood.demo import benchmark, world
 from adaneg_openood.demo.model import load_demo_model
 from adaneg_openood.detectors import DETECTORS
 from adaneg_openood.evaluation import FeatureSet
+from adaneg_openood.io.files import atomic_path
 from adaneg_openood.predictor import ID, OOD, PREDICTOR_FILE, Predictor
 
 
@@ -160,6 +161,21 @@ def test_a_saved_run_goes_on_as_if_never_stopped(detector, model, labels, folder
     assert resumed.threshold == predictor.threshold
     assert list(resumed.predict(source)) == list(predictor.predict(source))
     assert (tmp_path / "run" / PREDICTOR_FILE).is_file()
+
+
+def test_saving_removes_its_own_old_files_and_no_others(predictor, saved, folders):
+    (old,) = saved.glob("state-*.safetensors")
+    killed = [f".{old.name}.12-0a1b2c3d.tmp", f".{PREDICTOR_FILE}.7-00000000.tmp"]
+    others = ["state-of-the-art.safetensors", ".notes.tmp", f"{old.name}.bak"]
+    for name in killed + others:
+        (saved / name).write_text("x")
+    list(predictor.predict(ImageSet.of(folders / "ood")))
+    with atomic_path(saved / "out.csv") as temporary:
+        temporary.write_text("being written")
+        predictor.save(saved)
+    (new,) = saved.glob("state-????????????????.safetensors")
+    assert new != old
+    assert {file.name for file in saved.iterdir()} == {*others, "out.csv", PREDICTOR_FILE, new.name}
 
 
 def test_the_saved_model_is_loaded_by_name(saved, model):
