@@ -64,8 +64,8 @@ def replay(
         provenance: JSON values that the run shall carry, such as the model.
 
     Raises:
-        ValueError: no detector, one whose number of ID classes is not the data's, more images asked for
-            than there are, or an order that does not fit its set.
+        ValueError: no detector, one under two names, one whose number of ID classes is not the data's,
+            more images asked for than there are, or an order that does not fit its set.
         BlockingIOError: another process is at work in the folder.
 
     Source: AdaNeg (Zhang and Zhang, NeurIPS 2024) for the protocol, OpenOOD v1.5 for the metrics.
@@ -178,7 +178,14 @@ def _jobs(
 def _check_detectors(data: FeatureSet, detectors: Mapping[str, Detector]) -> None:
     if not detectors:
         raise ValueError("detectors is empty; give at least one, as {name: detector}")
+    titles: dict[int, str] = {}
     for name, detector in detectors.items():
+        first = titles.setdefault(id(detector), name)
+        if first != name:
+            raise ValueError(
+                f"detectors {first!r} and {name!r} are one object, so each batch would enter its memory "
+                "twice; make a detector for each name"
+            )
         n_id = getattr(detector, "n_id", data.n_id)
         if n_id != data.n_id:
             raise ValueError(f"detector {name!r} has n_id {n_id}, the features have {data.n_id}")

@@ -157,6 +157,12 @@ def test_bad_detectors_sets_and_sizes() -> None:
     other.n_id = 2
     with pytest.raises(ValueError, match="detector 'x' has n_id 2, the features have 3"):
         replay(DATA, {"x": other})
+    one = Drifting(DATA)
+    for detectors in ({"a": one, "b": Cosine(DATA), "c": one}, {"a": one, "c": one}):
+        with pytest.raises(ValueError, match="detectors 'a' and 'c' are one object"):
+            replay(DATA, detectors)
+        with pytest.raises(ValueError, match="detectors 'a' and 'c' are one object"):
+            next(replay_streams(DATA, detectors, [Stream("near", "ssb", 0, Protocol())]))
     with pytest.raises(ValueError, match="ninco: 400 images at"):
         replay(
             make_data(near={"ninco": DATA.near["ninco"]}), {"x": Cosine(DATA)}, Protocol(n_images=400)
