@@ -232,7 +232,11 @@ class Journal:
         """Write records down; they are on the disk when this returns."""
         lines = [_line(key, value) for key, value in records.items()]
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab") as file:
+        with self.path.open("a+b") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # a line that a full disk cut short must not spoil the next
+                    lines.insert(0, b"\n")
             file.write(b"".join(lines))
             file.flush()
             os.fsync(file.fileno())

@@ -273,6 +273,15 @@ def test_journal(tmp_path: Path) -> None:
     assert again.records == {"a": {"x": 0.1}, "b": {"y": [1, "é"]}, "c": {}} and "c" in again
 
 
+def test_a_line_cut_short_in_this_process_does_not_spoil_the_next(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j.jsonl")
+    journal.append({"a": {"x": 1}, "b": {"x": 2}})
+    whole = journal.path.read_bytes()
+    journal.path.write_bytes(whole[:-5])  # the disk was full, and there is room again
+    journal.append({"b": {"x": 2}, "c": {"x": 3}})
+    assert Journal(journal.path).records == {"a": {"x": 1}, "b": {"x": 2}, "c": {"x": 3}}
+
+
 def test_global_generators_are_untouched() -> None:
     state, torch_state = np.random.get_state()[1].copy(), torch.get_rng_state()
     sweep(DATA, {"gap": [0, 1]}, ratios=((1, 2),), **QUICK)
