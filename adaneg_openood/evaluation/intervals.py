@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, Union
 import numpy as np
 from torch import Tensor
 
-from adaneg_openood.evaluation.metrics import METRICS, RankedScores, ScoreCounts, ood_metrics
+from adaneg_openood.evaluation.metrics import METRICS, RankedScores, ScoreCounts, as_numpy, ood_metrics
+from adaneg_openood.io.checks import check_int
 from adaneg_openood.io.names import harmless
 
 BOOTSTRAPPED = METRICS[:3]
@@ -68,10 +69,12 @@ def bootstrap_intervals(
         Metric name -> interval, in percent.
 
     Raises:
-        ValueError: lengths differ, scores not finite, ID or OOD images missing, level out of range.
+        ValueError, TypeError: lengths differ, scores not finite, ID or OOD images missing, or
+            ``n_resamples`` or ``level`` out of range.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
     """
+    check_draws(n_resamples, level)
     found = resampled({"": _vectors(confs)}, "", label, n_resamples, seed)
     return Bootstrap(*found, n_resamples, level).intervals("", "")
 
@@ -95,8 +98,9 @@ def paired_bootstrap(
         Metric name -> difference, in points.
 
     Raises:
-        ValueError: as there.
+        ValueError, TypeError: as there.
     """
+    check_draws(n_resamples, level)
     both = {"a": _vectors(conf_a), "b": _vectors(conf_b)}
     found = resampled(both, "", label, n_resamples, seed)
     return Bootstrap(*found, n_resamples, level).differences("a", "b", "")
@@ -150,8 +154,6 @@ class Bootstrap:
         return {name: Difference(*values) for name, values in zip(BOOTSTRAPPED, columns)}
 
     def _ends(self, drawn: np.ndarray) -> Any:
-        if not 0.0 < self.level < 1.0:
-            raise ValueError(f"level must be in (0, 1), got {self.level}")
         return np.quantile(drawn, [(1 - self.level) / 2, (1 + self.level) / 2], axis=0)
 
     def to_dict(self) -> dict[str, Any]:
@@ -231,6 +233,13 @@ def _signed(value: float) -> str:
     return f"{round(value, 2) + 0.0:+.2f}"  # never -0.00
 
 
+def check_draws(n_resamples: int, level: float) -> None:
+    """Raise unless there can be an interval of this level, before the draws, which take long."""
+    check_int("n_resamples", n_resamples, 2)
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"level must be in (0, 1), got {level}")
+
+
 def resampled(
     confs: Mapping[str, Sequence[Array]],
     row: str,
@@ -247,17 +256,16 @@ def resampled(
             images independently.
 
     Raises:
-        ValueError: fewer than two resamples, or what ``ood_metrics`` refuses.
+        ValueError: what ``ood_metrics`` refuses.
     """
-    if n_resamples < 2:
-        raise ValueError(f"n_resamples must be at least 2, got {n_resamples}")
-    labels = np.asarray(label)
+    labels = as_numpy(label)
     is_ood, no_class = labels == -1, np.zeros(len(labels), dtype=np.int64)
     observed, ranked, drawn = {}, {}, {}
-    for method, vectors in confs.items():
+    for method, given in confs.items():
+        vectors = [as_numpy(conf) for conf in given]
         met = [ood_metrics(conf, labels, no_class) for conf in vectors]
         observed[method, row] = np.mean([[one[name] for name in BOOTSTRAPPED] for one in met], axis=0)
-        ranked[method, row] = [RankedScores(np.asarray(conf), is_ood) for conf in vectors]
+        ranked[method, row] = [RankedScores(conf, is_ood) for conf in vectors]
         drawn[method, row] = np.empty((n_resamples, len(BOOTSTRAPPED)))
     for place, weight in enumerate(draws(is_ood, n_resamples, seed, number)):
         for key, several in ranked.items():

@@ -144,7 +144,7 @@ def _aupr(positive: np.ndarray, score: np.ndarray) -> float:
 
 
 def _checked(conf: Any, label: Any, pred: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    arrays = {"conf": _numpy(conf), "label": _numpy(label), "pred": _numpy(pred)}
+    arrays = {"conf": as_numpy(conf), "label": as_numpy(label), "pred": as_numpy(pred)}
     for name, array in arrays.items():
         if array.ndim != 1:
             raise ValueError(f"{name} must be 1-d, (N,), got shape {array.shape}")
@@ -168,7 +168,8 @@ def _checked(conf: Any, label: Any, pred: Any) -> tuple[np.ndarray, np.ndarray, 
     return scores, labels, preds
 
 
-def _numpy(values: Any) -> np.ndarray:
+def as_numpy(values: Any) -> np.ndarray:
+    """Scores or labels as numpy has them: tensors of any device and dtype, and whatever numpy takes."""
     if isinstance(values, Tensor):
         values = values.detach().cpu()
         # numpy has no bfloat16

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from adaneg_openood.evaluation.intervals import BOOTSTRAPPED, Bootstrap, resampled
+from adaneg_openood.evaluation.intervals import BOOTSTRAPPED, Bootstrap, check_draws, resampled
 from adaneg_openood.evaluation.metrics import CONVENTIONS, FEW_IMAGES, RankedScores
 from adaneg_openood.evaluation.provenance import About
 from adaneg_openood.evaluation.run_files import StreamFiles, read_run
@@ -219,8 +219,9 @@ class Run:
 
         Raises:
             ValueError: several seeds, and the protocol leaves images out, so that each seed has images
-                of its own.
+                of its own; or ``n_resamples`` or ``level`` out of range.
         """
+        check_draws(n_resamples, level)
         observed: dict[tuple[str, str], np.ndarray] = {}
         drawn: dict[tuple[str, str], np.ndarray] = {}
         n_images: dict[str, int] = {}

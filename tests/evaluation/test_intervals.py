@@ -10,6 +10,7 @@ from evaluation_fakes import Drifting, StatelessCosine, make_data
 from adaneg_openood.evaluation import (
     Protocol,
     bootstrap_intervals,
+    intervals,
     ood_metrics,
     paired_bootstrap,
     replay,
@@ -151,10 +152,30 @@ def test_bad_input(conf: list, label: list, message: str) -> None:
         bootstrap_intervals(np.array(conf), np.array(label), n_resamples=10)
 
 
-def test_bad_settings() -> None:
+def test_tensors_of_any_kind_give_what_their_numbers_give() -> None:
+    conf, label = scores(60, 1.0)
+    tensor = torch.from_numpy(conf).bfloat16()
+    expected = bootstrap_intervals(tensor.double().numpy(), label, n_resamples=20)
+    for given in (tensor, tensor.double().requires_grad_()):
+        assert bootstrap_intervals(given, torch.from_numpy(label), n_resamples=20) == expected
+        assert paired_bootstrap(given, [given], label, n_resamples=20)["AUROC"].value == 0
+
+
+def test_bad_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     conf, label = scores(30, 1.0)
-    with pytest.raises(ValueError, match="level must be in"):
-        bootstrap_intervals(conf, label, level=1.0, n_resamples=10)
+    run = replay(data := make_data(), {"cosine": StatelessCosine(data)}, progress=False)
+    monkeypatch.setattr(
+        intervals, "draws", lambda *_: pytest.fail("drawn before the level was looked at")
+    )
+    for attempt in (
+        lambda: bootstrap_intervals(conf, label, level=1.0, n_resamples=10),
+        lambda: paired_bootstrap(conf, conf, label, level=1.0, n_resamples=10),
+        lambda: run.bootstrap(10, level=1.0),
+    ):
+        with pytest.raises(ValueError, match="level must be in"):
+            attempt()
+    with pytest.raises(TypeError, match="n_resamples must be an integer"):
+        bootstrap_intervals(conf, label, n_resamples=10.5)
     with pytest.raises(ValueError, match="n_resamples"):
         bootstrap_intervals(conf, label, n_resamples=1)
     with pytest.raises(ValueError, match="no scores"):
