@@ -266,7 +266,13 @@ class Predictor:
         root = Path(folder)
         about, state = _read(root)
         if model is None:
-            model = load_model(str(about.model["model"]), device=device)
+            name = about.model.get("model")
+            if not isinstance(name, str):
+                raise ValueError(
+                    f"{root / PREDICTOR_FILE}: damaged, model does not tell its name under the key "
+                    f"'model'; {_AGAIN}, or load it with the model"
+                )
+            model = load_model(name, device=device)
         _check_same_model(about.model, describe(model), str(root))
         try:
             labels = LabelFeatures(

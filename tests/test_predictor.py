@@ -23,6 +23,7 @@ from adaneg_openood.data import ImageSet
 from adaneg_openood.demo import benchmark, world
 from adaneg_openood.demo.model import load_demo_model
 from adaneg_openood.detectors import DETECTORS
+from adaneg_openood.detectors.threshold import find_threshold
 from adaneg_openood.evaluation import FeatureSet
 from adaneg_openood.io.files import atomic_path
 from adaneg_openood.predictor import ID, OOD, PREDICTOR_FILE, Predictor
@@ -75,6 +76,11 @@ def test_detectors_predict_after_calibration(labels):
     )
     assert detector.predict(labels.features[:20]).tolist() == list(range(20))
     assert (detector.predict(labels.features[20:]) == -1).any()
+
+
+def test_a_threshold_that_keeps_next_to_nothing_keeps_one_image():
+    conf = torch.linspace(0, 1, 20)
+    assert find_threshold(conf, 1e-12).value == find_threshold(conf, 0.05).value == 1.0
 
 
 def test_nearest_negatives_are_in_the_callers_order(labels):
@@ -220,6 +226,13 @@ def test_what_a_stranger_hands_over_is_checked(saved, model, changes, message):
     rewritten(saved, **changes)
     with pytest.raises(ValueError, match=message):
         Predictor.load(saved, model)
+
+
+@pytest.mark.parametrize("known", [{}, {"model": 3}])
+def test_a_predictor_that_names_no_model_says_so(saved, known):
+    rewritten(saved, model=known)
+    with pytest.raises(ValueError, match=r"predictor\.json: damaged, model does not tell its name"):
+        Predictor.load(saved)
 
 
 def test_a_state_that_does_not_fit_is_refused(saved, model):

@@ -66,7 +66,7 @@ def find_threshold(conf: Tensor, tpr: float = 0.95, source: str = "id") -> Thres
         raise ValueError(f"a threshold needs at least {LEAST_SCORES} scores, got {len(conf)}")
     if not bool(torch.isfinite(conf).all()):
         raise ValueError("conf holds values that are NaN or infinite")
-    below = int((1.0 - tpr) * len(conf) + 1e-9)  # how many may fall below
+    below = min(int((1.0 - tpr) * len(conf) + 1e-9), len(conf) - 1)  # how many may fall below
     value = torch.sort(conf).values[below].item()
     return Threshold(value, tpr, len(conf), source)
 

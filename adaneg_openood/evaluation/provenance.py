@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -83,7 +84,12 @@ def about_run(
     device: torch.device | str | None,
     provenance: Mapping[str, Any],
 ) -> About:
-    """See :class:`About`."""
+    """See :class:`About`.
+
+    Raises:
+        ValueError: a name, or something in ``provenance``, that a file cannot hold.
+    """
+    _as_read("names of methods and sets", [*detectors, *data.near, *data.far])
     return About(
         protocol=protocol,
         splits={**dict.fromkeys(data.near, "near"), **dict.fromkeys(data.far, "far")},
@@ -94,8 +100,16 @@ def about_run(
         data=describe_data(data),
         made_with=made_with(data.id_features.device if device is None else device),
         given_orders=given_orders,
-        provenance=provenance,
+        provenance=_as_read("provenance", dict(provenance)),
     )
+
+
+def _as_read(what: str, value: Any) -> Any:
+    """JSON values as they come back from a file: with texts for keys, and lists for tuples."""
+    try:
+        return json.loads(json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{what} must be JSON values in UTF-8, and are not: {error}") from error
 
 
 def made_with(device: torch.device | str) -> dict[str, str]:
@@ -157,7 +171,7 @@ def checked_about(index: Path, value: Any) -> About:
         need(isinstance(value[key], dict), key, "an object")
     try:
         ratio = value["protocol"].get("ratio")
-        protocol = Protocol(**{**value["protocol"], "ratio": ratio and (ratio[0], ratio[1])})
+        protocol = Protocol(**{**value["protocol"], "ratio": ratio and tuple(ratio)})
     except (TypeError, ValueError, IndexError, KeyError) as error:
         raise ValueError(f"{index}: protocol: {error}") from error
     splits, settings, data, states = (value[key] for key in ("splits", "settings", "data", "states"))

@@ -65,7 +65,8 @@ def replay(
 
     Raises:
         ValueError: no detector, one under two names, one whose number of ID classes is not the data's,
-            more images asked for than there are, or an order that does not fit its set.
+            more images asked for than there are, an order that does not fit its set, or a name or a
+            provenance that no file can hold.
         BlockingIOError: another process is at work in the folder.
 
     Source: AdaNeg (Zhang and Zhang, NeurIPS 2024) for the protocol, OpenOOD v1.5 for the metrics.

@@ -14,6 +14,7 @@ from adaneg_openood.detectors import AdaNeg
 from adaneg_openood.detectors.bank import FeatureBank
 from adaneg_openood.detectors.fixed_bank import FixedBank, as_pooled
 from adaneg_openood.evaluation.streams import Detector
+from adaneg_openood.io.checks import check_int
 
 _SAME = 1 - 1e-6  # cosine of a feature with itself, after rounding to float32
 
@@ -75,14 +76,13 @@ def score_stream(
         Scores of each detector in the original positions: entry i belongs to ``features[i]``.
 
     Raises:
-        ValueError: ``order`` is no permutation of the rows, ``batch_size`` is below 1, or a detector
-            returns something other than one pred and one conf per image.
+        ValueError, TypeError: ``order`` is no permutation of the rows, ``batch_size`` is no integer
+            of at least 1, or a detector returns something other than one pred and one conf per image.
 
     Source: section "evaluation protocol" of AdaNeg (Zhang and Zhang, NeurIPS 2024).
     """
     index = _checked_order(order, len(features))
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+    check_int("batch_size", batch_size)
     names = ("pred", "conf", *(("s_neglabel", "s_adaptive") if keep_parts else ()))
     kept: list[dict[str, list[Tensor]]] = [{name: [] for name in names} for _ in detectors]
     filled: list[list[Tensor]] = [[] for _ in detectors]

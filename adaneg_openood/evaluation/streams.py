@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from adaneg_openood.data.feature_set import FeatureSet
+from adaneg_openood.io.checks import check_choice, check_int
 
 Ratio = tuple[int, int]
 ORDERS = {
@@ -62,7 +63,7 @@ def stream_order(n_ood: int, n_id: int, seed: int, order: str = "mixed") -> np.n
         >>> stream_order(2, 3, seed=0, order="id_first").tolist()
         [2, 3, 4, 0, 1]
     """
-    _check_order(order)
+    check_choice("order", order, tuple(ORDERS))
     for name, value in (("n_ood", n_ood), ("n_id", n_id), ("seed", seed)):
         if value < 0:
             raise ValueError(f"{name} must be >= 0, got {value}")
@@ -85,7 +86,7 @@ class Protocol:
         n_images: ID and OOD images together; None takes as many as the ratio allows.
 
     Raises:
-        ValueError: a setting out of range.
+        ValueError, TypeError: a setting out of range, or a number that is not whole.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -102,13 +103,15 @@ class Protocol:
         if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
             raise ValueError(f"seeds must be distinct and >= 0, at least one, got {seeds}")
         object.__setattr__(self, "seeds", seeds)
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be >= 1, got {self.batch_size}")
-        _check_order(self.order)
-        if self.ratio is not None and min(self.ratio) < 1:
-            raise ValueError(f"ratio must be two whole numbers of at least 1, got {self.ratio}")
-        if self.n_images is not None and self.n_images < 2:
-            raise ValueError(f"n_images must be at least 2, an ID and an OOD image, got {self.n_images}")
+        check_int("batch_size", self.batch_size)
+        check_choice("order", self.order, tuple(ORDERS))
+        if self.ratio is not None:
+            if len(self.ratio) != 2:
+                raise ValueError(f"ratio must be two whole numbers, ID to OOD, got {self.ratio}")
+            for side, number in zip(("ID", "OOD"), self.ratio):
+                check_int(f"ratio: the number of {side} images", number)
+        if self.n_images is not None:
+            check_int("n_images (an ID and an OOD image, or more)", self.n_images, 2)
 
     def sizes(self, n_id: int, n_ood: int) -> tuple[int, int]:
         """How many ID and OOD images are met, of so many; at least one of each.
@@ -207,8 +210,3 @@ def parse_ratio(text: str) -> Ratio:
     if len(sides) != 2 or min(sides) < 1:
         raise ValueError(f"a ratio is ID:OOD, two whole numbers such as 1:10, got {text!r}")
     return sides[0], sides[1]
-
-
-def _check_order(order: str) -> None:
-    if order not in ORDERS:
-        raise ValueError(f"order must be one of {', '.join(map(repr, ORDERS))}, got {order!r}")

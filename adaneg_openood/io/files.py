@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 # Features hardly shrink at all, and text no more than thirtyfold; a bomb shrinks a thousandfold.
 _MOST_RATIO = 200
 _SMALL = 1 << 26  # bytes an entry may grow to whatever it is packed in
+_LONG_NAME = 200  # bytes; a character has at most four
 _CHECK = 8  # hex digits of a journal line's checksum
 
 
@@ -37,7 +38,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     # same folder, because os.replace is atomic within one file system only
-    temporary = target.with_name(f".{target.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
+    # its name is longer than the target's, and file systems take 255 bytes
+    name = target.name if len(os.fsencode(target.name)) <= _LONG_NAME else target.name[: _LONG_NAME // 4]
+    temporary = target.with_name(f".{name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
     _refuse_device(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

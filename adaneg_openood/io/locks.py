@@ -74,6 +74,8 @@ def _acquired(target: Path, path: Path, wait: bool) -> Any:
             continue  # the last holder removed it between two of our steps
         except NotImplementedError:  # some network drives have no locks
             logger.debug("%s: no file locks here", path)
+            with suppress(OSError):
+                path.unlink()
             return None
         except OSError as error:
             raise type(error)(error.errno, error.strerror, os.fspath(target)) from error
@@ -88,7 +90,7 @@ def _unheld(path: Path) -> Any:
     """The lock of a file that Ctrl-C left behind before it was locked; None if it is another's."""
     from filelock import FileLock
 
-    with suppress(OSError):  # a timeout is one, too
+    with suppress(OSError, NotImplementedError):  # a timeout is an OSError, too
         if path.exists():
             lock = FileLock(path, timeout=0)
             lock.acquire()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -139,15 +140,35 @@ def test_progress_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
         ({"seeds": (1, 1)}, "seeds must be distinct"),
         ({"seeds": (-1,)}, "distinct and >= 0"),
         ({"seeds": (0.5,)}, "seeds must be integers"),
-        ({"batch_size": 0}, "batch_size must be >= 1"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"batch_size": 2.5}, "batch_size must be an integer, got 2.5"),
         ({"order": "other"}, "order must be one of"),
-        ({"ratio": (0, 1)}, "ratio must be two whole numbers"),
-        ({"n_images": 1}, "n_images must be at least 2"),
+        ({"ratio": (0, 1)}, "the number of ID images must be at least 1"),
+        ({"ratio": (1, 2.5)}, "ratio: the number of OOD images must be an integer, got 2.5"),
+        ({"ratio": (1, 2, 3)}, "ratio must be two whole numbers"),
+        ({"n_images": 1}, r"n_images \(an ID and an OOD image, or more\) must be at least 2"),
     ],
 )
 def test_bad_protocols(changed: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         Protocol(**changed)
+
+
+@pytest.mark.parametrize("provenance", [{"a": float("nan")}, {"a": {1, 2}}, {"a": "caf\udce9"}])
+def test_what_no_file_can_hold_is_told_before_any_image_is_scored(provenance: dict) -> None:
+    detector = Cosine(DATA)
+    with pytest.raises(ValueError, match="provenance must be JSON values in UTF-8, and are not: "):
+        replay(DATA, {"x": detector}, provenance=provenance)
+    with pytest.raises(ValueError, match="names of methods and sets must be JSON values"):
+        replay(make_data(far={"caf\udce9": DATA.far["textures"]}), {"x": detector})
+    assert detector.streams == 0
+
+
+def test_a_runs_provenance_is_what_its_file_gives_back(tmp_path: Path) -> None:
+    given = MappingProxyType({"model": {9: "x", 10: ("y", 1)}})
+    run = replay(DATA, {"x": Cosine(DATA)}, progress=False, folder=tmp_path, provenance=given)
+    assert run.about.provenance == {"model": {"9": "x", "10": ["y", 1]}}
+    assert Run.load(tmp_path).about.provenance == run.about.provenance
 
 
 def test_bad_detectors_sets_and_sizes() -> None:

@@ -127,7 +127,10 @@ def test_values_that_cannot_be_are_refused(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c["about"]["protocol"].update(batch_size=0), "protocol: batch_size must be >= 1"),
+        (
+            lambda c: c["about"]["protocol"].update(batch_size=0),
+            "protocol: batch_size must be at least 1",
+        ),
         (lambda c: c["about"]["protocol"].update(extra=1), "protocol: .*extra"),
         (lambda c: c["about"].update(n_classes=10**9), "n_classes must be in"),
         (lambda c: c["about"].update(names=["a"]), "names must be"),

@@ -88,7 +88,7 @@ def test_low_precision_and_empty() -> None:
         (np.arange(29), 8, "every index from 0 to 29 once"),
         (np.zeros(30, dtype=int), 8, "every index"),
         (np.arange(30.0), 8, "1-d integers"),
-        (np.arange(30), 0, "batch_size must be >= 1"),
+        (np.arange(30), 0, "batch_size must be at least 1"),
     ],
 )
 def test_bad_stream(order: np.ndarray, batch_size: int, message: str) -> None:

@@ -236,7 +236,7 @@ def test_released_configurations_are_one_where_they_run_as_one() -> None:
         ({"gamma": []}, {}, "gamma must have a list"),
         ({"gamma": [2.0]}, {}, r"gamma must be in \[0, 1\]"),
         ({}, {"seeds": ()}, "seeds must be distinct"),
-        ({}, {"batch_sizes": (0,)}, "batch_size must be >= 1"),
+        ({}, {"batch_sizes": (0,)}, "batch_size must be at least 1"),
         ({}, {"orders": ("other",)}, "order must be one of"),
         ({}, {"orders": ("mixed", "mixed")}, "need values, none of them twice"),
         ({}, {"n_images": (1000,)}, "alike: 1000 images at 60:40 need 600 ID"),

@@ -25,6 +25,12 @@ def test_a_file_is_whole_or_as_it_was(tmp_path):
     assert file.read_text() == "old" and os.listdir(file.parent) == ["x.json"]
 
 
+@pytest.mark.parametrize("name", ["x" * 245, "ä" * 120])
+def test_a_name_that_the_file_system_takes_is_taken(tmp_path, name):
+    write(tmp_path / name)
+    assert os.listdir(tmp_path) == [name]
+
+
 @pytest.mark.parametrize("call", ["replace", "fsync"])
 def test_errors_name_the_users_file(tmp_path, monkeypatch, call):
     file = tmp_path / "x.json"

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 
+import filelock
 import pytest
 
 from adaneg_openood.io.locks import exclusive
@@ -46,6 +47,19 @@ def test_one_holder_at_a_time_and_nothing_is_left(tmp_path):
         thread.join()
         assert f"process {os.getpid()} on" in refused[0] and str(target) in refused[0]
     assert os.listdir(target.parent) == []
+
+
+def test_a_drive_without_locks_keeps_no_file_and_ends_on_ctrl_c(tmp_path, monkeypatch):
+    def refuse(self, *args, **options):
+        raise NotImplementedError("no flock here")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    with exclusive(tmp_path / "out.json"):
+        pass
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(KeyboardInterrupt), exclusive(tmp_path / "out.json"):
+        (tmp_path / ".out.json.lock").touch()  # another run's
+        raise KeyboardInterrupt
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
