@@ -17,7 +17,7 @@ from adaneg_openood.data.feature_set import FeatureSet
 from adaneg_openood.evaluation.provenance import about_run
 from adaneg_openood.evaluation.run import Run
 from adaneg_openood.evaluation.run_files import StreamFiles
-from adaneg_openood.evaluation.scoring import bank_counts, diagnosis_of, score_stream
+from adaneg_openood.evaluation.scoring import bank_counts, checked_order, diagnosis_of, score_stream
 from adaneg_openood.evaluation.stream_result import StreamResult, read_result, write_result
 from adaneg_openood.evaluation.streams import Detector, Protocol, Stream, streams_of
 from adaneg_openood.io.locks import first_holds
@@ -44,8 +44,8 @@ def replay(
     """Score every OOD set of a benchmark together with the ID images, under every seed.
 
     For an OOD set and a seed every detector meets the same stream, and is reset before it. Where the
-    seed cannot change a result (the detector keeps no state or the order is ``"id_first"``, and every
-    image is met) the stream runs once and stands for every seed.
+    seed cannot change a result (every image is met, and the detector keeps no state or the order is
+    ``"id_first"`` or given) the stream runs once and stands for every seed.
 
     Args:
         data: text, ID and OOD features.
@@ -166,14 +166,29 @@ def _jobs(
     }
     jobs = []
     for stream in streams_of(data, protocol, given_orders):
-        n_ood = len(getattr(data, stream.split)[stream.dataset])
-        if stream.seed == protocol.seeds[0] or not protocol.takes_all(len(data.id_features), n_ood):
-            names = tuple(detectors)
-        else:
-            names = tuple(name for name in detectors if stateful[name] and protocol.order != "id_first")
+        sizes = len(getattr(data, stream.split)[stream.dataset]), len(data.id_features)
+        if stream.given_order is not None:
+            _check_given_order(stream, *sizes)
+        names = tuple(
+            name
+            for name in detectors
+            if stream.seed == protocol.seeds[0] or stream.depends_on_seed(*sizes, stateful[name])
+        )
         if names:
             jobs.append((stream, names))
     return jobs
+
+
+def _check_given_order(stream: Stream, n_ood: int, n_id: int) -> None:
+    if not stream.protocol.takes_all(n_id, n_ood):
+        raise ValueError(
+            f"{stream.dataset}: a given order is of all images, and the protocol leaves images out; "
+            "drop ratio and n_images, or the order"
+        )
+    try:
+        checked_order(stream.order(n_ood, n_id), n_ood + n_id)
+    except ValueError as error:
+        raise ValueError(f"{stream.dataset}: given {error}") from None
 
 
 def _check_detectors(data: FeatureSet, detectors: Mapping[str, Detector]) -> None:

@@ -81,7 +81,7 @@ def score_stream(
 
     Source: section "evaluation protocol" of AdaNeg (Zhang and Zhang, NeurIPS 2024).
     """
-    index = _checked_order(order, len(features))
+    index = checked_order(order, len(features))
     check_int("batch_size", batch_size)
     names = ("pred", "conf", *(("s_neglabel", "s_adaptive") if keep_parts else ()))
     kept: list[dict[str, list[Tensor]]] = [{name: [] for name in names} for _ in detectors]
@@ -121,7 +121,8 @@ def score_stream(
     return found
 
 
-def _checked_order(order: np.ndarray, n: int) -> Tensor:
+def checked_order(order: np.ndarray, n: int) -> Tensor:
+    """The order as a tensor; a ValueError unless it holds every index below n once."""
     order = np.asarray(order)
     if order.dtype.kind not in "iu" or order.ndim != 1:
         raise ValueError(f"order must be 1-d integers, got {order.dtype} of shape {order.shape}")

@@ -181,6 +181,16 @@ class Stream:
             return np.asarray(self.given_order)
         return stream_order(n_ood, n_id, self.seed, self.protocol.order)
 
+    def depends_on_seed(self, n_ood: int, n_id: int, keeps_state: bool) -> bool:
+        """Whether another seed could give other scores, of so many images in all.
+
+        Args:
+            keeps_state: whether a detector's scores depend on the images before.
+        """
+        if not self.protocol.takes_all(n_id, n_ood):
+            return True  # the seed chooses the images
+        return keeps_state and self.protocol.order == "mixed" and self.given_order is None
+
 
 def streams_of(
     data: FeatureSet, protocol: Protocol, given_orders: Mapping[str, np.ndarray] | None = None

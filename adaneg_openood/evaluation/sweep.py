@@ -151,7 +151,9 @@ def _run(
     import pandas as pd
     from tqdm import tqdm
 
-    met = dict.fromkeys(stream for protocol in protocols for _, stream in _distinct(data, protocol))
+    met = dict.fromkeys(
+        stream for protocol in protocols for _, stream in _distinct(data, protocol, method)
+    )
     jobs = []
     for family in _families(configs):  # outermost, so that its detectors are made once
         for stream in met:
@@ -197,7 +199,7 @@ def _run(
         for config in configs
         for protocol in protocols
         for seed, stream in sorted(
-            _distinct(data, protocol), key=lambda one: protocol.seeds.index(one[0])
+            _distinct(data, protocol, method), key=lambda one: protocol.seeds.index(one[0])
         )
     ]
     frame = pd.DataFrame(rows).astype(dict.fromkeys(("n_images", *BANK_COLUMNS), "Int64"))
@@ -206,12 +208,13 @@ def _run(
     return SweepResult(frame, tuple(axes), before[-1], settings)
 
 
-def _distinct(data: FeatureSet, protocol: Protocol) -> Iterator[tuple[int, Stream]]:
+def _distinct(data: FeatureSet, protocol: Protocol, method: str) -> Iterator[tuple[int, Stream]]:
     """Every seed's stream of every set; a seed that changes nothing has the stream of seed 0."""
+    keeps_state = DETECTORS[method].info.keeps_state
     for stream in streams_of(data, protocol):
-        n_ood = len(getattr(data, stream.split)[stream.dataset])
-        fixed = protocol.order == "id_first" and protocol.takes_all(len(data.id_features), n_ood)
-        yield stream.seed, dataclasses.replace(stream, seed=0) if fixed else stream
+        sizes = len(getattr(data, stream.split)[stream.dataset]), len(data.id_features)
+        own = stream.depends_on_seed(*sizes, keeps_state)
+        yield stream.seed, stream if own else dataclasses.replace(stream, seed=0)
 
 
 def _families(configs: Sequence[Any]) -> Iterator[tuple[Any, ...]]:

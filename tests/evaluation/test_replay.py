@@ -190,8 +190,14 @@ def test_bad_detectors_sets_and_sizes() -> None:
         )
     with pytest.raises(ValueError, match="unknown set nope; sets: ssb, ninco, textures"):
         replay(DATA, {"x": Cosine(DATA)}, given_orders={"nope": np.arange(3)})
-    with pytest.raises(ValueError, match="every index from 0 to 29 once"):
-        replay(DATA, {"x": Cosine(DATA)}, given_orders={"ssb": np.arange(3)}, progress=False)
+    detector = Cosine(DATA)
+    with pytest.raises(
+        ValueError, match="textures: given order must hold every index from 0 to 27 once"
+    ):
+        replay(DATA, {"x": detector}, given_orders={"textures": np.arange(3)}, progress=False)
+    with pytest.raises(ValueError, match="ssb: a given order is of all images"):
+        replay(DATA, {"x": detector}, Protocol(n_images=12), given_orders={"ssb": np.arange(12)})
+    assert detector.streams == 0
 
 
 def test_streams_are_yielded_while_detectors_still_hold_them() -> None:
@@ -218,9 +224,11 @@ def test_streams_are_yielded_while_detectors_still_hold_them() -> None:
 
 def test_a_given_order_takes_the_place_of_the_seeds() -> None:
     order = np.random.default_rng(5).permutation(30)
+    drift = Drifting(DATA)
     run = replay(
-        DATA, {"drift": Drifting(DATA)}, Protocol((0, 1), 8), given_orders={"ssb": order}, progress=False
+        DATA, {"drift": drift}, Protocol((0, 1), 8), given_orders={"ssb": order}, progress=False
     )
+    assert drift.streams == 1 + 2 + 2  # no seed changes the given order
     features = torch.cat([DATA.near["ssb"], DATA.id_features])
     expected = run_stream(Drifting(DATA), features, order, 8)
     for seed in (0, 1):

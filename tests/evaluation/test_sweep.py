@@ -222,6 +222,12 @@ def test_a_seed_without_effect_runs_once(tmp_path: Path) -> None:
     result = sweep(DATA, {}, base=BASE, orders=("id_first",), batch_sizes=(16,), seeds=(0, 1, 2))
     assert result.computed == 2 and len(result.records) == 6
     assert (result.summary()["AUROC std"] == 0).all()
+    stateless = sweep(DATA, {}, method="neglabel", batch_sizes=(16,), seeds=(0, 1, 2))
+    assert stateless.computed == 2 and len(stateless.records) == 6
+    detector = make_detector("neglabel", DATA.text_features, DATA.n_id, DATA.logit_scale)
+    run = replay(DATA, {"x": detector}, Protocol((1,), 16), progress=False)
+    drawn = stateless.records[stateless.records["seed"] == 1]
+    np.testing.assert_array_equal(drawn[list(METRICS)], run.records[list(METRICS)])
 
 
 def test_released_configurations_are_one_where_they_run_as_one() -> None:
