@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 INDEX = "scores.json"
 _FORMAT = 1
 _AGAIN = "run the evaluation again"
+_RESERVED = re.compile(r"(con|prn|aux|nul|(com|lpt)\d)", re.IGNORECASE)  # devices of Windows
 Streams = Mapping[tuple[str, str, int], StreamResult]
 
 
@@ -53,8 +54,9 @@ class StreamFiles:
 
     def path(self, method: str, dataset: str, seed: int) -> Path:
         """Where a stream's scores lie."""
-        split = self.about.splits[dataset]
-        return self.root / _file_name(method) / split / _file_name(dataset) / f"seed{seed}.npz"
+        splits = self.about.splits
+        folder = self.root / _file_name(method, self.about.settings) / splits[dataset]
+        return folder / _file_name(dataset, splits) / f"seed{seed}.npz"
 
     def load(self, stream: Stream, methods: Sequence[str]) -> dict[str, StreamResult]:
         """What is there of a stream."""
@@ -201,9 +203,11 @@ def _check_whole(index: Path, about: About, streams: Streams) -> None:
                 raise ValueError(f"{index}: methods disagree on the labels of {dataset!r}")
 
 
-def _file_name(name: str) -> str:
-    """A name that every file system takes, another one for every name."""
+def _file_name(name: str, names: Iterable[str]) -> str:
+    """A name that every file system takes, another one for every name of ``names``."""
     plain = re.sub(r"[^A-Za-z0-9 ()+=_-]", "_", name)
-    if plain == name and len(name) <= 80 and name.strip() == name:
-        return name
+    alike = [other for other in names if other.lower() == name.lower()]  # macOS and Windows see no case
+    if plain == name and 0 < len(name) <= 80 and name.strip() == name and alike == [name]:
+        if not _RESERVED.fullmatch(name):
+            return name
     return f"{plain.strip()[:60]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

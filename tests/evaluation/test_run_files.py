@@ -158,3 +158,15 @@ def test_heads_that_cannot_be_are_refused(folder: Path, change: object, message:
 def test_names_become_file_names_that_differ(folder: Path) -> None:
     names = sorted(path.name for path in folder.iterdir() if path.is_dir())
     assert len(names) == 2 and names[1] == "MCM" and "/" not in names[0]
+
+
+def test_names_that_some_file_systems_confuse_get_files_of_their_own(tmp_path: Path) -> None:
+    data = make_sweep_data(n_id=12, n_ood=6)
+    titles = ["MCM", "mcm", "NUL", "con", "Com1", "", " ", "console", "a/b", "a_b"]
+    detectors = {title: MCM(data.text_features, data.n_id) for title in titles}
+    run = replay(data, detectors, Protocol((0,), 8), progress=False, folder=tmp_path)
+    folders = [path.name for path in tmp_path.iterdir() if path.is_dir()]
+    assert len({name.lower() for name in folders}) == len(titles)
+    assert not {"nul", "con", "com1", ""} & {name.strip().lower() for name in folders}
+    assert {"console", "a_b"} <= set(folders)
+    assert Run.load(tmp_path).methods == run.methods == titles
