@@ -23,6 +23,7 @@ from adaneg_openood.data.batches import Batch, progress_bar, worker_deaths_named
 from adaneg_openood.data.encode_file import differing
 from adaneg_openood.data.encoding import listed_broken
 from adaneg_openood.detectors import Scores, make_detector
+from adaneg_openood.detectors.scoring import nearest_rows
 from adaneg_openood.detectors.threshold import LEAST_SCORES, Threshold
 from adaneg_openood.io.configuration import Number, Section, Whole, checked
 from adaneg_openood.io.files import atomic_path, read_checked, write_checked
@@ -173,13 +174,12 @@ class Predictor:
         limit, threshold = self.shown_threshold.value, self.threshold
         assert threshold is not None  # or it had raised
         names, n_id = self.labels.names, self.labels.n_id
-        text = self.labels.features[n_id:]
+        text = self.labels.features[n_id:].to(self.model.device)
         for batch, scores, features in self._scored(images, batch_size, workers, progress):
             indices, _, bad = batch
             made = {index: Prediction(images.names[index], "", error=error) for index, error in bad}
             if scores is not None and features is not None:
-                cosines = features @ text.to(features).T
-                near = cosines.topk(min(_N_NEAREST, len(text)), dim=1).indices + n_id
+                near = nearest_rows(features, text, _N_NEAREST) + n_id
                 rows = zip(
                     *(indices, scores.conf.tolist(), scores.pred.tolist()),
                     *(self._shown(scores.conf), near.tolist()),

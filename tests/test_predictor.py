@@ -14,12 +14,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from adaneg_openood import AdaNeg, AdaNegConfig, NegLabel
+from adaneg_openood import NegLabel
 from adaneg_openood.benchmark.labels import make_labels
 from adaneg_openood.benchmark.methods import MethodSpec
 from adaneg_openood.benchmark.settings import LabelSettings
 from adaneg_openood.cli import app
-from adaneg_openood.data import ImageSet
+from adaneg_openood.data import ImageSet, decoded_batches
 from adaneg_openood.demo import benchmark, world
 from adaneg_openood.demo.model import load_demo_model
 from adaneg_openood.detectors import DETECTORS
@@ -83,12 +83,12 @@ def test_a_threshold_that_keeps_next_to_nothing_keeps_one_image():
     assert find_threshold(conf, 1e-12).value == find_threshold(conf, 0.05).value == 1.0
 
 
-def test_nearest_negatives_are_in_the_callers_order(labels):
-    detector = AdaNeg(labels.features, 20, config=AdaNegConfig(groups=7))
-    rows, cosines = detector.nearest_negatives(labels.features[[33, 79, 20]], k=2)
-    assert rows[:, 0].tolist() == [33, 79, 20]
-    torch.testing.assert_close(cosines[:, 0], torch.ones(3))
-    assert (cosines[:, 1] < 1).all()
+def test_negatives_are_the_nearest_of_the_list(predictor, model, labels, folders):
+    images = ImageSet.of(folders / "ood")
+    features = [model.encode_image(pixels) for _, pixels, _ in decoded_batches(model, images, 60, 0)]
+    cosines = torch.cat(features) @ labels.features[20:].T
+    for found, expected in zip(predictor.predict(images), cosines.argsort(dim=1, descending=True)):
+        assert found.negatives == tuple(labels.names[20 + row] for row in expected[:3])
 
 
 def test_the_published_number_of_groups_is_that_of_eval(model, labels):

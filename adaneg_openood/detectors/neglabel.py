@@ -62,17 +62,6 @@ class GroupedDetector(TextDetector):
         with self._exactly():
             return self._compare(self._checked(self._given(features)))
 
-    def nearest_negatives(self, features: Tensor, k: int = 3) -> tuple[Tensor, Tensor]:
-        """The k negative labels whose text is nearest to each image.
-
-        Returns:
-            (B, k) int64 rows of the caller's text features, nearest first, and their (B, k) cosines.
-        """
-        with self._exactly():
-            cosines = self._checked(self._given(features)) @ self.text_features[self.n_id :].T
-            top = cosines.topk(min(k, self.n_negatives), dim=1)
-            return self._rows[self.n_id :][top.indices], top.values.float()
-
     def _compare(self, features: Tensor, keep_negatives: bool = True) -> TextLogits:
         """Of (B, D) features of unit length; see :func:`grouped_logits`."""
         logits = self._logits(features)

@@ -186,6 +186,17 @@ def nearest_negatives(max_parts: Tensor, exp_neg: Tensor, groups: int) -> Tensor
     return start.squeeze(1) + found
 
 
+def nearest_rows(features: Tensor, text: Tensor, k: int) -> Tensor:
+    """(B, min(k, R)) int64 which of (R, D) text features of unit length are nearest, nearest first.
+
+    Args:
+        features: (B, D) of images, of any length, which does not change what is nearest.
+        text: on the device, and of the dtype, in which they are compared.
+        k: how many.
+    """
+    return (features.to(text) @ text.T).topk(min(k, len(text)), dim=1).indices
+
+
 def row_argmax(values: Tensor, width: int = 128) -> Tensor:
     """(B,) argmax of each row of (B, N), the first of equals; in blocks, as torch's is slow on CPU."""
     n = values.shape[1]

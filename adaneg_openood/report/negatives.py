@@ -10,7 +10,7 @@ import torch
 
 from adaneg_openood.detectors import AdaNeg, NegLabel
 from adaneg_openood.detectors.adaneg import combined
-from adaneg_openood.detectors.scoring import grouped_logits
+from adaneg_openood.detectors.scoring import grouped_logits, nearest_rows
 from adaneg_openood.evaluation import FeatureSet
 
 _AT_A_TIME = 1024
@@ -30,15 +30,10 @@ def nearest_negatives(
     negatives = data.text_features[data.n_id :].to(place).float()
     if not len(negatives):
         return {}
-    # the length of an image's feature does not change which label is nearest
-    negatives = torch.nn.functional.normalize(negatives, dim=1).T
-    k = min(k, negatives.shape[1])
+    negatives = torch.nn.functional.normalize(negatives, dim=1)
     return {
         part: torch.cat(
-            [
-                (rows.to(place).float() @ negatives).topk(k).indices.cpu() + data.n_id
-                for rows in features.split(_AT_A_TIME)
-            ]
+            [nearest_rows(rows, negatives, k).cpu() + data.n_id for rows in features.split(_AT_A_TIME)]
         ).numpy()
         for part, features in {"id": data.id_features, **data.near, **data.far}.items()
     }
