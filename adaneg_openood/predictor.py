@@ -7,7 +7,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +42,7 @@ PREDICTOR_FILE = "predictor.json"
 _OWN_FILE = re.compile(
     r"state-[0-9a-f]{16}\.safetensors|\.(predictor\.json|state-[0-9a-f]{16}\.safetensors)\.[0-9a-f-]+\.tmp"
 )
+_Scored = tuple[Batch, Optional[Scores], Optional[Tensor]]
 _N_NEAREST = 3  # negative labels that a prediction names
 
 
@@ -171,11 +172,17 @@ class Predictor:
         Raises:
             RuntimeError: before :meth:`calibrate`.
         """
-        limit, threshold = self.shown_threshold.value, self.threshold
-        assert threshold is not None  # or it had raised
+        limit = self.shown_threshold.value  # raises now, and not when the first image is asked for
+        return self._predictions(self._scored(images, batch_size, workers, progress), images, limit)
+
+    def _predictions(
+        self, scored: Iterable[_Scored], images: ImageSet, limit: float
+    ) -> Iterator[Prediction]:
+        threshold = self.threshold
+        assert threshold is not None  # predict has asked for it
         names, n_id = self.labels.names, self.labels.n_id
         text = self.labels.features[n_id:].to(self.model.device)
-        for batch, scores, features in self._scored(images, batch_size, workers, progress):
+        for batch, scores, features in scored:
             indices, _, bad = batch
             made = {index: Prediction(images.names[index], "", error=error) for index, error in bad}
             if scores is not None and features is not None:
@@ -196,7 +203,7 @@ class Predictor:
 
     def _scored(
         self, images: ImageSet, batch_size: int, workers: int | None, progress: bool
-    ) -> Iterator[tuple[Batch, Scores | None, Tensor | None]]:
+    ) -> Iterator[_Scored]:
         """Batches with their scores and features, None where no image can be read."""
         batches = decoded_batches(self.model, images, batch_size, workers)
         with worker_deaths_named(images.name), progress_bar(progress, images.name, len(images)) as bar:

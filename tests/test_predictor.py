@@ -184,6 +184,11 @@ def test_saving_removes_its_own_old_files_and_no_others(predictor, saved, folder
     assert {file.name for file in saved.iterdir()} == {*others, "out.csv", PREDICTOR_FILE, new.name}
 
 
+def test_a_prediction_without_a_threshold_is_refused_at_once(model, labels, folders):
+    with pytest.raises(RuntimeError, match="no threshold yet: calibrate"):
+        Predictor(model, labels).predict(ImageSet.of(folders / "id"))
+
+
 def test_the_saved_model_is_loaded_by_name(saved, model):
     assert Predictor.load(saved).model.name == model.name
 
