@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adaneg_openood.io.names import listed
+
 Array = Union[np.ndarray, Tensor]
 
 FEW_IMAGES = 20  # of which 5 % are one
@@ -25,7 +27,6 @@ CONVENTIONS = {
 }
 
 _RECALL = 0.95
-_NAMED = 8  # bad rows an error lists
 
 
 def ood_metrics(conf: Array, label: Array, pred: Array) -> dict[str, float]:
@@ -181,6 +182,4 @@ def as_numpy(values: Any) -> np.ndarray:
 def _refuse(bad: np.ndarray, what: str) -> None:
     rows = np.flatnonzero(bad)
     if len(rows):
-        more = ", ..." if len(rows) > _NAMED else ""
-        listed = ", ".join(str(row) for row in rows[:_NAMED])
-        raise ValueError(f"{what} in {len(rows)} row(s): {listed}{more}")
+        raise ValueError(f"{what} in {len(rows)} row(s): {listed(rows)}")

@@ -152,10 +152,6 @@ class Run:
         where = {name: getattr(result, name) for name in ("method", "split", "dataset", "n_id", "n_ood")}
         return {**where, "seed": seed, **result.metrics, **bank}
 
-    def metrics(self) -> pd.DataFrame:
-        """:attr:`records`: one row per method, OOD set and seed."""
-        return self.records
-
     @property
     def _groups(self) -> dict[str, list[str]]:
         """Row of a table -> the sets that it is the mean of."""
