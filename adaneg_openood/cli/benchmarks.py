@@ -164,6 +164,7 @@ def sweep(
     from adaneg_openood.benchmark.run import encode_benchmark
     from adaneg_openood.evaluation.sweep import grid_configs
     from adaneg_openood.evaluation.sweep import sweep as run
+    from adaneg_openood.evaluation.tables import GROUP_ROWS
 
     spec = benchmark.method(method)
     values = _grid(grid)
@@ -194,11 +195,10 @@ def sweep(
             return
     typer.echo(f"{n_configs} configurations, {len(result.records)} runs, {result.computed} now")
     columns = [*result.axes, "FPR@95", "FPR@95 (ID positive)", "AUROC", "AUROC std"]
-    for row in ("nearood", "farood"):
-        best = result.best("AUROC", row)
-        if len(best):
-            text = best[columns].head(_SHOWN).round(2).to_string(index=False)
-            show(f"\nBest AUROC on {row}, in percent:\n{text}")
+    for split in result.records["split"].unique():
+        row = GROUP_ROWS[split]
+        text = result.best("AUROC", row)[columns].head(_SHOWN).round(2).to_string(index=False)
+        show(f"\nBest AUROC on {row}, in percent:\n{text}")
     for line in result.warnings():
         show(f"warning: {line}")
     written = ["results.csv", "summary.csv", "conventions.json"]

@@ -79,7 +79,7 @@ def make_detector(
     """
     check_known(name, settings, tuple(default_settings(name)))
     kind = DETECTORS[name]
-    check_known(f"{name}: inputs", inputs, kind.input_names())
+    check_known(name, inputs, kind.input_names(), "input")
     given: dict[str, Any] = {key: value for key, value in settings.items() if value is not None}
     if kind.config_class is not None:
         given = {"config": kind.config_class(**given)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import numbers
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -130,9 +131,11 @@ def grid_configs(
         settings = {**known, **given, **dict(zip(grid, values))}
         config = AdaNegConfig.released(**settings) if released else make(**settings)
         # 0 and 0.0 are one value, and must look the same in the files
-        floats = {
-            name: float(getattr(config, name)) for name, value in known.items() if type(value) is float
-        }
+        floats = {name: getattr(config, name) for name, value in known.items() if type(value) is float}
+        for name, value in floats.items():
+            if isinstance(value, bool) or not isinstance(value, numbers.Real):
+                raise TypeError(f"{method}: {name} must be a number, got {value!r}")
+            floats[name] = float(value)
         made.append(dataclasses.replace(config, **floats))
     return list(dict.fromkeys(made))
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from adaneg_openood.evaluation.drawing import lines_over, save_figure
 from adaneg_openood.evaluation.metrics import CONVENTIONS, FEW_IMAGES, METRICS
 from adaneg_openood.evaluation.tables import GROUP_ROWS, over_seeds
+from adaneg_openood.io.checks import check_choice
 from adaneg_openood.io.files import atomic_path, write_json
 from adaneg_openood.io.names import harmless_table
 
@@ -67,8 +68,13 @@ class SweepResult:
         ]
 
     def best(self, metric: str = "AUROC", row: str = "farood") -> pd.DataFrame:
-        """Rows of :meth:`summary` for one set or group, best first."""
+        """Rows of :meth:`summary` for one set or group, best first.
+
+        Raises:
+            ValueError: no such set or group; the message lists those there are.
+        """
         summary = self.summary()
+        check_choice("row", row, list(summary["dataset"].unique()))
         chosen = summary[summary["dataset"] == row]
         return chosen.sort_values(metric, ascending=metric.startswith("FPR"), kind="stable")
 

@@ -16,12 +16,12 @@ def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:
         raise ValueError(f"{name} {not_allowed(value, allowed)}")
 
 
-def check_known(what: str, given: Iterable[str], known: Sequence[str]) -> None:
+def check_known(what: str, given: Iterable[str], known: Sequence[str], kind: str = "setting") -> None:
     """Raise a ValueError that names the first name which is not known, and the nearest that is."""
     for name in given:
         if name not in known:
             listed = ", ".join(known) if known else "none"
-            raise ValueError(f"{what}: unknown setting {name!r}{hint(name, known)}; known are {listed}")
+            raise ValueError(f"{what}: unknown {kind} {name!r}{hint(name, known)}; known are {listed}")
 
 
 def check_int(name: str, value: object, least: int = 1) -> None:

@@ -62,7 +62,7 @@ def test_settings_are_what_makes_it(name: str) -> None:
     first = next(iter(default_settings(name)))
     with pytest.raises(ValueError, match=f"unknown setting '{first}x'; did you mean '{first}'"):
         make(name, **{f"{first}x": 1})
-    with pytest.raises(ValueError, match="unknown setting 'nothing_like_it'"):
+    with pytest.raises(ValueError, match=f"{name}: unknown input 'nothing_like_it'"):
         make_detector(name, text_and_images()[0], C, nothing_like_it=1)
 
 

@@ -241,6 +241,8 @@ def test_released_configurations_are_one_where_they_run_as_one() -> None:
         ({"gama": [0.5]}, {}, "unknown key 'gama'; did you mean 'gamma'"),
         ({"gamma": []}, {}, "gamma must have a list"),
         ({"gamma": [2.0]}, {}, r"gamma must be in \[0, 1\]"),
+        ({"tau": [None]}, {"method": "mcm"}, "mcm: tau must be a number, got None"),
+        ({"tau": ["0.5"]}, {"method": "mcm"}, "mcm: tau must be a number, got '0.5'"),
         ({}, {"seeds": ()}, "seeds must be distinct"),
         ({}, {"batch_sizes": (0,)}, "batch_size must be at least 1"),
         ({}, {"orders": ("other",)}, "order must be one of"),
@@ -250,8 +252,16 @@ def test_released_configurations_are_one_where_they_run_as_one() -> None:
     ],
 )
 def test_mistakes_are_named(grid: dict, settings: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         sweep(DATA, grid, **settings)
+
+
+def test_the_best_of_sets_that_are_not_there_is_refused() -> None:
+    near = dataclasses.replace(DATA, near={**DATA.near, **DATA.far}, far={})
+    result = sweep(near, {"tau": [1.0, 0.5]}, method="mcm", seeds=(0,))
+    assert len(result.best(row="nearood")) == 2
+    with pytest.raises(ValueError, match="row must be one of .*'nearood', got 'farood'"):
+        result.best()
 
 
 def test_subsets() -> None:
