@@ -89,6 +89,9 @@ def about_run(
     Raises:
         ValueError: a name, or something in ``provenance``, that a file cannot hold.
     """
+    if device is None:  # detectors score where they are, and take features there
+        at = [one.text_features.device for one in detectors.values() if hasattr(one, "text_features")]
+        device = at[0] if at else data.id_features.device
     _as_read("names of methods and sets", [*detectors, *data.near, *data.far])
     return About(
         protocol=protocol,
@@ -98,7 +101,7 @@ def about_run(
         settings={name: settings_of(detector) for name, detector in detectors.items()},
         states={name: _state_of(detector) for name, detector in detectors.items()},
         data=describe_data(data),
-        made_with=made_with(data.id_features.device if device is None else device),
+        made_with=made_with(device),
         given_orders=given_orders,
         provenance=_as_read("provenance", dict(provenance)),
     )

@@ -201,7 +201,7 @@ def _cached_is_ood(bank: Any, features: Tensor, n_ood: int) -> np.ndarray:
     along one random direction, and where it is not there among all images.
     """
     exact = torch.float32 if features.device.type == "mps" else torch.float64  # MPS has no float64
-    cached = bank.features[: bank.n_cached].to(exact)
+    cached = bank.features[: bank.n_cached].to(features.device, exact)
     if not len(cached):
         return np.zeros(0, dtype=bool)
     unit = torch.nn.functional.normalize(features.to(exact), dim=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from adaneg_openood.evaluation import (
     run_stream,
     stream_order,
 )
+from adaneg_openood.evaluation.provenance import about_run
 
 DATA = make_data()
 REAL = make_sweep_data()
@@ -162,6 +163,14 @@ def test_what_no_file_can_hold_is_told_before_any_image_is_scored(provenance: di
     with pytest.raises(ValueError, match="names of methods and sets must be JSON values"):
         replay(make_data(far={"caf\udce9": DATA.far["textures"]}), {"x": detector})
     assert detector.streams == 0
+
+
+def test_a_run_is_made_where_its_detectors_are() -> None:
+    detector = Cosine(DATA)
+    for there in ("cpu", "cuda"):
+        detector.text_features = SimpleNamespace(device=torch.device(there))  # type: ignore[attr-defined]
+        about = about_run(DATA, {"x": detector}, Protocol(), {}, None, {})
+        assert about.made_with["device"] == there
 
 
 def test_a_runs_provenance_is_what_its_file_gives_back(tmp_path: Path) -> None:
