@@ -78,8 +78,11 @@ def evaluate_benchmark(
     adaneg_openood eval ... gives the same numbers as one process.
     """
     if check:
+        if csv_file or save or save_features:
+            raise ValueError("--check writes no scores: leave out --csv, --save and --save-features")
         opened = open_benchmark(benchmark, fetch=False)
         show(to_text(opened.items))
+        write_json(json_file, [dataclasses.asdict(item) for item in opened.items])
         if opened.missing():
             raise typer.Exit(1)
         return

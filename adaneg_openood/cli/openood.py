@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,14 @@ from adaneg_openood.benchmark.opening import to_text
 from adaneg_openood.benchmark.postprocessor import check_postprocessor_name
 from adaneg_openood.benchmark.settings import DEFAULT_MODEL, shifted
 from adaneg_openood.cli import options
-from adaneg_openood.cli.common import check_outputs, show, show_run, write_json, write_text
+from adaneg_openood.cli.common import (
+    check_outputs,
+    settings_text,
+    show,
+    show_run,
+    write_json,
+    write_text,
+)
 from adaneg_openood.cli.options import setting
 
 if TYPE_CHECKING:
@@ -46,7 +54,12 @@ class Evaluation:
         None, "--set", help="A setting of a method of this package, such as adaneg.negatives=list.txt."
     )
     batch_size: int = typer.Option(200, min=1, help="Images encoded at a time; changes no result.")
-    workers: int = typer.Option(4, min=0, help="Number of processes that decode images.")
+    workers: int = typer.Option(
+        min(4, os.cpu_count() or 1),
+        min=0,
+        help="Number of processes that decode images.",
+        show_default="one per core, at most 4",
+    )
     preprocessing: str = setting("preprocessing")
     device: str = options.DEVICE
     precision: str = setting("precision")
@@ -133,8 +146,13 @@ def compare(
     show(result.table.round(2).to_string())
     for name, why in result.failed.items():
         show(f"{name}: cannot run, {why}")
-    write_json(json_file, {"table": result.table.to_dict("index"), "failed": result.failed})
+    if result.settings:
+        typer.echo(settings_text(result.settings))
+    about = {"benchmark": chosen.benchmark, "full_spectrum": fsood, "settings": result.settings}
+    write_json(json_file, {"table": result.table.to_dict("index"), "failed": result.failed, **about})
     write_text(markdown, result.to_markdown())
+    if result.failed and postprocessors is not None:  # of all, some are known to fail
+        raise typer.Exit(1)
 
 
 @options.command
@@ -150,12 +168,16 @@ def leaderboard(
     """Evaluate one method and write the row and file that OpenOOD's leaderboard takes."""
     from adaneg_openood.openood import Evaluator
     from adaneg_openood.openood.benchmark_files import refuse_missing
+    from adaneg_openood.openood.compare import refuse_unused
     from adaneg_openood.openood.leaderboard import write_files
     from adaneg_openood.openood.postprocessors import POSTPROCESSORS, configured
 
     benchmark = chosen.benchmark
     check_outputs(json_file, out / f"{benchmark}_{method}.csv")
     check_postprocessor_name(method, POSTPROCESSORS)
+    refuse_unused(chosen.by_method(), [method])
+    if not arch.strip():
+        raise ValueError("--arch is empty; the leaderboard asks for it, such as 'CLIP ViT-B/16'")
     own = chosen.by_method().get(method, {})
     with chosen.folders() as (data_root, config_root):
         refuse_missing(data_root, benchmark)
@@ -192,6 +214,8 @@ def doctor(
     items = diagnose(data, benchmark, full=full)
     show(to_text(items))
     write_json(json_file, [dataclasses.asdict(item) for item in items])
+    if any(item.ok is False for item in items):
+        raise typer.Exit(1)
 
 
 @options.command

@@ -10,7 +10,7 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from adaneg_openood.openood.evaluator import Evaluator
 from adaneg_openood.openood.loaders import Encoder
 from adaneg_openood.openood.network import PixelsWanted, as_network
 from adaneg_openood.openood.network_model import NetworkModel
-from adaneg_openood.openood.postprocessors import POSTPROCESSORS, configured
+from adaneg_openood.openood.postprocessors import POSTPROCESSORS, Postprocessor, configured
 
 logger = logging.getLogger(__name__)
 
@@ -82,11 +82,13 @@ class Comparison:
             AUROC, ACC, in percent, and seconds.
         details: postprocessor -> OpenOOD's whole table.
         failed: postprocessor -> why it could not run, or says nothing.
+        settings: postprocessor of this package -> its settings, those of the stream included.
     """
 
     table: pd.DataFrame
     details: dict[str, pd.DataFrame]
     failed: dict[str, str]
+    settings: dict[str, dict[str, Any]]
 
     def to_markdown(self) -> str:
         """The table, and below it what could not run and why."""
@@ -143,22 +145,26 @@ def compare(
         fsood: full-spectrum evaluation.
 
     Raises:
-        ValueError: an unknown name or setting, or a benchmark OpenOOD does not have.
+        ValueError: an unknown name or setting, settings of a method that does not run, values of
+            ``cache`` or ``skip_broken`` that differ between methods, or a benchmark OpenOOD lacks.
         FileNotFoundError: lists or images are missing.
     """
     refuse_missing(data_root, id_name)
     names = list(known if postprocessors is None else postprocessors)
-    for name in (*names, *(settings or {})):
+    given = settings or {}
+    for name in (*names, *given):
         check_postprocessor_name(name, known)
     own = {
-        name: configured(name, id_name, config_root, **(settings or {}).get(name, {}))
+        name: configured(name, id_name, config_root, **given.get(name, {}))
         for name in names
         if name in POSTPROCESSORS
     }
+    refuse_unused(given, own)
+    cache, skip_broken = (_agreed(name, own) for name in ("cache", "skip_broken"))
     net = as_network(net if hasattr(net, "encode_image") else net(), id_name)
-    skips = any(postprocessor.settings.skip_broken for postprocessor in own.values())
-    encoder = Encoder(NetworkModel(net), skip_broken=skips)
-    found = Comparison(pd.DataFrame(), {}, {})
+    encoder = Encoder(NetworkModel(net), cache, bool(skip_broken))
+    of_own = {name: one.settings.model_dump(mode="json") for name, one in own.items()}
+    found = Comparison(pd.DataFrame(), {}, {}, of_own)
     rows: dict[str, list[float]] = {}
     folder = Path(config_root) / "postprocessors"
     for name in names:
@@ -197,6 +203,25 @@ def compare(
     columns = ["near FPR@95", "near AUROC", "far FPR@95", "far AUROC", "ACC", "seconds"]
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
     return dataclasses.replace(found, table=frame.rename_axis("postprocessor"))
+
+
+def refuse_unused(given: Iterable[str], own: Collection[str]) -> None:
+    """Raise a ValueError for settings of a method that does not run, or that is not of this package."""
+    for name in given:
+        if name not in own:
+            why = "is not among the methods that run"
+            if name not in POSTPROCESSORS:
+                why = "is not of this package: its settings stand in its file in OpenOOD's configs"
+            raise ValueError(f"settings are given for {name}, which {why}")
+
+
+def _agreed(name: str, own: Mapping[str, Postprocessor]) -> Any:
+    """The value of a setting that concerns the images, which all methods share; None without methods."""
+    values = {method: getattr(one.settings, name) for method, one in own.items()}
+    if len(set(values.values())) > 1:
+        told = ", ".join(f"{method} {value}" for method, value in values.items())
+        raise ValueError(f"{name}: images are encoded once for all methods, whose values differ: {told}")
+    return next(iter(values.values()), None)
 
 
 @contextlib.contextmanager

@@ -61,7 +61,12 @@ def test_eval_of_features(root: Path) -> None:
 
 
 def test_eval_check(root: Path) -> None:
-    assert "Nothing is missing." in run("eval", root / "small.yml", "--check")
+    items = root / "items.json"
+    assert "Nothing is missing." in run("eval", root / "small.yml", "--check", "--json", items)
+    assert {"what": "id", "ok": True} in [
+        {key: item[key] for key in ("what", "ok")} for item in json.loads(items.read_text())
+    ]
+    assert "--check writes no scores" in run("eval", root / "small.yml", "--check", "--csv", "x", code=2)
     assert "Nothing is missing." in run("eval", root / "bench.npz", "--check")
     text = run("eval", "imagenet200", "--data", root, "--check", code=1)
     assert "-- near/ssb_hard" in text and "49000 images" in text

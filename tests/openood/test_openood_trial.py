@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,12 @@ def test_commands_need_no_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     asked = ["compare", "--benchmark", "demo", "--postprocessors", "msp,neglabel,adaneg"]
     done = CliRunner().invoke(app, [*asked, "--json", "table.json"])
     assert done.exit_code == 0, done.output
-    table = json.loads(Path("table.json").read_text())["table"]
+    written = json.loads(Path("table.json").read_text())
+    table = written["table"]
+    assert written["settings"]["adaneg"]["batch_size"] == 64 and set(written["settings"]) == {
+        *("neglabel", "adaneg")
+    }
+    assert re.search("^adaneg: .*gamma 0.5", done.output, re.M)
     assert set(table) == {"msp", "neglabel", "adaneg"}
     assert table["adaneg"]["far AUROC"] == pytest.approx(95.99, abs=0.02)
     assert not Path("configs").exists() and not Path("data").exists()
@@ -79,6 +85,7 @@ def test_names_and_folders_are_checked_before_a_model_is_loaded(
         (("leaderboard", *common, "--arch", "tiny"), "--method"),
     ):
         for more, message in (
+            (("--set", "msp.nonsense=3"), "settings are given for msp, which is not of this package"),
             (("--data", "nowhere"), "--data: there is no folder nowhere"),
             (("--configs", "nowhere"), "--configs: there is no folder nowhere"),
             (("--data", "empty"), "benchmark_imglist/demo/test_"),
@@ -88,6 +95,39 @@ def test_names_and_folders_are_checked_before_a_model_is_loaded(
         ):
             done = CliRunner().invoke(app, [*command, *more])
             assert done.exit_code == 2 and message in done.output, (command, more, done.output)
+
+
+def test_settings_that_would_have_no_effect_are_refused(
+    trial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("adaneg_openood.vlm.load_model", lambda *a, **k: pytest.fail("loaded"))
+    asked = ["compare", "--benchmark", "demo", "--data", str(trial), "--postprocessors", "mcm,neglabel"]
+    for more, message in (
+        (["adaneg.gap=0.2"], "adaneg, which is not among the methods that run"),
+        (["mcm.cache=one", "neglabel.cache=two"], "cache: images are encoded once for all methods"),
+        (["mcm.skip_broken=true"], "skip_broken: images are encoded once for all methods"),
+    ):
+        given = [part for text in more for part in ("--set", text)]
+        done = CliRunner().invoke(app, [*asked, *given])
+        assert done.exit_code == 2 and message in done.output, (more, done.output)
+    row = ["leaderboard", "--benchmark", "demo", "--data", str(trial), "--arch", " "]
+    done = CliRunner().invoke(app, row)
+    assert done.exit_code == 2 and "--arch is empty" in done.output
+
+
+def test_compare_keeps_images_in_the_cache_that_is_named(trial: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "own"
+    compare(
+        trial_network(),
+        "demo",
+        ["mcm"],
+        data_root=trial,
+        config_root=trial / "configs",
+        settings={"mcm": {"cache": str(cache)}},
+        num_workers=0,
+    )
+    assert len(list((cache / "features").glob("*.safetensors"))) == 6
 
 
 @needs_checkout
