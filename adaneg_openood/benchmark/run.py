@@ -144,6 +144,8 @@ def encode_benchmark(
             "kind": part.definition.kind,
             "location": part.definition.location,
             "images": len(made[part.title].features),
+            "limit": part.definition.limit,
+            "skipped": len(getattr(made[part.title], "skipped", ())),
         }
         for part in benchmark.sets
     }

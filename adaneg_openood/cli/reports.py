@@ -135,7 +135,9 @@ def _value(text: str) -> Any:
 @options.command
 def report(
     run: str = typer.Argument(
-        ..., help="demo, saved features (npz file or folder), a benchmark YAML, or a run of --save."
+        ...,
+        help="demo, saved features (npz file or folder), a benchmark YAML, or a run that report --save "
+        "kept.",
     ),
     out: Path = typer.Option(Path("report.html"), help="File of the page."),
     files: Optional[Path] = typer.Option(
@@ -173,6 +175,7 @@ def report(
 ) -> None:
     """Write a run as one self-contained page, with its tables and pictures as files beside it."""
     from adaneg_openood.evaluation.drawing import require_matplotlib
+    from adaneg_openood.evaluation.run_files import INDEX
     from adaneg_openood.io.configuration import shipped
     from adaneg_openood.openood import compat
     from adaneg_openood.openood.leaderboard import check_row, write_files
@@ -194,13 +197,28 @@ def report(
         raise ValueError("--leaderboard BENCHMARK, --method METHOD and --arch ARCHITECTURE go together")
     # the page of a shipped benchmark may have left a folder of the benchmark's name
     if run not in shipped("benchmarks") and (Path(run) / RECORD_FILE).is_file():
+        making = {"images": images, "images_root": images_root, "example_method": example_method}
+        unused = [name for name, value in {**making, **changed}.items() if value is not None]
+        if unused:
+            told = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
+            raise ValueError(f"{run} is a run that was kept, and {told} would have to make another one")
         record = load_record(run)
+        made_of = record.results.about.provenance
+        name = str(made_of.get("benchmark") or Path(run).name)
         if row:
-            check_row(record.results.methods, record.results.splits, **row)
+            sets = made_of.get("sets", {})
+            check_row(record.results.methods, record.results.splits, **row, sets=sets)
+    elif (Path(run) / INDEX).is_file():
+        raise ValueError(
+            f"{run}: holds the scores that eval --save keeps, without the memory that a report shows; "
+            "run report on the benchmark, with --save to keep what it needs"
+        )
     else:
         benchmark = options.read_source(**{**changed, "source": run})
+        name = "The demo world" if run == DEMO else benchmark.name
         if row:
-            check_row(list(benchmark.methods), _splits(benchmark), **row)
+            sets = {part.title: {"limit": part.definition.limit} for part in benchmark.sets}
+            check_row(list(benchmark.methods), _splits(benchmark), **row, sets=sets)
         given = dict(named_values("--images", "PART=FOLDER or PART=IMGLIST", images))
         if given and run == DEMO:
             raise ValueError("--images: the demo world brings its own images")
@@ -213,8 +231,7 @@ def report(
         )
     if save is not None:
         typer.echo(f"{save_record(record, save)}: written")
-    name = title or ("The demo world" if run == DEMO else Path(run).name)
-    page_title = f"{name}: out-of-distribution detection"
+    page_title = f"{title or name}: out-of-distribution detection"
     written = write_report(record, out, files=files, title=page_title, resamples=resamples)
     if row:
         for path in write_files(record.results, folder, **row):

@@ -43,7 +43,8 @@ def leaderboard_row(
     Raises:
         ValueError: an OOD set of the benchmark is missing or unknown, or metrics are.
     """
-    check_row(run.methods, run.splits, id_name, method=method, arch=arch)
+    sets = run.about.provenance.get("sets", {})
+    check_row(run.methods, run.splits, id_name, method=method, arch=arch, sets=sets)
     records = run.records[run.records["method"] == method]
     if records[_METRICS].isna().any().any():
         raise ValueError(f"the results are not complete for {id_name}: metrics are missing")
@@ -132,7 +133,13 @@ def write_files(
 
 
 def check_row(
-    methods: Collection[str], splits: Mapping[str, str], id_name: str, *, method: str, arch: str
+    methods: Collection[str],
+    splits: Mapping[str, str],
+    id_name: str,
+    *,
+    method: str,
+    arch: str,
+    sets: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """Whether a run can give a row, as far as it is known before the run.
 
@@ -140,6 +147,8 @@ def check_row(
         methods: of the run.
         splits: OOD set -> ``"near"`` or ``"far"``.
         id_name, method, arch: as for :func:`leaderboard_row`.
+        sets: title of an image set, such as ``"near/tin"`` -> ``limit`` and ``skipped``, as far as they
+            are known.
 
     Raises:
         ValueError: it cannot.
@@ -153,6 +162,13 @@ def check_row(
     if id_name not in DATA_INFO:
         raise ValueError(f"id_name must be one of {', '.join(DATA_INFO)}, got {id_name!r}")
     problems = []
+    for title, known in sets.items():
+        if title.startswith("csid/"):
+            problems.append(
+                f"{title} counts as ID, and the leaderboard's rows are without full spectrum"
+            )
+        if known.get("limit") or known.get("skipped"):
+            problems.append(f"{title} is not whole (limit or broken images)")
     for split in ("near", "far"):
         wanted = set(DATA_INFO[id_name]["ood"][split]["datasets"])
         found = {name for name, of in splits.items() if of == split}

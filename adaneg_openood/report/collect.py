@@ -73,10 +73,11 @@ def collect(
         device=device,
         progress=False,
         watch_bank=True,
+        provenance=about or {},
     )
     record = RunRecord(
         run,
-        {**_provenance(data, features, device), **({} if about is None else {"benchmark": dict(about)})},
+        _provenance(data, features, device),
         example_method or next(iter((*with_bank, *detectors))),
         names={part: tuple(map(str, given.names)) for part, given in (images or {}).items()},
         nearest=nearest_negatives(data, device=device),

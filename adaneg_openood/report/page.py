@@ -282,7 +282,7 @@ def _provenance(record: RunRecord) -> list[dict[str, Any]]:
         ("Versions", about["versions"], ""),
         ("Features", {**about["features"], **run.about.data}, ""),
         ("Files", files, f"{len(files)} feature file(s) and their SHA-256"),
-        ("Benchmark", about.get("benchmark", {}), ""),
+        ("Benchmark", record.results.about.provenance, ""),
         ("Methods", run.about.settings, ""),
     ]
     return [

@@ -116,6 +116,21 @@ def test_report_writes_the_row_too(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert row.startswith(f"Zero-shot image-text model,AdaNeg (task),{near},") and ",tiny," in row
 
 
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        ({"csid/sketches": {}}, "csid/sketches counts as ID"),
+        ({"far/digits": {"limit": 10}}, r"far/digits is not whole"),
+        ({"id": {"limit": None, "skipped": 2}}, r"id is not whole"),
+    ],
+)
+def test_a_part_of_a_benchmark_gives_no_row(benchmarks: Path, sets: dict, message: str) -> None:
+    found = results(benchmarks)
+    about = dataclasses.replace(found.about, provenance={"sets": sets})
+    with pytest.raises(ValueError, match=message):
+        leaderboard_row(dataclasses.replace(found, about=about), "cifar10", method="mcm", arch="tiny")
+
+
 def test_incomplete_results_are_refused(benchmarks: Path, tmp_path: Path) -> None:
     found = results(benchmarks)
     splits = {name: split for name, split in found.splits.items() if name != "svhn"}

@@ -215,6 +215,11 @@ def test_broken_images_that_were_skipped_shift_nothing(tmp_path: Path) -> None:
     (tmp_path / "mine.yml").write_text(BROKEN, "utf-8")
     mine = read_benchmark(tmp_path / "mine.yml").changed(cache=tmp_path / "cache")
     whole = benchmark_record(mine)
+    more = "csid:\n  again: {folder: id}\nfull_spectrum: true\n"
+    (tmp_path / "all.yml").write_text(BROKEN + more, "utf-8")
+    both = benchmark_record(read_benchmark(tmp_path / "all.yml").changed(cache=tmp_path / "cache"))
+    assert set(both.names) == {"lamps"}
+    assert int((both.first("AdaNeg", "lamps").label >= 0).sum()) == 48
     for broken in ("id/chair/2.png", "lamps/0.png"):
         (tmp_path / broken).write_bytes(b"no image")
     found = benchmark_record(mine)

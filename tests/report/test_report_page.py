@@ -411,6 +411,14 @@ def test_the_command_reports_features_and_kept_runs(small: FeatureSet, tmp_path:
     )
     assert again.exit_code == 0, again.output
     assert "T: out-of-distribution detection" in (tmp_path / "again.html").read_text("utf-8")
+    more = ["--seeds", "5", "--example-method", "MCM"]
+    refused = runner.invoke(app, ["report", str(kept), "--out", str(out), *more])
+    assert refused.exit_code == 2
+    assert "--example-method, --seeds would have to make another one" in refused.output
+    scores = tmp_path / "scores"
+    load_record(kept).results.save(scores)
+    refused = runner.invoke(app, ["report", str(scores), "--out", str(out)])
+    assert refused.exit_code == 2 and "scores that eval --save keeps" in refused.output
     wrong = runner.invoke(app, ["report", str(tmp_path / "nope"), "--out", str(out)])
     assert wrong.exit_code == 2 and "nope" in wrong.output
 
