@@ -103,17 +103,20 @@ def _findings(record: RunRecord, tables: Sequence[Table], bootstrap: Bootstrap |
             row = column = sets[0]  # one set alone has no mean
         if column not in auroc.mean.columns:
             continue
-        best = str(auroc.mean[column].idxmax())
+        shown = auroc.mean[column].round(2)
+        highest = [str(method) for method in shown.index[shown == shown.max()]]
+        best = highest[0]
         kind = record.results.splits[sets[0]]
         said = "" if len(methods) == 1 else f"Of {compared}, "
-        said += f"{best} has {'the highest ' * (len(methods) > 1)}{'mean ' * (len(sets) > 1)}AUROC"
+        said += f"{' and '.join(highest)} {'have' if len(highest) > 1 else 'has'} "
+        said += f"{'the highest ' * (len(methods) > 1)}{'mean ' * (len(sets) > 1)}AUROC"
         said += f" on the {kind} OOD set{'s' * (len(sets) > 1)} ({', '.join(sets)}), "
         said += f"{float(auroc.mean.loc[best, column]):.2f} %"
         if bootstrap is not None:
             interval = bootstrap.intervals(best, row)["AUROC"]
             said += f" (95 % interval {interval.low:.2f} to {interval.high:.2f})"
             reference = reference_of(bootstrap)
-            if best != reference:
+            if reference not in highest:
                 test = bootstrap.differences(best, reference, row)["AUROC"]
                 said += (
                     f"; its difference to {reference} is {test.value:+.2f} points "

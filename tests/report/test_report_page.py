@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import copy
 import io
 import json
 import re
@@ -240,6 +241,14 @@ def test_intervals_and_tests_equal_those_of_evaluate(record: RunRecord) -> None:
     said += f" (95 % interval {interval.low:.2f} to {interval.high:.2f}); its difference to NegLabel is"
     said += f" {test.value:+.2f} points (95 % interval {test.low:+.2f} to {test.high:+.2f})"
     assert said in text
+
+
+def test_the_summary_names_every_method_that_is_highest(small: FeatureSet) -> None:
+    found = standard_detectors(small)
+    record = collect(small, {"A": found["MCM"], "B": copy.deepcopy(found["MCM"])}, seeds=(0,))
+    assert "Of A and B, A and B have the highest AUROC on the near OOD set (tools), " in page_text(
+        record
+    )
 
 
 def test_only_a_paired_test_shades(small: FeatureSet) -> None:
