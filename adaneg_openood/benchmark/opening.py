@@ -23,6 +23,7 @@ from adaneg_openood.io.names import listed
 from adaneg_openood.io.processes import ALONE, Group
 from adaneg_openood.text import ClassNames, LabelFeatures, Mining, NegativeLabels, templates
 from adaneg_openood.text.learned import load_prompts
+from adaneg_openood.text.rows import doubt_about
 from adaneg_openood.vlm.registry import check_model
 
 _NAMED = 3  # missing files an item lists
@@ -277,6 +278,10 @@ def _open_text(made: OpenBenchmark) -> None:
         return f"{number}, mined from {of} ({config.recipe})"
 
     made.negatives = made.tried("negatives", lambda: _negatives(benchmark), said)
+    if isinstance(made.negatives, NegativeLabels) and made.classes is not None:
+        doubt = doubt_about(made.negatives, made.classes)
+        if doubt:
+            made.note("negatives", None, doubt)
 
 
 def _negatives(benchmark: Benchmark) -> Union[NegativeLabels, Mining, None]:

@@ -43,10 +43,12 @@ def mine(
     kept = TextCache(cache_folder("text", cache))
     mined = mining.run(model.load(), names, cache=kept, progress=True)
     mined.save(out)
-    groups = f", published with {mined.groups} groups" if mined.groups else ""
-    typer.echo(
-        f"{out}: {len(mined)} negative labels mined by {settings.mining} from {settings.corpus}{groups}"
-    )
+    groups = f"; it is scored in {mined.groups} groups" if mined.groups else ""
+    how = f"from {settings.corpus}, by recipe {settings.mining}{groups}"
+    typer.echo(f"{out}: {len(mined)} negative labels {how}")
+    asked = mining.config.resolved().n_negatives
+    if isinstance(asked, int) and len(mined) < asked:
+        typer.echo(f"{asked} were asked for, and {settings.corpus} holds no more that may be taken")
 
 
 @options.command

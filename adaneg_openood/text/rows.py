@@ -131,20 +131,26 @@ def _read(
 ) -> NegativeLabels:
     """A list of negative labels; names of ID classes in it are warned of."""
     found = negatives if isinstance(negatives, NegativeLabels) else NegativeLabels.load(negatives)
-    # mining for these classes drops their names, or keeps them knowingly
-    if classes is None or found.provenance.get("id_sha256") == classes.digest:
-        return found
-    ids = {key for name in classes.names for word in synonyms(name) for key in keys(word, "caseless")}
-    same = [word for word in found.words if keys(word, "caseless") & ids]
-    if same:
-        logger.warning(
-            "%s: %d negative label(s) are names of ID classes, which hurts those classes; remove them: "
-            "%s",
-            "the negatives" if found is negatives else negatives,
-            len(same),
-            listed(map(repr, same)),
-        )
+    doubt = None if classes is None else doubt_about(found, classes)
+    if doubt:
+        logger.warning("%s: %s", "the negatives" if found is negatives else negatives, doubt)
     return found
+
+
+def doubt_about(negatives: NegativeLabels, classes: ClassNames) -> str | None:
+    """Why a list may be a bad one for these classes, or None."""
+    made_for = negatives.provenance.get("id_sha256")
+    # mining for these classes drops their names, or keeps them knowingly
+    if made_for == classes.digest:
+        return None
+    ids = {key for name in classes.names for word in synonyms(name) for key in keys(word, "caseless")}
+    same = [word for word in negatives.words if keys(word, "caseless") & ids]
+    if same:
+        return (
+            f"{len(same)} negative label(s) are names of ID classes, which hurts those classes; remove "
+            f"them: {listed(map(repr, same))}"
+        )
+    return "they were mined for other class names than these" if made_for else None
 
 
 def _from_templates(

@@ -11,6 +11,7 @@ from benchmark_fakes import YAML, make_sweep_data, write_small_benchmark
 from typer.testing import CliRunner
 
 from adaneg_openood.cli import app
+from adaneg_openood.demo import world
 from adaneg_openood.evaluation import load_features, save_features
 
 
@@ -66,6 +67,9 @@ def test_eval_check(root: Path) -> None:
     assert {"what": "id", "ok": True} in [
         {key: item[key] for key in ("what", "ok")} for item in json.loads(items.read_text())
     ]
+    (root / "doubt.yml").write_text(YAML.replace("negatives.txt", "doubt.txt"))
+    (root / "doubt.txt").write_text((root / "negatives.txt").read_text() + world.ID_NAMES[0] + "\n")
+    assert "1 negative label(s) are names of ID classes" in run("eval", root / "doubt.yml", "--check")
     assert "--check writes no scores" in run("eval", root / "small.yml", "--check", "--csv", "x", code=2)
     assert "Nothing is missing." in run("eval", root / "bench.npz", "--check")
     text = run("eval", "imagenet200", "--data", root, "--check", code=1)

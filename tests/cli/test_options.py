@@ -100,7 +100,7 @@ def test_mine_from_the_demo_and_take_the_list(tmp_path: Path, monkeypatch: pytes
     out = tmp_path / "list.txt"
     common = ("--classes", "demo", "--model", "demo")
     text = run("mine", *common, "--corpus", "demo", "-n", 30, "--out", out)
-    assert "30 negative labels mined by openood-vlm from demo" in text
+    assert "30 negative labels from demo, by recipe openood-vlm" in text
     run("encode", *common, "--negatives", out, "--folder", tmp_path / "bench")
     assert (tmp_path / "bench" / "text.npz").is_file()
 

@@ -32,7 +32,10 @@ def mined(tmp_path, monkeypatch):
 def test_recipes(mined):
     told, labels = mined("-n", "60")
     assert told.exit_code == 0 and len(labels) == 60 and labels.mining == "openood-vlm"
-    assert "60 negative labels mined by openood-vlm" in told.output and "with 5 groups" in told.output
+    assert "by recipe openood-vlm; it is scored in 5 groups" in told.output
+    assert "asked for" not in told.output
+    told, labels = mined("-n", "800")
+    assert "800 were asked for" in told.output and len(labels) < 100
     told, labels = mined("--mining", "neglabel", "--share", "0.5")
     assert len(labels.of_kind("noun")) == len(world.NOUNS) // 2 and labels.groups == 100
     told, labels = mined(
