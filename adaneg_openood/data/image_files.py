@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -146,8 +146,10 @@ def parse_entries(lines: Iterable[str], where: str) -> list[Entry]:
 def list_folder(root: str | os.PathLike[str]) -> list[str]:
     """The images under a folder, at any depth: paths relative to it with forward slashes, sorted.
 
-    Hidden files and folders, and those that tools leave behind (``__MACOSX``, ``@eaDir``), are left
-    out; a warning names the folders that hold images.
+    Links are followed, as torchvision does, except one back to a folder that it lies in. A link to an
+    image that is gone counts as an image, so that it is missed when it is read. Hidden files and
+    folders, and those that tools leave behind (``__MACOSX``, ``@eaDir``), are left out; a warning names
+    the folders that hold images.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -156,25 +158,40 @@ def list_folder(root: str | os.PathLike[str]) -> list[str]:
     folder = Path(root)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder of images")
-    images, skipped = [], set()
-    for file in folder.rglob("*"):
-        if file.suffix.lower() not in IMAGE_SUFFIXES:
-            continue
-        path = file.relative_to(folder)
-        odd = next((part for part in path.parts if _is_of_tools(part)), None)
-        if not file.is_file():
-            continue
-        if odd is None:
-            images.append(path.as_posix())
-        elif odd != path.name:
-            skipped.add(odd)
+    images, skipped, lost = [], set(), []
+    for here, files in _walked(folder):
+        odd = next((part for part in here.parts if _is_of_tools(part)), None)
+        for name in files:
+            path = here / name
+            if path.suffix.lower() in IMAGE_SUFFIXES:
+                if odd is not None:
+                    skipped.add(odd)
+                elif not _is_of_tools(name):
+                    images.append(path.as_posix())
+            elif os.path.islink(folder / path) and not os.path.exists(folder / path):
+                lost.append(path.as_posix())
     if skipped:
         listed = ", ".join(sorted(skipped))
         logger.warning("%s: left out images in %s, hidden or made by a tool", folder, listed)
+    if lost:
+        logger.warning("%s: links that lead nowhere: %s", folder, ", ".join(sorted(lost)))
     if not images:
         kinds = " ".join(sorted(IMAGE_SUFFIXES))
         raise ValueError(f"{folder}: holds no image, at any depth; looked for {kinds}")
     return sorted(images)
+
+
+def _walked(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """The folders under one, links among them, relative to it, with the names of their files."""
+    above: dict[str, frozenset[tuple[int, int]]] = {str(folder): frozenset()}
+    for place, folders, files in os.walk(folder, followlinks=True):
+        stat, chain = os.stat(place), above.pop(place)
+        here = (stat.st_dev, stat.st_ino)
+        if here in chain:  # a link back
+            folders.clear()
+            continue
+        above.update((os.path.join(place, name), chain | {here}) for name in folders)
+        yield Path(place).relative_to(folder), files
 
 
 def class_folders(root: str | os.PathLike[str], images: Sequence[str]) -> list[str]:

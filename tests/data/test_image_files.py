@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from tiny_models import picture
 
-from adaneg_openood.data import load_image, to_eight_bit
+from adaneg_openood.data import ImageSet, load_image, to_eight_bit
 from adaneg_openood.data.image_files import class_folders, list_folder, parse_entries, read_imglist
 
 MODES = ["RGBA", "L", "P", "CMYK", "1", "LA", "YCbCr", "HSV"]
@@ -161,3 +161,28 @@ def test_a_folder_without_images_is_no_class(tmp_path, caplog):
     touch(tmp_path, "a/x.png", "results/table.csv")
     assert class_folders(tmp_path, list_folder(tmp_path)) == ["a"]
     assert "no class, because without an image: results" in caplog.text
+
+
+def test_links_are_followed_as_torchvision_does(tmp_path, caplog):
+    real, root = tmp_path / "real", tmp_path / "set"
+    touch(real, "a/1.png", "a/deep/2.png", "x.png")
+    touch(root, "c/3.png")
+    (root / "a").symlink_to(real / "a", target_is_directory=True)
+    (root / "b").mkdir()
+    (root / "b" / "4.png").symlink_to(real / "x.png")
+    images = list_folder(root)
+    assert images == ["a/1.png", "a/deep/2.png", "b/4.png", "c/3.png"]
+    assert class_folders(root, images) == ["a", "b", "c"] and not caplog.text
+
+
+def test_links_in_a_circle_and_links_to_nothing(tmp_path, caplog):
+    touch(tmp_path, "set/a/1.png", "other/2.png")
+    root = tmp_path / "set"
+    for link, to in (("a/back", root), ("b", tmp_path / "other"), ("gone", tmp_path / "nosuch")):
+        (root / link).symlink_to(to, target_is_directory=True)
+    (tmp_path / "other" / "set").symlink_to(root, target_is_directory=True)
+    (root / "a" / "gone.png").symlink_to(tmp_path / "nosuch.png")
+    assert list_folder(root) == ["a/1.png", "a/gone.png", "b/2.png"]
+    assert "links that lead nowhere: gone" in caplog.text
+    missing = ImageSet.of(root, labelled=True).missing()
+    assert (str(root / "a" / "gone.png"), "not there") in missing
