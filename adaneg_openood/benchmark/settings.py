@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo
 from adaneg_openood.io.checks import shown
 from adaneg_openood.io.configuration import Number, Section, Whole
 from adaneg_openood.io.processes import Group, local_device
-from adaneg_openood.text.classnames import BENCHMARKS
+from adaneg_openood.text.classnames import BENCHMARKS, benchmark_key
 from adaneg_openood.text.prompts import templates
 from adaneg_openood.vlm import DEFAULT_MODEL
 
@@ -56,8 +56,8 @@ def _read_classes(value: Any, info: ValidationInfo) -> Any:
         return tuple(value)
     if not isinstance(value, (str, os.PathLike)):
         raise ValueError(f"must be a benchmark's name, a file or a list of names, got {shown(value)}")
-    known = str(value).lower() in NAMED_CLASSES
-    return str(value).lower() if known else str(_beside(value, info))
+    key = benchmark_key(str(value))
+    return key if key in NAMED_CLASSES else str(_beside(value, info))
 
 
 def _read_corpus(value: Any, info: ValidationInfo) -> Any:

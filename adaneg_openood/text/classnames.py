@@ -88,7 +88,7 @@ def class_names(source: str | os.PathLike[str]) -> ClassNames:
         ('airplane', 'automobile')
     """
     key = os.fspath(source)
-    builder = BENCHMARKS.get(key.lower().replace("-", "").replace("_", ""))
+    builder = BENCHMARKS.get(benchmark_key(key))
     if builder is not None:
         return builder()
     if not Path(key).is_file():
@@ -97,6 +97,16 @@ def class_names(source: str | os.PathLike[str]) -> ClassNames:
             "imagenet, imagenet200, cifar10, cifar100, bimcv"
         )
     return read_class_names(key)
+
+
+def benchmark_key(name: str) -> str:
+    """A benchmark's name as :data:`BENCHMARKS` has it: case, ``-`` and ``_`` do not count.
+
+    Example:
+        >>> benchmark_key("ImageNet-1k")
+        'imagenet1k'
+    """
+    return name.lower().replace("-", "").replace("_", "")
 
 
 def _imagenet() -> ClassNames:

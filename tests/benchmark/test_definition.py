@@ -9,11 +9,12 @@ import pytest
 from benchmark_fakes import YAML, write_small_benchmark
 
 from adaneg_openood.benchmark.definition import Benchmark, benchmark_schema, read_benchmark
-from adaneg_openood.benchmark.labels import mining_of
-from adaneg_openood.benchmark.settings import LabelSettings
+from adaneg_openood.benchmark.labels import mining_of, named_classes
+from adaneg_openood.benchmark.settings import LabelSettings, NameSettings
 from adaneg_openood.detectors import DETECTORS, default_settings
 from adaneg_openood.io.configuration import shipped
 from adaneg_openood.openood import compat
+from adaneg_openood.text.classnames import class_names
 from adaneg_openood.text.recipes import RECIPES
 
 SHIPPED = ("bimcv", "cifar10", "cifar100", "demo", "imagenet", "imagenet-four-ood", "imagenet200")
@@ -131,6 +132,16 @@ def test_paths_are_relative_to_the_file_and_data_overrides(tmp_path: Path) -> No
     moved = read_benchmark(small, data=tmp_path)
     assert moved.id is not None and moved.id.folder == tmp_path / "id"
     assert moved.negatives == benchmark.negatives
+
+
+@pytest.mark.parametrize(
+    ("written", "names"),
+    [("CIFAR-10", "cifar10"), ("ImageNet-1k", "imagenet1k"), ("imagenet_200", "imagenet200")],
+)
+def test_benchmarks_names_are_those_that_class_names_takes(written: str, names: str) -> None:
+    settings = NameSettings(classes=written)
+    assert settings.classes == names
+    assert named_classes(settings, "a test") == class_names(written)
 
 
 def test_mining_follows_the_recipes(tmp_path: Path) -> None:
