@@ -202,11 +202,16 @@ def _settings_of(transform: Any) -> str | None:
         return None if None in parts else f"[{', '.join(map(str, parts))}]"
     if isinstance(getattr(transform, "key", None), str):  # ModelTransform
         return str(transform.key)
-    steps = getattr(transform, "transforms", None)
-    if type(transform).__module__.startswith("openood.") and hasattr(transform, "__dict__"):
+    package = type(transform).__module__.partition(".")[0]
+    steps = getattr(transform, "transforms", None) if package == "torchvision" else None
+    if package == "openood" and hasattr(transform, "__dict__"):
         steps = list(vars(transform).values())
     if steps is not None:
         inner = _settings_of(steps)
         return None if inner is None else f"{type(transform).__qualname__}{inner}"
+    # torchvision tells the settings of its own transforms, but for Lambda; a repr that a class has from
+    # torch or torchvision does not know what the class adds
+    author = getattr(type(transform).__repr__, "__module__", "").partition(".")[0]
+    untold = package != "torchvision" and author in ("torch", "torchvision")
     text = repr(transform)
-    return None if " at 0x" in text else text
+    return None if untold or " at 0x" in text or type(transform).__name__ == "Lambda" else text
