@@ -142,7 +142,10 @@ def _transform(processor: Any, preprocessing: str) -> tuple[Callable[[Image], Te
     if preprocessing == "paper":
         return paper_preprocess(_size(processor), processor.image_mean, processor.image_std)
     settings = processor.to_dict()
-    kept = ("size", "crop_size", "do_resize", "do_center_crop", "resample", "image_mean", "image_std")
+    kept = (
+        *("size", "crop_size", "do_resize", "do_center_crop", "resample", "do_pad", "pad_size"),
+        *("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"),
+    )
     listed = ", ".join(f"{key}={settings[key]}" for key in kept if settings.get(key) is not None)
     return _Processor(processor), f"model: {type(processor).__name__}({listed})"
 

@@ -8,6 +8,7 @@ from tiny_models import picture
 from torch.nn.functional import normalize
 
 from adaneg_openood.vlm import HuggingFaceClip, load_model
+from adaneg_openood.vlm.huggingface import _transform
 
 transformers = pytest.importorskip("transformers", reason="the extra hf is not installed")
 
@@ -145,6 +146,13 @@ def test_paper_preprocessing_takes_the_processors_normalisation(saved):
     assert loaded.preprocess(picture("P")).shape == (3, 32, 32)
     assert loaded.preprocessing.startswith("paper: resize 37 bicubic, crop 32x32")
     assert f"mean {processor.image_mean[0]:.6g}" in loaded.preprocessing
+
+
+def test_every_setting_of_a_processor_is_described():
+    plain = transformers.CLIPImageProcessor
+    made = [plain(), plain(do_normalize=False), plain(do_rescale=False), plain(rescale_factor=0.5)]
+    told = {_transform(processor, "model")[1] for processor in made}
+    assert len(told) == len(made)
 
 
 def test_open_clip_folder_with_a_transformers_tokenizer(tmp_path, caplog):
