@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -156,11 +156,3 @@ class FeatureSet:
         rows = bad.nonzero().squeeze(1).tolist()
         if rows:
             raise ValueError(f"{where}: {what} in {len(rows)} row(s): {listed(rows)}")
-
-
-def named_tensors(data: FeatureSet) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor by name: ``text``, ``id``, ``labels``, ``near/NAME`` and ``far/NAME``."""
-    yield from (("text", data.text_features), ("id", data.id_features), ("labels", data.id_labels))
-    for split, sets in (("near", data.near), ("far", data.far)):
-        for name, part in sets.items():
-            yield f"{split}/{name}", part
