@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from adaneg_openood.io.digests import digest_of, tensor_digest
 from adaneg_openood.io.files import atomic_path, cache_folder
 from adaneg_openood.io.names import listed
 
@@ -132,6 +133,9 @@ def fill(template: str, name: str) -> str:
     return template.replace("{}", name)
 
 
+_CHECKSUM = "adaneg_text"
+
+
 class TextCache:
     """A folder of text features.
 
@@ -151,19 +155,20 @@ class TextCache:
         self, model: VisionLanguageModel, prompts: Sequence[str], names: Sequence[str], raw: bool = False
     ) -> Tensor | None:
         """(N, D) float32 as it was put, or None; ``raw`` as in ``NameEncoder.parts``."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors import SafetensorError, safe_open
 
         file = self._file(model, prompts, names, raw)
         if file is None or not file.exists():
             return None
         try:
-            features = load_file(file).get("features")
+            with safe_open(file, framework="pt") as opened:
+                features: Tensor = opened.get_tensor("features")
+                checksum = (opened.metadata() or {}).get(_CHECKSUM)
         except (SafetensorError, OSError) as error:
             logger.warning("%s: cannot be read (%s), so it is made again", file, error)
             return None
-        if features is None or tuple(features.shape) != (len(names), model.dim):
-            logger.warning("%s: does not hold what its name says, so it is made again", file)
+        if checksum != _checksum(file, features) or features.shape != (len(names), model.dim):
+            logger.warning("%s: damaged, it does not have its checksum, so it is made again", file)
             return None
         return features
 
@@ -182,7 +187,8 @@ class TextCache:
         if file is None:
             return
         with atomic_path(file) as temporary:
-            save_file({"features": features.contiguous()}, temporary)
+            about = {_CHECKSUM: _checksum(file, features)}
+            save_file({"features": features.contiguous()}, temporary, about)
 
     def _file(
         self, model: VisionLanguageModel, prompts: Sequence[str], names: Sequence[str], raw: bool
@@ -193,6 +199,11 @@ class TextCache:
         parts = [about, list(prompts), list(names), *(["raw"] if raw else [])]
         key = json.dumps(parts, sort_keys=True, ensure_ascii=True)
         return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
+
+
+def _checksum(file: Path, features: Tensor) -> str:
+    """Of an entry's name, which says what it was made of, and its features."""
+    return digest_of([file.stem, tensor_digest(features)], 64)
 
 
 def described(model: VisionLanguageModel) -> dict[str, Any]:

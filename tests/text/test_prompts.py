@@ -104,10 +104,17 @@ def test_damaged_cache_is_made_again(tmp_path, caplog):
     cache = TextCache(tmp_path)
     features = encode_names(HashModel(), ["dog"], cache=cache)
     (file,) = tmp_path.iterdir()
-    file.write_bytes(b"rubbish")
-    again = HashModel()
-    assert torch.equal(encode_names(again, ["dog"], cache=cache), features)
-    assert again.calls == ["The nice dog."] and file.name in caplog.text
+    flipped = bytearray(file.read_bytes())
+    flipped[-1] ^= 0x40  # the exponent of the last number
+    other = TextCache(tmp_path / "other")
+    encode_names(HashModel(), ["cat"], cache=other)
+    (cats,) = other.folder.iterdir()
+    for damaged in (b"rubbish", bytes(flipped), cats.read_bytes()):
+        file.write_bytes(damaged)
+        caplog.clear()
+        again = HashModel()
+        assert torch.equal(encode_names(again, ["dog"], cache=cache), features)
+        assert again.calls == ["The nice dog."] and file.name in caplog.text
     assert torch.equal(cache.get(again, templates("nice"), ["dog"]), features)
 
 
