@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Union
 
 from adaneg_openood.io.names import listed
 from adaneg_openood.text.classnames import ClassNames, names_of_wnids
+from adaneg_openood.text.columns import ListFile, peeled
 from adaneg_openood.text.words import clean_word, fold
 
 _WNID = re.compile(r"n[0-9]{8}")
@@ -27,9 +29,19 @@ def named_classes(where: str, folders: Sequence[str]) -> ClassNames:
             f"{where}: its classes are called by numbers ({listed(folders)}), which name nothing; give "
             "the class names"
         )
-    if all(map(_WNID.fullmatch, folders)):
-        return ClassNames(where, names_of_wnids(folders, where), tuple(folders))
-    return ClassNames(where, tuple(map(clean_word, folders)))
+    names, wnids = _parts(where, folders)
+    if wnids is not None and not any(names):
+        names = names_of_wnids(wnids, where)
+    return ClassNames(where, tuple(map(clean_word, names)), wnids)
+
+
+def _parts(where: str, folders: Sequence[str]) -> tuple[Sequence[str], tuple[str, ...] | None]:
+    """The names in folders such as ``001.Crow`` and ``n01440764-tench``, and their wnids, if any."""
+    file = ListFile(Path(where), words=False)
+    file.places, file.shown = [f"folder {name}" for name in folders], list(folders)
+    columns, names = peeled(file, list(folders), strict=False)
+    wnids = [tuple(cells) for _, cells in columns if _WNID.fullmatch(cells[0])]
+    return names, wnids[0] if wnids else None
 
 
 def labels_of_folders(where: str, folders: Sequence[str], classes: ClassNames | None) -> dict[str, int]:
@@ -46,6 +58,13 @@ def labels_of_folders(where: str, folders: Sequence[str], classes: ClassNames | 
     if classes is None:
         return {folder: int(folder) if numbers else label for label, folder in enumerate(folders)}
     found = match_names(folders, classes)
+    if len(found) < len(folders) and not numbers:
+        names, wnids = _parts(where, folders)
+        by_part = {**match_names(names, classes), **match_names(wnids or (), classes)}
+        for folder, *parts in zip(folders, names, wnids or names):
+            labels_of = [by_part[part] for part in parts if part in by_part]
+            if folder not in found and labels_of:
+                found[folder] = labels_of[0]
     if numbers and not found:
         found = {folder: int(folder) for folder in folders if int(folder) < len(classes)}
     labels = list(found.values())

@@ -14,8 +14,9 @@ WNID = r"n[0-9]{8}"
 NUMBER = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
 # what may stand before (True) or after the name in every line
 _BESIDE = (
-    ("wnid", re.compile(rf"({WNID})(?:{_SEPARATOR}(.*))?"), True),
+    ("wnid", re.compile(rf"({WNID})(?:(?:{_SEPARATOR}|-)(.*))?"), True),
     ("index", re.compile(rf"[\[(]?([0-9]{{1,7}})(?:[\])]\s*:?\s*|\.\s+|{_SEPARATOR})(.*)"), True),
+    ("joined index", re.compile(r"([0-9]{1,7})[._-](\D.*)"), True),
     ("kind", re.compile(rf"(adj|noun){_SEPARATOR}(.+)"), True),
     ("number", re.compile(rf"({NUMBER})\s*[,;\t]\s*(.+)"), True),
     ("wnid", re.compile(rf"(.+?){_SEPARATOR}({WNID})"), False),
@@ -60,8 +61,8 @@ def peeled(file: ListFile, lines: list[str], strict: bool) -> tuple[Columns, lis
             if pairs is None:
                 continue
             values, rest = [value for value, _ in pairs], [name for _, name in pairs]
-            if kind == "index" and not is_index(values, rest):
-                if strict:
+            if kind.endswith("index") and not is_index(values, rest):
+                if strict and kind == "index":  # "8-ball" and "9-pin" are names
                     _look_at_numbers(file, lines, values, leading)
                 continue
             columns.append(("", values))

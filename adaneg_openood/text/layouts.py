@@ -33,11 +33,15 @@ _TITLES = frozenset((*_NAME_TITLES, *_INDEX_TITLES, *_OTHER_TITLES))
 _TITLES_ALONE = _TITLES.difference(
     ("text", "english", "title", "species", "description", "count", "folder", "no", "#")
 )
-_CONTAINERS = ("names", "classes", "class_names", "id2label", "categories", "labels", "words")
+_CONTAINERS = (
+    *("names", "classes", "class_names", "id2label", "label2id", "class_to_idx", "categories", "labels"),
+    "words",
+)
+_PLACES = re.compile(r"/[a-z]/(.+)")  # Places365 sorts its classes under their first letter
 _KINDS = {"adj": "adj", "adjective": "adj", "a": "adj", "s": "adj", "noun": "noun", "n": "noun"}
 # what markup, code, paths and other layouts leave in a name
 _STRANGE = re.compile(
-    r"[{}<>\[\]|`\\\t=]|^(?:#|//|--|[-*!%]\s)|[,:;]$|\s(?:#|//)\s|://|\.(?:jpe?g|png|bmp|webp|gif)\b",
+    r"[{}<>\[\]|`\\\t=]|^(?:#|/|--|[-*!%]\s)|[,:;]$|\s(?:#|//)\s|://|\.(?:jpe?g|png|bmp|webp|gif)\b",
     re.IGNORECASE,
 )
 
@@ -198,6 +202,8 @@ def _of_lines(file: ListFile, text: str) -> Columns:
     columns, rest = peeled(file, bare, strict=True)
     if not any(rest):
         return columns
+    if all(map(_PLACES.fullmatch, rest)):
+        rest = [_PLACES.sub(r"\1", name).replace("/", " ") for name in rest]
     separators = "\t,;" if file.path.suffix in (".csv", ".tsv") else "\t"
     for row, name in enumerate(rest):
         if any(sign in name for sign in separators) and _unquoted(name) == name:
@@ -302,6 +308,8 @@ def _refuse_strange(file: ListFile, names: list[str]) -> None:
             file.refuse("is no name", row)
     if all(re.fullmatch(NUMBER, name) for name in names):
         file.refuse("holds numbers alone, no name", 0)
+    if len(names) > 1 and all(re.search(r"(\s[0-9]+){2}$", name) for name in names):
+        file.refuse("every line ends in several numbers, and no header says what they are", 0)
 
 
 def _title(cell: str) -> str:

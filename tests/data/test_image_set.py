@@ -64,6 +64,29 @@ def test_folders_are_matched_with_wnids_and_numbers(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("folders", "names", "wnids"),
+    [
+        (("001.Black_footed_Albatross", "002.Crow"), ("Black footed Albatross", "Crow"), None),
+        (("0_airplane", "1_car"), ("airplane", "car"), None),
+        (
+            ("n01440764-tench", "n01443537-goldfish"),
+            ("tench", "goldfish"),
+            ("n01440764", "n01443537"),
+        ),
+        (("3D printer", "8-ball", "18-wheeler"), ("18-wheeler", "3D printer", "8-ball"), None),
+        (("series 1", "series 2"), ("series 1", "series 2"), None),
+    ],
+)
+def test_what_is_joined_to_a_folders_name_is_not_of_the_name(tmp_path, folders, names, wnids):
+    root = write_folders(tmp_path, *folders)
+    own = ImageSet.of(root, labelled=True).class_names()
+    assert (own.names, own.wnids) == (names, wnids)
+    # and they are matched with the names that stand in a list, in any order
+    turned = ImageSet.of(root, labelled=True, classes=ClassNames("a list", names[::-1]))
+    assert turned.labels == [len(names) - 1 - label for label in range(len(names))]
+
+
+@pytest.mark.parametrize(
     ("folders", "message"),
     [
         (("boat", "lorry"), "lorry are no class.* 3 classes of the classes are boat, house, tree; those "

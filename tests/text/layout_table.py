@@ -52,6 +52,14 @@ CLASS_LAYOUTS = (
         "wnid index name (map_clsloc.txt)", "n01443537 2 goldfish\nn01440764 1 tench\n", wnids=_WNIDS
     ),
     Layout("index,wnid,name", "0,n01440764,tench\n1,n01443537,goldfish\n", wnids=_WNIDS),
+    Layout("index joined to the name", "001.tench\n002.goldfish\n"),
+    Layout("index, and index joined to the name (CUB's classes.txt)", "1 001.tench\n2 002.goldfish\n"),
+    Layout("wnid joined to the name", "n01440764-tench\nn01443537-goldfish\n", wnids=_WNIDS),
+    Layout(
+        "Places365 (categories_places365.txt)",
+        "/a/aqueduct 0\n/a/apartment_building/outdoor 1\n",
+        names=("aqueduct", "apartment building outdoor"),
+    ),
     Layout("list items", "- tench\n- goldfish\n"),
     Layout("quoted names with commas", '"tench",\n"goldfish",\n'),
     Layout("Python dict, over several lines", "{0: 'tench',\n 1: 'goldfish'}\n"),
@@ -138,6 +146,7 @@ FURTHER = {
          r"cat/1.png 0\r\n\r\ndog/2.jpg 1\r\n", "0, 1"),
         ("folder of class folders", "cat/1.png, dog/deep/2.jpg", "labels by the folders' names"),
         ("folder of numbers", "0/1.png, 1/2.jpg", "labels that the folders are called"),
+        ("folder of numbered or wnid names", "001.Crow/1.png, n01440764-tench/1.png", "crow, tench"),
         ("folder of wnids", "n01440764/1.png, n01443537/2.jpg", "ImageNet's names, in their order"),
         ("folder without labels (OOD sets)", "1.png, deep/2.jpg", "every image below it"),
         ("image", "1.png", "one image without a label"),

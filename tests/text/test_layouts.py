@@ -66,6 +66,8 @@ def test_the_page_shows_the_table():
         ("a.txt", "| tench |\n| goldfish |\n", "line 1: is no name"),
         ("a.txt", "tench # a fish\ngoldfish\n", "line 1: is no name"),
         ("a.txt", "0\n1\n2\n", "holds numbers alone, no name"),
+        ("a.txt", "Abyssinian_100 1 1 1\nBengal_1 2 1 1\n", "every line ends in several numbers"),
+        ("a.txt", "/data/tench\n/data/goldfish\n", "line 1: is no name; got '/data/tench'"),
         ("a.txt", "val/0.JPEG 0\nval/1.JPEG 0\nval/2.JPEG 1\n", "line 1: is no name"),
         ("a.txt", "tench\nred\x1b[2J\n", r"line 2: is no name; got 'red\\x1b[2J'"),
         ("a.txt", "n01440764\nn99999999\n", "no name is known for the wnid(s) n99999999"),
