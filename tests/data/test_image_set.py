@@ -165,6 +165,18 @@ def test_one_image_file(tmp_path):
     assert pickle.loads(pickle.dumps(images)).open(0).size == (50, 40)
 
 
+def test_files_that_an_archive_gave_one_time_are_told_apart_by_how_they_begin(tmp_path):
+    digests = set()
+    for name, grey in (("one", 10), ("other", 200)):
+        root = tmp_path / name
+        root.mkdir()
+        for index in range(3):
+            Image.new("RGB", (8, 8), (grey, index, 0)).save(root / f"{index}.bmp")
+            os.utime(root / f"{index}.bmp", (0, 0))
+        digests.add(ImageSet.of(root).digest())
+    assert len(digests) == 2
+
+
 def test_digests_tell_any_change(tmp_path):
     root = write_folders(tmp_path, "boat", "tree", number=2)
     first = ImageSet.of(root, labelled=True)
