@@ -241,6 +241,8 @@ class FeatureBank(StateModule):
             destination[prefix + name] = self._used(name, getattr(self, name)).clone()
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        if lacks_saved(state_dict, prefix, *args):
+            return
         self._resize(len(state_dict[prefix + "rows"]), len(state_dict[prefix + "active_rows"]))
         for name in self.state_names():
             getattr(self, name).copy_(state_dict[prefix + name])
@@ -251,6 +253,15 @@ class FeatureBank(StateModule):
 
     def _unfit(self, state: Mapping[str, Tensor]) -> str | None:
         return problem_with_saved(state, self.n_rows, self.dim, self.capacity)
+
+
+def lacks_saved(
+    state_dict: Any, prefix: str, metadata: Any, strict: bool, missing: list[str], *_: Any
+) -> bool:
+    """Whether a bank's tensors are not all there; those that are not join torch's missing keys."""
+    lacking = [prefix + name for name in SAVED if prefix + name not in state_dict]
+    missing.extend(lacking)
+    return bool(lacking)
 
 
 def problem_with_saved(state: Mapping[str, Tensor], n_rows: int, dim: int, capacity: int) -> str | None:

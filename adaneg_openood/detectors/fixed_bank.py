@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaneg_openood.detectors.bank import SAVED, FeatureBank, problem_with_saved
+from adaneg_openood.detectors.bank import SAVED, FeatureBank, lacks_saved, problem_with_saved
 from adaneg_openood.detectors.proxies import LARGEST_PLAIN_BETA, LEAST_PLAIN_BETA, similarity_weights
 from adaneg_openood.detectors.state import StateModule
 
@@ -210,6 +210,8 @@ class FixedBank(StateModule):
         )
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        if lacks_saved(state_dict, prefix, *args):
+            return
         saved = {name: state_dict[prefix + name].to(self.rows.device) for name in SAVED}
         self.reset()
         if not len(saved["rows"]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -184,11 +183,10 @@ class TANL(TextDetector):
             super().reset()
             self._started = False
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        with self._exactly():
-            loaded = super().load_state_dict(state_dict, *args, **kwargs)
-            self._started = int(self.scores.seen) > 0
-            return loaded
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        # the window is loaded after this
+        self._started = int(state_dict.get(f"{prefix}scores.seen", self.scores.seen)) > 0
 
     def _start(self) -> None:
         """Fill the queues from the ID texts and the noise images, and the window with their scores."""

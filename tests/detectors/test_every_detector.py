@@ -323,3 +323,16 @@ def test_names_of_methods() -> None:
         make_detector("adanegg", *text_and_images(), 1)
     months = [kind.info.month for kind in DETECTORS.values()]
     assert months == sorted(months) and {"mcm", "neglabel", "adaneg"} <= set(DETECTORS)
+
+
+@every
+def test_it_goes_on_within_another_module(name: str) -> None:
+    first, second, (_, images) = make(name), make(name), text_and_images()
+    conf_of(first, images[:40])
+    saved = torch.nn.ModuleDict({"part": first}).state_dict()
+    container = torch.nn.ModuleDict({"part": second})
+    container.load_state_dict(saved)
+    assert torch.equal(conf_of(second, images[40:]), conf_of(first, images[40:]))
+    bank = [key for key in saved if ".bank." in key]
+    rest = {key: value for key, value in saved.items() if key not in bank}
+    assert sorted(container.load_state_dict(rest, strict=False).missing_keys) == sorted(bank)
