@@ -115,6 +115,8 @@ class TextDetector(StateModule):
     config_class: ClassVar[type[Any] | None] = None
     # whether rows that are NaN may be found on the device while they are scored, and leave no trace
     stands_bad_rows: ClassVar[bool] = False
+    # whether its constructor copies the rows of text that it keeps; else they are copied here
+    copies_text: ClassVar[bool] = False
     threshold: Threshold | None = None  # see calibrate
     text_features: Tensor
     _bad_rows: Tensor
@@ -142,7 +144,8 @@ class TextDetector(StateModule):
         check_positive("logit_scale", logit_scale)
         self.n_id, self.logit_scale = n_id, float(logit_scale)
         self._said_normalised = False
-        self.register_buffer("text_features", self._unit(text_features.detach(), "text_features"))
+        text = self._unit(text_features.detach(), "text_features", copy=not self.copies_text)
+        self.register_buffer("text_features", text)
         none = torch.zeros((), dtype=torch.long, device=self.text_features.device)
         self.register_buffer("_bad_rows", none, persistent=False)
 
@@ -337,11 +340,11 @@ class TextDetector(StateModule):
         """(B, D) :meth:`_given` features, of unit length and in this detector's dtype, or an error."""
         return self._unit(given, "image features").to(self.text_features.dtype)
 
-    def _unit(self, features: Tensor, what: str) -> Tensor:
+    def _unit(self, features: Tensor, what: str, copy: bool = False) -> Tensor:
         """Rows as float32 unit vectors; those that are not unit length are normalised, said once."""
         if not features.is_floating_point():
             raise TypeError(f"{what} must be floating point, got {features.dtype}")
-        unit = features.float()
+        unit = features.to(torch.float32, copy=copy)
         off = ~((torch.linalg.vector_norm(unit, dim=1) - 1.0).abs() <= _UNIT_TOLERANCE)
         # One read decides for the whole batch: the checks below run only where something is off.
         if not bool(off.any()):

@@ -154,7 +154,7 @@ class TANL(TextDetector):
                 f"noise_features must be (N, {text.shape[1]}) like the text features, "
                 f"got {tuple(noise.shape)}"
             )
-        self.register_buffer("noise_features", self._unit(noise, "noise_features"))
+        self.register_buffer("noise_features", self._unit(noise, "noise_features", copy=True))
         prefixes = prefix_weights(config.n_negatives, config.step, n_candidates)
         self.register_buffer("prefixes", torch.tensor(prefixes, device=text.device), persistent=False)
         self._kept_float32.add("prefixes")
