@@ -19,7 +19,7 @@ from adaneg_openood.detectors.activations import (
 )
 from adaneg_openood.detectors.base import DetectorInfo, Scores, TextDetector
 from adaneg_openood.detectors.otsu import ScoreWindow
-from adaneg_openood.detectors.state import widest_float
+from adaneg_openood.detectors.state import StateModule, widest_float
 from adaneg_openood.io.checks import check_int, check_number
 
 _PIECE = 256
@@ -190,6 +190,7 @@ class TANL(TextDetector):
 
     def _start(self) -> None:
         """Fill the queues from the ID texts and the noise images, and the window with their scores."""
+        StateModule.reset(self)  # an earlier start may have been interrupted
         ids = self.text_features[: self.n_id]
         generator = torch.Generator().manual_seed(0)
         for queue, features in ((self.id_like, ids), (self.ood_like, self.noise_features)):

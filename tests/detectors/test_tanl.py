@@ -216,3 +216,32 @@ def test_noise_features_must_fit_and_candidates_be_there() -> None:
         TANL(text, 2, noise_features=torch.eye(5))
     with pytest.raises(ValueError, match="no negative label left"):
         TANL(text, 6)
+
+
+def test_the_callers_tensors_are_its_own(inputs: dict) -> None:
+    text, noise = tensor(inputs["text"]).clone(), tensor(inputs["noise"]).clone()
+    kept = text.clone(), noise.clone()
+    one, other = TANL(text, 20, noise_features=noise.flip(0)), TANL(text, 20, noise_features=noise)
+    one.load_state_dict(other.state_dict())
+    other.load_state_dict({**one.state_dict(), "noise_features": noise.flip(0)})
+    assert torch.equal(text, kept[0]) and torch.equal(noise, kept[1])
+    expected = one.score(tensor(inputs["image"])[:50]).conf
+    one.reset()
+    text.zero_(), noise.zero_()
+    assert torch.equal(one.score(tensor(inputs["image"])[:50]).conf, expected)
+
+
+def test_an_interrupted_start_begins_anew(inputs: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    images, config = tensor(inputs["image"])[:50], TANLConfig(alpha=1.0, n_negatives=30, queue=60)
+    plain, stopped = (
+        TANL(tensor(inputs["text"]), 20, config=config, noise_features=tensor(inputs["noise"]))
+        for _ in range(2)
+    )
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(stopped.scores, "enter", stop)
+        stopped.score(images)
+    assert torch.equal(stopped.score(images).conf, plain.score(images).conf)
+    assert torch.equal(stopped.id_like.seen, plain.id_like.seen)
