@@ -195,12 +195,13 @@ class AdaNeg(GroupedDetector):
         return FixedBank(text, self._rows, capacity, config.replacement, grams)
 
     def _apply(self, fn: Any, *args: Any) -> Any:
-        super()._apply(fn, *args)
-        if self.bank_kind == "auto":
-            bank = self._make_bank()
-            if type(bank) is not type(self.bank):  # another device, where the other kind is better
-                bank.load_state_dict(self.bank.state_dict())
-                self.bank = bank
+        with self._exactly():
+            super()._apply(fn, *args)
+            if self.bank_kind == "auto":
+                bank = self._make_bank()
+                if type(bank) is not type(self.bank):  # another device, where the other kind is better
+                    bank.load_state_dict(self.bank.state_dict())
+                    self.bank = bank
         return self
 
     @property

@@ -240,6 +240,7 @@ class FeatureBank(StateModule):
         for name in self.state_names():
             destination[prefix + name] = self._used(name, getattr(self, name)).clone()
 
+    @torch.inference_mode(False)  # else what it makes could not be changed outside of it
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         if lacks_saved(state_dict, prefix, *args):
             return

@@ -311,8 +311,9 @@ class TextDetector(StateModule):
         self._graphed = GraphedStep(self._step)
 
     def _apply(self, fn: Any, *args: Any) -> Any:
-        self._graphed.forget()  # what it was captured with moves away
-        return super()._apply(fn, *args)
+        with self._exactly():
+            self._graphed.forget()  # what it was captured with moves away
+            return super()._apply(fn, *args)
 
     @contextmanager
     def _exactly(self) -> Iterator[None]:

@@ -44,7 +44,7 @@ class MCM(TextDetector):
     def __init__(self, text_features: Tensor, n_id: int, tau: float = 1.0) -> None:
         check_positive("tau", tau)
         super().__init__(text_features, n_id)
-        self.text_features = self.text_features[:n_id].clone()
+        self.register_buffer("text_features", self.text_features[:n_id].clone())
         self.tau = float(tau)
 
     def _score(self, features: Tensor) -> Scores:

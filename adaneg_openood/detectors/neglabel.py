@@ -49,7 +49,7 @@ class GroupedDetector(TextDetector):
         # which of the caller's rows stands at each column of the logits; follows from the order
         rows = torch.cat([torch.arange(n_id, device=order.device), order + n_id])
         self.register_buffer("_rows", rows, persistent=False)
-        self.text_features = self.text_features[rows]
+        self.register_buffer("text_features", self.text_features[rows])
 
     def compare_text(self, features: Tensor) -> TextLogits:
         """Compare (B, D) image features with the labels' text; changes nothing.

@@ -42,6 +42,13 @@ class StateModule(nn.Module):
             self._kept_float32.add(name)
         self.register_buffer(name, default.clone(memory_format=torch.contiguous_format))
 
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """As torch's, but a tensor made in inference mode, which nobody may change later, is copied."""
+        if tensor is not None and tensor.is_inference():
+            with torch.inference_mode(False):
+                tensor = tensor.clone()
+        super().register_buffer(name, tensor, persistent)
+
     def reset(self) -> None:
         """Forget the stream: every state, of submodules too, gets its default value."""
         for name, default in self._defaults.items():
@@ -97,6 +104,7 @@ class StateModule(nn.Module):
             if prefix + name in destination:
                 destination[prefix + name] = destination[prefix + name].clone()
 
+    @torch.inference_mode(False)  # else what it makes could not be changed outside of it
     def _apply(self, fn: Any, *args: Any) -> Any:  # torch 2.0 has no recurse
         before = {name: self._buffers[name] for name in self._kept_float32}
         widest = {name: self._buffers.pop(name) for name in self._kept_widest}

@@ -336,3 +336,46 @@ def test_it_goes_on_within_another_module(name: str) -> None:
     bank = [key for key in saved if ".bank." in key]
     rest = {key: value for key, value in saved.items() if key not in bank}
     assert sorted(container.load_state_dict(rest, strict=False).missing_keys) == sorted(bank)
+
+
+@every
+def test_made_cast_or_loaded_in_inference_mode(name: str) -> None:
+    text, images = text_and_images()
+    expected = conf_of(make(name), images)
+    with torch.inference_mode():
+        made = make(name)
+        encoded = text * 1.0
+        cast = make(name).double().to(torch.float32)
+        loaded = make(name)
+        torch.nn.ModuleDict({"part": loaded}).load_state_dict(
+            torch.nn.ModuleDict({"part": made}).state_dict()
+        )
+        assert torch.equal(conf_of(make(name), images), expected)
+    for detector in (made, cast, loaded, make_detector(name, encoded, C, SCALE)):
+        assert torch.equal(conf_of(detector, images), expected)
+        detector.load_state_dict(detector.state_dict())
+        copy.deepcopy(detector).reset()
+    half = make(name)
+    with torch.inference_mode():
+        half.half()
+    assert torch.equal(conf_of(half, images), conf_of(make(name).half(), images))
+
+
+@every
+def test_casts_wait_for_scores(name: str) -> None:
+    detector, (_, images) = make(name), text_and_images()
+    started, done = threading.Event(), threading.Event()
+
+    def cast() -> None:
+        started.set()
+        detector.half()
+        done.set()
+
+    thread = threading.Thread(target=cast)
+    with detector._exactly():
+        thread.start()
+        started.wait()
+        assert not done.wait(0.1), "it was cast while another thread was at work on it"
+        assert detector.score(images).conf.isfinite().all()
+    thread.join()
+    assert detector.text_features.dtype == torch.float16

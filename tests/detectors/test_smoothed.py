@@ -203,3 +203,13 @@ def test_a_window_of_scores_gives_otsus_threshold(window: int) -> None:
     for value in (0.0, 1.0):
         scores.enter(torch.full((window,), value), torch.ones(window, dtype=torch.bool))
         assert float(scores.threshold()) == 0.5
+
+
+def test_a_broken_first_image_leaves_a_state_that_loads() -> None:
+    text, images, *_ = World(seed=3, n_id=50, n_ood=10).features()
+    first, second = (SmoothedNegLabel(text, 20, LOGIT_SCALE) for _ in range(2))
+    with first._exactly():  # as on CUDA, where bad rows are found while they are scored
+        first._step(torch.full_like(images[:1], torch.nan))
+    second.load_state_dict(first.state_dict())
+    plain = SmoothedNegLabel(text, 20, LOGIT_SCALE)
+    assert torch.equal(second.score(images).conf, plain.score(images).conf)
