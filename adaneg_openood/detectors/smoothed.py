@@ -76,7 +76,8 @@ def neighbour_evidence(
         held_evidence: (N,), zero where not in use.
         n: () int64.
     """
-    mean = held.sum(dim=0, dtype=torch.float32) / n
+    count = n.clamp_min(1)  # a first image that is bad is not held
+    mean = held.sum(dim=0, dtype=torch.float32) / count
     towards = held.float() @ mean
     mean_length = mean.square().sum()
     inverse = (1.0 - 2.0 * towards + mean_length).clamp_min_(_FLOOR).rsqrt_()
@@ -90,7 +91,7 @@ def neighbour_evidence(
     weighted = kernel @ torch.stack([held_evidence.float(), in_use.float()], dim=1)
     weighted = weighted.to(held_evidence.dtype)
     prior = math.exp(-_KAPPA / 2)
-    return (weighted[:, 0] + prior * held_evidence.sum() / n) / (weighted[:, 1] + prior)
+    return (weighted[:, 0] + prior * held_evidence.sum() / count) / (weighted[:, 1] + prior)
 
 
 def witnesses(evidence: Tensor, neighbours: Tensor, confidence: Tensor, n: Tensor) -> Witnesses:
