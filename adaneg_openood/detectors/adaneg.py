@@ -22,6 +22,7 @@ from adaneg_openood.detectors.fixed_bank import FixedBank, fits_in_memory
 from adaneg_openood.detectors.neglabel import GroupedDetector, TextLogits
 from adaneg_openood.detectors.proxies import sample_adaptive_cosines, task_adaptive_cosines
 from adaneg_openood.detectors.scoring import (
+    LEAST_SUM,
     GroupedLogits,
     first_equals,
     grouped_logits,
@@ -304,7 +305,13 @@ class AdaNeg(GroupedDetector):
             order, cosines = sample_adaptive_cosines(features, of_text, grams, bank, self.config.beta)
             columns = columns[order]
         changed = cosines.to(logits.dtype).mul_(self.logit_scale)
-        return replaced_logits(grouped, logits[:, : self.n_id], columns, changed, self.groups)
+        adaptive = replaced_logits(grouped, logits[:, : self.n_id], columns, changed, self.groups)
+        sunk = (adaptive.sum_parts < LEAST_SUM).any(dim=1).nonzero().squeeze(1)
+        if len(sunk):
+            anew = self._logits(features[sunk]).index_copy_(1, columns, changed[:, sunk].T)
+            for values, exact in zip(adaptive, grouped_logits(anew, self.n_id, self.groups)):
+                values[sunk] = exact
+        return adaptive
 
     def _cache(self, text: TextLogits, is_id: Tensor, is_negative: Tensor, bank: FeatureBank) -> None:
         """Write confident images to the row of their nearest label, each on its own side."""

@@ -15,6 +15,8 @@ from torch import Tensor
 # Exponentials of what lies further below the largest are this far below it: they change no sum, and
 # numbers below float32's normal range are 30 to 90 times slower on CPUs.
 _FLOOR = -80.0
+LEAST_SUM = math.exp(_FLOOR / 2)
+"""Sums of :func:`replaced_logits` below this may be those of floored exponentials, not of the logits."""
 _LEAST_SHARE = 1e-36  # smallest probability that an entropy tells apart, for the same reason
 
 
@@ -119,7 +121,9 @@ def replaced_logits(
         groups: G.
 
     Returns:
-        Sums after; ``exp_neg`` holds the columns that stayed alone.
+        Sums after; ``exp_neg`` holds the columns that stayed alone. Where the largest logit of a part
+        was replaced by a far smaller one, ``sum_parts`` is below :data:`LEAST_SUM` and not to be relied
+        on.
     """
     n_id, n_neg = text.exp_id.shape[1], text.exp_neg.shape[1]
     # in the order of the parts: ID labels, each group, what no group takes

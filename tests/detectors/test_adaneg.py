@@ -106,3 +106,40 @@ def test_cuda_equals_cpu(proxy: str) -> None:
         assert torch.allclose(
             on_gpu.score(batch.to("cuda")).conf.cpu(), detector.score(batch).conf, atol=1e-5
         )
+
+
+@pytest.mark.parametrize("proxy", ["task", "sample"])
+def test_a_replaced_label_that_falls_far_below_the_others(proxy: str) -> None:
+    """What stays is far below the label's text then, where exponentials shifted by it are lost."""
+    e = torch.eye(8)
+    text = normalize(
+        torch.stack([0.35 * e[0] + 0.94 * e[4], e[0], e[2] - 0.2 * e[0], e[5] - 0.2 * e[0]])
+    )
+    far = normalize(e[1] + 0.15 * e[0] + torch.tensor([[-0.1], [0.0], [0.1]]) * e[3], dim=1)
+    image = torch.cat([e[:1], normalize(e[2:3] + e[5:6], dim=1)])
+    config = AdaNegConfig(groups=1, gap=0.0, proxy=proxy)
+    for scale in (100.0, 130.0, 1000.0):
+        pooled, fixed = (AdaNeg(text, 1, scale, config, bank=bank) for bank in ("pooled", "fixed"))
+        for detector in (pooled, fixed):
+            for _ in range(3):
+                detector.score(far)
+        a, b = pooled.score(image), fixed.score(image)
+        torch.testing.assert_close(a.s_adaptive, b.s_adaptive, atol=1e-5, rtol=0)
+        assert torch.equal(a.pred, b.pred)
+
+
+def test_huge_logit_scales_give_exact_scores() -> None:
+    generator = torch.Generator().manual_seed(0)
+    text = normalize(torch.randn(45, 32, generator=generator), dim=1)
+    near = text[torch.randint(45, (400,), generator=generator)]
+    noise = normalize(torch.randn(400, 32, generator=generator), dim=1)
+    images, detector = normalize(near + 0.8 * noise, dim=1), AdaNeg(text, 5, 1000.0)
+    for batch in images.split(50):
+        got, bank = detector.score(batch).s_adaptive, detector.bank
+        proxies = detector.text_features.double().clone()
+        sums = bank.sums[: bank.n_active].double()
+        proxies[detector._columns[bank.active_rows[: bank.n_active]]] = normalize(sums, dim=1)
+        logits = 1000.0 * batch.double() @ proxies.T
+        of_groups = logits[:, 5:].unflatten(1, (5, -1)).logsumexp(dim=2)
+        expected = torch.sigmoid(logits[:, :5].logsumexp(dim=1)[:, None] - of_groups).mean(dim=1)
+        torch.testing.assert_close(got.double(), expected, atol=2e-3, rtol=0)
