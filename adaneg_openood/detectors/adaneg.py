@@ -158,7 +158,7 @@ class AdaNeg(GroupedDetector):
         self.config = config
         check_choice("bank", bank, ("auto", "pooled", "fixed"))
         self.bank_kind = bank
-        self.bank: FeatureBank | FixedBank = self._make_bank()
+        self.bank: FeatureBank | FixedBank = self._make_bank(self._kind_of_bank())
         self.id_share, self.confident = RunningIdShare(), ConfidentImages()
         for part in (self.id_share, self.confident):
             part.to(self.text_features.device)
@@ -183,13 +183,18 @@ class AdaNeg(GroupedDetector):
         """Of labels of one side with equal text, the caller's first: rounding may prefer any."""
         return columns if self._first_equal is None else self._first_equal[columns]
 
-    def _make_bank(self) -> FeatureBank | FixedBank:
-        """An empty bank of the kind that was asked for, where the text features are."""
+    def _kind_of_bank(self) -> str:
+        """The kind that was asked for, or that is right where the text features are."""
+        if self.bank_kind != "auto":
+            return self.bank_kind
+        config = self.config
+        fits = fits_in_memory(self.text_features, config.memory_length, config.proxy == "sample")
+        return "fixed" if fits else "pooled"
+
+    def _make_bank(self, kind: str) -> FeatureBank | FixedBank:
+        """An empty bank where the text features are."""
         config, text = self.config, self.text_features
-        kind, capacity = self.bank_kind, config.memory_length - 1
-        grams = config.proxy == "sample"
-        if kind == "auto":
-            kind = "fixed" if fits_in_memory(text, config.memory_length, grams) else "pooled"
+        capacity, grams = config.memory_length - 1, config.proxy == "sample"
         if kind == "pooled":
             bank = FeatureBank(len(text), text.shape[1], capacity, config.replacement, grams)
             return bank.to(text.device, text.dtype)
@@ -197,13 +202,19 @@ class AdaNeg(GroupedDetector):
 
     def _apply(self, fn: Any, *args: Any) -> Any:
         with self._exactly():
+            before = self.text_features.device
             super()._apply(fn, *args)
-            if self.bank_kind == "auto":
-                bank = self._make_bank()
-                if type(bank) is not type(self.bank):  # another device, where the other kind is better
-                    bank.load_state_dict(self.bank.state_dict())
-                    self.bank = bank
+            if self.text_features.device != before:
+                self._choose_bank()
         return self
+
+    def _choose_bank(self) -> None:
+        """Go on with a bank of the kind that is right on this device."""
+        kind = self._kind_of_bank()
+        if (kind == "fixed") != self.fixed_shape:
+            bank = self._make_bank(kind)
+            bank.load_state_dict(self.bank.state_dict())
+            self.bank = bank
 
     @property
     def fixed_shape(self) -> bool:
@@ -350,6 +361,7 @@ class AdaNeg(GroupedDetector):
         if isinstance(self.bank, FixedBank):  # its own part is loaded after this
             self.bank.memory[:-1, 0] = self.text_features
         self._find_equals()
+        self._graphed.forget()  # which holds what was found before
 
 
 def combined(s_neglabel: Tensor, s_adaptive: Tensor, config: AdaNegConfig) -> Tensor:

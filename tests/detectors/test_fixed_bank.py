@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from adaneg_openood import MCM, AdaNeg, AdaNegConfig, NegLabel
-from adaneg_openood.detectors import DETECTORS, graphs, make_detector
+from adaneg_openood.detectors import DETECTORS, adaneg, graphs, make_detector
 from benchmarks.common import golden_config
 
 BANKS = ("pooled", "fixed")
@@ -316,3 +316,42 @@ def test_on_cuda_graphs_give_what_the_cpu_gives(proxy: str) -> None:
         a, b = here.score(batch), there.score(batch.cuda())
         torch.testing.assert_close(b.conf.cpu(), a.conf, atol=1e-4, rtol=0)
     assert torch.equal(here.bank.counts, there.bank.counts.cpu())
+
+
+def test_a_captured_step_heeds_names_that_are_equal_after_loading(monkeypatch) -> None:
+    """Labels whose text differs a little here, and not in the state that is loaded."""
+    generator = torch.Generator().manual_seed(0)
+    text = normalize(torch.randn(40, 16, generator=generator), dim=1)
+    text[20:26] = text[20]
+    other = text.clone()
+    other[20:26] = normalize(other[20:26] + 1e-3 * other[:6], dim=1)
+    config = AdaNegConfig(groups=1)
+    monkeypatch.setattr(graphs, "_captured", taped)
+    monkeypatch.setattr(graphs.GraphedStep, "_may_capture", lambda self, features: True)
+    detector, plain, saved = (
+        AdaNeg(rows, 10, config=config, bank="fixed") for rows in (other, other, text)
+    )
+    images = text[torch.randint(40, (20,), generator=generator)]
+    with detector._exactly(), plain._exactly():
+        for _ in range(5):
+            detector._graphed(images)
+        assert detector._graphed._captured
+        for loading in (detector, plain):
+            loading.load_state_dict(saved.state_dict())
+        detector._graphed(text[20:21].expand(20, -1)), plain._step(text[20:21].expand(20, -1))
+    assert torch.equal(detector.bank.counts, plain.bank.counts)
+    assert plain.bank.counts[20:26].tolist() == [9, 0, 0, 0, 0, 0]
+
+
+def test_a_bank_is_made_where_another_kind_is_better_after_a_move_and_not_by_a_cast(monkeypatch) -> None:
+    text = normalize(torch.randn(30, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    detector, images = AdaNeg(text, 10), normalize(text[:20] + 0.1 * text[10:], dim=1)
+    detector.score(images)
+    bank, before = detector.bank, held(detector)
+    detector._choose_bank()  # as after a move
+    assert detector.bank is bank
+    monkeypatch.setattr(adaneg, "fits_in_memory", lambda *_: True)
+    detector.double().float()
+    assert detector.bank is bank
+    detector._choose_bank()
+    assert detector.fixed_shape and held(detector) == before and len(before) > 5
