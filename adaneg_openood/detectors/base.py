@@ -177,10 +177,8 @@ class TextDetector(StateModule):
     def _step(self, features: Tensor) -> tuple[Tensor | None, ...]:
         """:meth:`score` of a batch whose bad rows are found on the device."""
         given = features.float()
-        norms = torch.linalg.vector_norm(given, dim=1, keepdim=True)
-        unit = torch.where((norms - 1.0).abs() <= _UNIT_TOLERANCE, given, given / norms)
-        bad = ~((norms > 0) & (norms < float("inf"))).squeeze(1)
-        unit = unit.masked_fill(bad[:, None], float("nan"))  # also where a square overflowed
+        unit = torch.where(_off(given)[:, None], _normalised(features), given)
+        bad = unit[:, 0].isnan()
         self._bad_rows.add_(bad.sum())
         scores = self._score(unit.to(self.text_features.dtype))
         conf = scores.conf.masked_fill(bad, float("nan"))
@@ -346,7 +344,7 @@ class TextDetector(StateModule):
         if not features.is_floating_point():
             raise TypeError(f"{what} must be floating point, got {features.dtype}")
         unit = features.to(torch.float32, copy=copy)
-        off = ~((torch.linalg.vector_norm(unit, dim=1) - 1.0).abs() <= _UNIT_TOLERANCE)
+        off = _off(unit)
         # One read decides for the whole batch: the checks below run only where something is off.
         if not bool(off.any()):
             return unit
@@ -358,6 +356,17 @@ class TextDetector(StateModule):
         if not self._said_normalised:
             logger.warning("%s are not unit length; normalising them (said once)", what)
             self._said_normalised = True
-        scaled = (features / largest[:, None]).float()  # so that no square over- or underflows
-        scaled = scaled / torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
-        return torch.where(off[:, None], scaled, unit)
+        return torch.where(off[:, None], _normalised(features), unit)
+
+
+def _off(rows: Tensor) -> Tensor:
+    """(N,) bool, which float32 rows are not of unit length, or not finite."""
+    return ~((torch.linalg.vector_norm(rows, dim=1) - 1.0).abs() <= _UNIT_TOLERANCE)
+
+
+def _normalised(rows: Tensor) -> Tensor:
+    """Rows of any float dtype as float32 unit vectors; all NaN where one is zero, NaN or infinite."""
+    wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
+    # by the largest value first, so that no square over- or underflows
+    scaled = (wide / torch.linalg.vector_norm(wide, float("inf"), dim=1, keepdim=True)).float()
+    return scaled / torch.linalg.vector_norm(scaled, dim=1, keepdim=True)

@@ -24,9 +24,10 @@ every = pytest.mark.parametrize("name", list(DETECTORS))
 
 def text_and_images(seed: int = 0, n: int = 90) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    text = normalize(torch.randn(C + M, D, generator=generator), dim=1)
+    text, noise = (torch.randn(rows, D, generator=generator, dtype=torch.float32) for rows in (C + M, n))
+    text = normalize(text, dim=1)
     near = text[torch.randint(C + M, (n,), generator=generator)]
-    return text, normalize(near + 0.3 * torch.randn(n, D, generator=generator), dim=1)
+    return text, normalize(near + 0.3 * noise, dim=1)
 
 
 def make(name: str, **settings: Any) -> TextDetector:
@@ -379,3 +380,43 @@ def test_casts_wait_for_scores(name: str) -> None:
         assert detector.score(images).conf.isfinite().all()
     thread.join()
     assert detector.text_features.dtype == torch.float16
+
+
+@every
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_torchs_default_dtype_changes_nothing(name: str, dtype: torch.dtype) -> None:
+    expected, (_, images) = conf_of(make(name), text_and_images()[1]), text_and_images()
+    state = make(name).state_dict()
+    torch.set_default_dtype(dtype)
+    try:
+        detector = make(name)
+        assert {key: value.dtype for key, value in detector.state_dict().items()} == {
+            key: value.dtype for key, value in state.items()
+        }
+        assert torch.equal(conf_of(detector, images), expected)
+        detector.load_state_dict(detector.state_dict())
+        detector.diagnose()
+        detector.reset()
+        assert torch.equal(conf_of(detector, images), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@every
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_rows_of_any_length_are_normalised_alike_on_any_device(name: str, dtype: torch.dtype) -> None:
+    """As on CPUs and as on CUDA, in float32 whatever the rows come in."""
+    images = text_and_images()[1][:40].to(dtype)
+    largest = {torch.float16: 300.0, torch.float64: 1e60}.get(dtype, 1e30)
+    images[:10] *= largest
+    images[10:20] *= 3.0
+    images[30:] *= 1.1
+    images[20:30] /= 300.0 if dtype == torch.float16 else largest
+    unit = normalize(images.double() / images.double().abs().amax(dim=1, keepdim=True), dim=1).float()
+    here, there, plain = make(name), make(name), make(name)
+    there.score(images[:0])
+    expected = plain.score(unit).conf
+    torch.testing.assert_close(here.score(images).conf, expected, atol=1e-5, rtol=1e-5)
+    with there._exactly():
+        conf = there._step(images)[1]
+    torch.testing.assert_close(conf, expected, atol=1e-5, rtol=1e-5)
