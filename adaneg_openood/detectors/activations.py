@@ -34,8 +34,9 @@ class ActivationQueue(StateModule):
     def __init__(self, length: int, n_candidates: int) -> None:
         super().__init__()
         self.length = length
-        self.add_state("rows", torch.zeros(()).expand(length + 1, n_candidates), keep_float32=True)
-        self.add_state("sums", torch.zeros(()).expand(n_candidates), widest=True)
+        zero = torch.zeros((), dtype=torch.float32)
+        self.add_state("rows", zero.expand(length + 1, n_candidates), keep_float32=True)
+        self.add_state("sums", zero.expand(n_candidates), widest=True)
         self.add_state("seen", torch.zeros((), dtype=torch.long))
 
     def mean(self) -> Tensor:

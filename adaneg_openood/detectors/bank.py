@@ -54,17 +54,17 @@ class FeatureBank(StateModule):
         self.n_rows, self.dim, self.capacity, self.replacement = n_rows, dim, capacity, replacement
         self.n_cached = 0
         self.n_active = 0
-        none = torch.empty(0, dtype=torch.long)
-        self.add_state("features", torch.empty(0, dim))
-        self.add_state("entropies", torch.empty(0), keep_float32=True)
+        none, no_floats = torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.float32)
+        self.add_state("features", no_floats.new_empty(0, dim))
+        self.add_state("entropies", no_floats, keep_float32=True)
         self.add_state("rows", none)
         self.add_state("arrivals", none)
-        self.add_state("sums", torch.empty(0, dim))
-        self.add_state("lengths", torch.empty(0), keep_float32=True)
+        self.add_state("sums", no_floats.new_empty(0, dim))
+        self.add_state("lengths", no_floats, keep_float32=True)
         self.add_state("active_rows", none)
         # (A, L, L) over text and images, the latter as they come in the pool; of width 0 if not kept
         length = capacity + 1 if grams else 0
-        self.add_state("grams", torch.empty(0, length, length), keep_float32=True)
+        self.add_state("grams", no_floats.new_empty(0, length, length), keep_float32=True)
         self._grams_known = True  # after loading they are made anew when they are needed
         # -1: the row holds no image and owns no sum
         self.add_state("slot_of_row", torch.tensor(-1).expand(n_rows))

@@ -108,8 +108,8 @@ class ConfidentImages(StateModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("counts", torch.ones(2), keep_float32=True)
-        self.add_state("right", torch.full((2,), 0.5), keep_float32=True)
+        self.add_state("counts", torch.ones(2, dtype=torch.float32), keep_float32=True)
+        self.add_state("right", torch.full((2,), 0.5, dtype=torch.float32), keep_float32=True)
         self.add_state("seen", torch.zeros((), dtype=torch.long))
 
     def observe(self, is_id: Tensor, is_negative: Tensor, probability: Tensor) -> None:

@@ -81,9 +81,10 @@ class FixedBank(StateModule):
         # slot 0 is the text feature; empty slots are zero, so they add nothing to a sum or a product
         self.register_buffer("memory", text.new_zeros(k, length, self.dim))
         # rising along each row, infinite where a slot is empty
-        self.register_buffer("entropies", torch.full((k, capacity), float("inf")).to(text.device))
+        entropies = torch.full((k, capacity), float("inf"), dtype=torch.float32, device=text.device)
+        self.register_buffer("entropies", entropies)
         self.register_buffer("sums", torch.zeros_like(self.memory[:, 0]))
-        self.register_buffer("lengths", torch.ones(k, device=text.device))
+        self.register_buffer("lengths", entropies.new_ones(k))
         self.register_buffer("grams", self.memory.new_zeros(k, length, length) if grams else None)
         self._kept_float32.update(("entropies", "lengths"))
         self.memory[:-1, 0] = text

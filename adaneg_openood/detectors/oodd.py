@@ -48,7 +48,7 @@ class ScoreHeap(StateModule):
 
     def __init__(self, capacity: int) -> None:
         super().__init__()
-        self.add_state("negated", torch.zeros(()).expand(capacity))
+        self.add_state("negated", torch.zeros((), dtype=torch.float32).expand(capacity))
         self.add_state("slots", torch.zeros((), dtype=torch.long).expand(capacity))
         self.add_state("size", torch.zeros((), dtype=torch.long))
 
@@ -73,7 +73,7 @@ class ScoreHeap(StateModule):
                 entry.slot = leaving.slot
             written[entry.slot] = position
         self.size.fill_(len(heap))
-        self.negated[: len(heap)] = torch.tensor(heap)
+        self.negated[: len(heap)] = torch.tensor(heap, dtype=torch.float32)
         self.slots[: len(heap)] = torch.tensor([entry.slot for entry in heap])
         return written
 

@@ -31,8 +31,9 @@ class ScoreWindow(StateModule):
 
     def __init__(self, window: int) -> None:
         super().__init__()
-        self.add_state("scores", torch.zeros(()).expand(window + 1), keep_float32=True)
-        self.add_state("bins", torch.zeros(()).expand(3, _BINS), widest=True)
+        zero = torch.zeros((), dtype=torch.float32)
+        self.add_state("scores", zero.expand(window + 1), keep_float32=True)
+        self.add_state("bins", zero.expand(3, _BINS), widest=True)
         self.add_state("seen", torch.zeros((), dtype=torch.long))
 
     def enter(self, scores: Tensor, entering: Tensor) -> None:

@@ -225,7 +225,7 @@ def first_equals(rows: Tensor, order: Tensor) -> Tensor:
     Returns:
         (N,) int64.
     """
-    weights = torch.linspace(1.0, 2.0, rows.shape[1], device=rows.device).sin_()
+    weights = torch.linspace(1.0, 2.0, rows.shape[1], dtype=torch.float32, device=rows.device).sin_()
     keys, at = (rows.float() * weights).sum(dim=1)[order].sort(stable=True)
     order = order[at]
     near = (keys[1:] == keys[:-1]).nonzero().squeeze(1)

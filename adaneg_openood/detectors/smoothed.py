@@ -110,7 +110,7 @@ def witnesses(evidence: Tensor, neighbours: Tensor, confidence: Tensor, n: Tenso
     means = [(confidence * side).sum() / side.sum().clamp_min(1) for side in (lower, upper)]
     rho = means[0] / means[1].clamp_min(_STILL)
     gate = (
-        _ramp(split.eta - 0.3 / count.sqrt(), 0.66, 0.72)
+        _ramp(split.eta - 0.3 / count.float().sqrt(), 0.66, 0.72)
         * _ramp(r, 0.78, 0.86)
         * _ramp(-rho, -0.8, -0.7)
     )

@@ -29,6 +29,7 @@ class StateModule(nn.Module):
         Args:
             name: of the attribute.
             default: its value after :meth:`reset`; a tensor expanded from one element takes no memory.
+                Its dtype is given where it is made, as torch's default may be another than float32.
             keep_float32: it stays float32 when the module is cast to half precision, as counts and
                 sums must: a count in bfloat16 stops at 256.
             widest: it is held in float64, or in float32 on a device that has no float64, whatever the
