@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ class ActivationQueue(StateModule):
         seen: () int64, rows that ever entered.
     """
 
+    ranges: ClassVar = {"rows": (0.0, 1.0), "seen": (0.0, math.inf)}
     rows: Tensor
     sums: Tensor
     seen: Tensor
@@ -60,8 +62,6 @@ class ActivationQueue(StateModule):
 
     def _unfit(self, state: Mapping[str, Tensor]) -> str | None:
         problem = super()._unfit(state)
-        if problem is None and int(state["seen"]) < 0:
-            problem = "seen is negative"
         if problem is None:
             rows, sums = state["rows"], state["sums"]
             held = torch.arange(len(rows), device=rows.device) < state["seen"].clamp_max(self.length)

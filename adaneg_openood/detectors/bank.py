@@ -280,6 +280,8 @@ def problem_with_saved(state: Mapping[str, Tensor], n_rows: int, dim: int, capac
             return f"{name} must lie in [0, {n_rows})"
     if not torch.equal(active.sort().values, rows.unique()):
         return "active_rows are not the rows that hold images"
+    if int(state["progress"]) < 0:
+        return "progress is negative"
     if len(rows):
         fullest = int(torch.bincount(rows).max())
         if fullest > capacity:

@@ -205,6 +205,8 @@ class TextDetector(StateModule):
 
     def diagnose(self) -> Diagnosis | None:
         """What the memory looks like; None where a method has none to look at."""
+        with self._exactly():
+            self._report_bad_rows()
         return None
 
     @staticmethod
@@ -294,6 +296,18 @@ class TextDetector(StateModule):
         off = torch.linalg.vector_norm(saved.to(own.device) - own, dim=1)
         other = bool((off > 10 * _UNIT_TOLERANCE).any())
         return "text_features differ: it is of a detector with other labels" if other else None
+
+    @staticmethod
+    def _unfit_rows(held: Tensor, n: Tensor) -> str | None:
+        """What is wrong with (N, D) rows held: the first n are of unit length, the others zero."""
+        in_use = torch.arange(len(held), device=held.device) < n.to(held.device)
+        off = (torch.linalg.vector_norm(held.float(), dim=1) - in_use.float()).abs()
+        bad = bool((off > 10 * _UNIT_TOLERANCE).any())
+        return (
+            f"held must be {int(in_use.sum())} rows of unit length, and zero behind them"
+            if bad
+            else None
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         with self._exactly():

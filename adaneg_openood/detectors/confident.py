@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -54,6 +55,7 @@ class RunningIdShare(StateModule):
         held: scalar int64, how many entries at the end of the window are decisions.
     """
 
+    ranges: ClassVar = {"window": (0, 1), "held": (1, _WINDOW)}
     window: Tensor
     held: Tensor
 
@@ -82,14 +84,6 @@ class RunningIdShare(StateModule):
         self.held.add_(n_new).clamp_(max=_WINDOW)
         return self.window.sum(dtype=torch.long), self.held
 
-    def _unfit(self, state: Mapping[str, Tensor]) -> str | None:
-        problem = super()._unfit(state)
-        if problem is None and not 1 <= int(state["held"]) <= _WINDOW:
-            problem = f"held must be in [1, {_WINDOW}], got {int(state['held'])}"
-        if problem is None and int(state["window"].max()) > 1:
-            problem = "window must hold 0 and 1 only"
-        return problem
-
 
 class ConfidentImages(StateModule):
     """How a stream's confident images fall on the ID and the negative side.
@@ -102,6 +96,7 @@ class ConfidentImages(StateModule):
         seen: scalar int64, images scored.
     """
 
+    ranges: ClassVar = {"seen": (0, math.inf)}
     counts: Tensor
     right: Tensor
     seen: Tensor

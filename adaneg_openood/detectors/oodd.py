@@ -89,6 +89,10 @@ class ScoreHeap(StateModule):
             return f"size is {size}, must be in [0, {len(self.negated)}]"
         if sorted(state["slots"][:size].tolist()) != list(range(size)):
             return f"slots must hold each number below {size} once"
+        negated = state["negated"][:size]
+        parents = negated[torch.arange(-1, size - 1, device=negated.device).clamp_min(0) // 2]
+        if bool((negated < parents).any()):
+            return "negated scores must be in the order of a heap"
         return None
 
 
@@ -155,6 +159,10 @@ class OODD(GroupedDetector):
         self.k, self.queue = k, queue
         self.heap = ScoreHeap(queue)
         self.add_state("held", self.text_features.new_zeros(()).expand(queue, text_features.shape[1]))
+
+    def _problem_with_parts(self, parts: Mapping[str, Mapping[str, Tensor]]) -> str | None:
+        problem = super()._problem_with_parts(parts)
+        return problem or self._unfit_rows(parts[""]["held"], parts["heap"]["size"])
 
     def _score(self, features: Tensor) -> Scores:
         text = self._compare(features, keep_negatives=False)

@@ -6,7 +6,9 @@ depends on data, and nothing is read back by the host.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +27,7 @@ class ScoreWindow(StateModule):
         seen: () int64, scores that ever entered.
     """
 
+    ranges: ClassVar = {"scores": (0.0, 1.0), "seen": (0.0, math.inf)}
     scores: Tensor
     bins: Tensor
     seen: Tensor
@@ -72,6 +75,17 @@ class ScoreWindow(StateModule):
         values = scores.to(self.bins.dtype)
         powers = torch.stack([torch.ones_like(values), values, values.square()])
         return (powers * taken) @ member.to(values.dtype)
+
+    def _unfit(self, state: Mapping[str, Tensor]) -> str | None:
+        problem = super()._unfit(state)
+        if problem is None:
+            scores, bins = state["scores"], state["bins"]
+            size = len(scores) - 1
+            held = torch.arange(len(scores), device=scores.device) < state["seen"].clamp_max(size)
+            # float32 drifts over a long stream, where a device has no float64
+            if not torch.allclose(self._binned(scores, held).to(bins), bins, rtol=1e-3, atol=1e-2):
+                problem = "bins are not those of the scores"
+        return problem
 
 
 class Split(NamedTuple):

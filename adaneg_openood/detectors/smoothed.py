@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -194,6 +195,12 @@ class SmoothedNegLabel(GroupedDetector):
         choose_when="Nobody has looked at the stream first: it may be short, lopsided, or all ID.",
     )
 
+    ranges: ClassVar = {
+        "evidence": (-_CLAMP, _CLAMP),
+        "neighbours": (-_CLAMP, _CLAMP),
+        "confidence": (0.0, 1.0),
+        "seen": (0.0, math.inf),
+    }
     held: Tensor
     evidence: Tensor
     neighbours: Tensor
@@ -227,6 +234,9 @@ class SmoothedNegLabel(GroupedDetector):
     def gate(self) -> Tensor:
         """() how far the witnesses agreed for the last batch, in [0, 1]; 0 ranks as NegLabel does."""
         return Witnesses(*self.heard).gate
+
+    def _unfit(self, state: Mapping[str, Tensor]) -> str | None:
+        return super()._unfit(state) or self._unfit_rows(state["held"][: self.window], state["seen"])
 
     @staticmethod
     def shown(conf: Tensor) -> Tensor:

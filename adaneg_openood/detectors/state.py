@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+
+_ROUNDING = 1e-3  # by which a saved value may lie outside of its range
 
 
 class StateModule(nn.Module):
     """A module whose state is declared with :meth:`add_state` (after torchmetrics' method of that name).
 
     State is reset and loaded in place, so the addresses that a CUDA graph has captured stay valid.
+
+    Attributes:
+        ranges: the least and the largest value of some states, which loading checks.
     """
+
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {}
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,11 +99,14 @@ class StateModule(nn.Module):
         return bool(getattr(self, name).is_floating_point())
 
     def _unfit(self, state: Mapping[str, Tensor]) -> str | None:
-        """What :meth:`problem_with` says of complete, finite tensors; here: shapes must be the same."""
+        """What :meth:`problem_with` says of complete, finite tensors; here: of shapes and ranges."""
         for name in self.state_names():
             shape, expected = tuple(state[name].shape), tuple(getattr(self, name).shape)
             if shape != expected:
                 return f"{name} has shape {shape}, must be {expected}"
+        for name, (low, high) in self.ranges.items():
+            if bool(((state[name] < low - _ROUNDING) | (state[name] > high + _ROUNDING)).any()):
+                return f"{name} must lie in [{low:g}, {high:g}]"
         return None
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:

@@ -192,6 +192,9 @@ def test_half_precision(name: str, dtype: torch.dtype) -> None:
     assert half.text_features.dtype == dtype
     fresh = make(name).to(dtype)
     assert same_state(half, fresh)
+    conf_of(half, images)
+    fresh.load_state_dict(half.state_dict())
+    assert same_state(half, fresh)
 
 
 @every
@@ -420,3 +423,48 @@ def test_rows_of_any_length_are_normalised_alike_on_any_device(name: str, dtype:
     with there._exactly():
         conf = there._step(images)[1]
     torch.testing.assert_close(conf, expected, atol=1e-5, rtol=1e-5)
+
+
+DAMAGED = [
+    ("adaneg", "confident.seen", lambda v: v - 95, r"seen must lie in \[0, inf\]"),
+    ("adaneg", "bank.progress", lambda v: v * 0 - 5, "progress"),
+    ("oodd", "heap.negated", lambda v: torch.cat([v[:40].flip(0), v[40:]]), "in the order of a heap"),
+    ("oodd", "held", lambda v: v * 0 + 5, "unit length"),
+    ("smoothed_neglabel", "seen", lambda v: v - 5000, r"seen must lie in \[0, inf\]"),
+    ("smoothed_neglabel", "seen", lambda v: v + 1, "unit length"),
+    ("smoothed_neglabel", "held", lambda v: v * 0 + 5, "unit length"),
+    ("smoothed_neglabel", "evidence", lambda v: v - 20, r"evidence must lie in \[-12, 12\]"),
+    ("smoothed_neglabel", "neighbours", lambda v: v + 30, r"neighbours must lie in \[-12, 12\]"),
+    ("smoothed_neglabel", "confidence", lambda v: v + 3, r"confidence must lie in \[0, 1\]"),
+    ("tanl", "scores.seen", lambda v: v - 5000, r"seen must lie in \[0, inf\]"),
+    ("tanl", "scores.seen", lambda v: v + 1, "bins are not those of the scores"),
+    ("tanl", "scores.scores", lambda v: v + 3, r"scores must lie in \[0, 1\]"),
+    ("tanl", "scores.bins", lambda v: v * 0 - 5, "bins are not those of the scores"),
+    ("tanl", "id_like.rows", lambda v: v - 1, r"rows must lie in \[0, 1\]"),
+    ("tanl", "id_like.seen", lambda v: v - 5000, r"seen must lie in \[0, inf\]"),
+]
+
+
+@pytest.mark.parametrize(("name", "key", "damage", "said"), DAMAGED)
+def test_values_that_no_stream_leaves_are_refused(name: str, key: str, damage: Any, said: str) -> None:
+    detector, (_, images) = make(name), text_and_images()
+    if key != "bank.progress":  # which matters where nothing is held
+        conf_of(detector, images)
+    state = detector.state_dict()
+    make(name).load_state_dict(state)
+    with pytest.raises(RuntimeError, match=said):
+        detector.load_state_dict({**state, key: damage(state[key])})
+    assert all(torch.equal(value, state[key]) for key, value in detector.state_dict().items())
+
+
+@every
+def test_bad_rows_found_on_the_device_are_told_by_diagnose(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    detector = make(name)
+    detector._bad_rows += 3
+    detector.diagnose()
+    assert "3 image(s) had NaN" in caplog.text
+    caplog.clear()
+    detector.reset()
+    assert not caplog.text
