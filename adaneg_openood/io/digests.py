@@ -37,6 +37,19 @@ def state_hash(state: Mapping[str, Tensor]) -> Any:
     return digest
 
 
+def state_version(module: Any) -> tuple[tuple[int, int], ...]:
+    """Changes when a module's parameters or buffers are replaced or written to; costs no look at values.
+
+    What is written through ``tensor.data`` is not noticed. Of an object without parameters it is empty.
+    """
+    return tuple(
+        # tensors made in inference mode are not counted, and cannot be trained
+        (tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version)
+        for kind in ("parameters", "buffers")
+        for tensor in getattr(module, kind, tuple)()
+    )
+
+
 def file_digest(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file, 64 hex digits."""
     digest = hashlib.sha256()

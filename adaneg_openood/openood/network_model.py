@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adaneg_openood.io.digests import state_hash, tensor_digest
+from adaneg_openood.io.digests import state_hash, state_version, tensor_digest
 from adaneg_openood.openood.compat import refuse
 
 _TEXTS = 512  # texts encoded at a time
@@ -173,10 +173,12 @@ def device_of(net: Any) -> torch.device:
 
 
 def version_of(net: Any) -> tuple[Any, ...]:
-    """Changes when a network's parameters are replaced or written to; cheap."""
+    """Changes when weights of a network or of the model in it are replaced or written to; cheap."""
     net = getattr(net, "module", net)
-    tensors = list(net.parameters()) if hasattr(net, "parameters") else []
-    return (id(net), *((tensor.data_ptr(), tensor._version) for tensor in tensors))
+    # the model need not be a Module, and its towers are then no parameters of the network
+    inner = getattr(net, "model", None)
+    parts = net, inner, getattr(inner, "model", None)
+    return (id(net), *(state_version(part) for part in parts))
 
 
 def _unit(encode: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from adaneg_openood.io.checks import check_choice, check_int
-from adaneg_openood.io.digests import state_hash
+from adaneg_openood.io.digests import state_hash, state_version
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -117,7 +117,9 @@ class TwoTowerModel:
         self.precision = precision
         self.preprocessing = preprocessing
         self.transform = preprocess  # alone, so that data loader workers need no towers
-        self._full: dict[str, Tensor] | None = None  # float32 weights, while the towers hold halves
+        # the digest and the float32 weights of the checkpoint, while the towers hold halves
+        self._full: tuple[str, dict[str, Tensor]] | None = None
+        self._digest: tuple[Any, str] | None = None  # of the weights, and the version that it is of
         self._settle()
 
     @cached_property
@@ -142,30 +144,51 @@ class TwoTowerModel:
             return "fp16" if self.device.type == "cuda" else None
         return None if self.precision == "fp32" else self.precision
 
-    @cached_property
+    @property
     def weights(self) -> str:
-        """SHA-256 of the parameters and buffers, 16 hex digits: tells two checkpoints apart."""
-        return state_hash(self.model.state_dict()).hexdigest()[:16]
+        """SHA-256 of the parameters and buffers, 16 hex digits: tells two checkpoints apart.
+
+        It is taken again when weights were replaced or written to. Half precision does not change it.
+        """
+        known = self._known_digest()
+        if known is None:
+            known = state_hash(self.model.state_dict()).hexdigest()[:16]
+            self._digest = state_version(self.model), known
+        return known
+
+    def _known_digest(self) -> str | None:
+        """The digest, if it was taken of the weights as they are now."""
+        if self._digest is None or self._digest[0] != state_version(self.model):
+            return None
+        return self._digest[1]
 
     def to(self, device: torch.device | str) -> Self:
+        known = self._known_digest()
         self.model.to(device)
-        self._settle()
+        self._settle(known)
         return self
 
-    def _settle(self) -> None:
-        """Give the towers the weights that belong to their device."""
+    def _settle(self, digest: str | None = None) -> None:
+        """Give the towers the weights that belong to their device; their digest stays."""
         half = self._half_name() if self._halves_weights() else None
         if half is None and self._full is not None:
-            self.model.float().load_state_dict(self._full, strict=False)
+            self.model.float()
+            checkpoint, full = self._full
+            if digest == checkpoint:
+                self.model.load_state_dict(full, strict=False)
+            else:  # the halves were trained, or others loaded
+                digest = None
             self._full = None
         elif half is not None and self._full is None:
             state = self.model.state_dict()
             kept = [name for name, value in state.items() if value.dtype == torch.float32]
             if kept:
-                assert self.weights  # of the checkpoint, not of its halves
-                self._full = {name: state[name].detach().to("cpu", copy=True) for name in kept}
+                digest = self.weights  # of the checkpoint, not of its halves
+                full = {name: state[name].detach().to("cpu", copy=True) for name in kept}
+                self._full = digest, full
                 self.model.to(_HALVES[half])
                 _restore_float32_norms(self.model, _HALVES[half])
+        self._digest = None if digest is None else (state_version(self.model), digest)
 
     def _halves_weights(self) -> bool:
         return self.device.type == "cuda"

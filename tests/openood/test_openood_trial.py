@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("openood.evaluation_api", reason="OpenOOD is not installed")
 
@@ -16,6 +18,7 @@ from typer.testing import CliRunner
 
 from adaneg_openood.cli import app
 from adaneg_openood.openood.compare import compare, known
+from adaneg_openood.openood.postprocessors import configured
 from adaneg_openood.openood.trial import trial_network, write_trial
 
 
@@ -45,6 +48,27 @@ def test_openoods_evaluator_knows_it(trial: Path) -> None:
     ]
     assert tables["adaneg"].loc["farood", "AUROC"] > tables["mcm"].loc["farood", "AUROC"]
     assert tables["adaneg"].loc["farood", "AUROC"] > 90
+
+
+def test_towers_that_were_trained_are_noticed(trial: Path) -> None:
+    """By the same evaluator, and by a later one with the features that an earlier one kept."""
+    net, configs = trial_network(), trial / "configs"
+
+    def evaluator() -> Evaluator:
+        post = configured("mcm", "demo", configs)
+        loading = {"postprocessor": post, "num_workers": 0}
+        return Evaluator(net, "demo", str(trial), str(configs), net.preprocess, **loading)
+
+    def confidences(run: Evaluator) -> Any:
+        return run.postprocessor.inference(net, run.dataloader_dict["ood"]["far"]["digits"], False)[1]
+
+    first = evaluator()
+    before = confidences(first)
+    with torch.no_grad():
+        for value in net.model.model.visual.parameters():
+            value.mul_(0.5)
+    assert abs(confidences(first) - before).max() > 0.01
+    assert abs(confidences(evaluator()) - before).max() > 0.01
 
 
 def test_every_postprocessor_is_served(trial: Path) -> None:

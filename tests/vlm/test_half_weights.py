@@ -50,6 +50,42 @@ def test_weights_are_halves_and_come_back_whole(as_on_cuda, precision):
     assert describe(half)["precision"] == "fp32" and half.weights == full.weights
 
 
+def written(model):
+    """Other weights in the same towers, as a step of training leaves them."""
+    with torch.no_grad():
+        for value in model.model.visual.parameters():
+            value.add_(0.25)
+
+
+def test_weights_that_were_written_to_have_another_digest(as_on_cuda):
+    as_on_cuda["halves"] = False
+    model = wrap()
+    first, state = (
+        model.weights,
+        {name: value.clone() for name, value in model.model.state_dict().items()},
+    )
+    assert model.to("cpu").weights == first
+    written(model)
+    assert model.weights != first
+    model.model.load_state_dict(state)
+    assert model.weights == first
+    model.model.register_buffer("own", torch.zeros(1))
+    with_buffer = model.weights
+    model.model.own.add_(1)
+    assert first != with_buffer != model.weights
+
+
+def test_halves_that_were_written_to_do_not_go_back_to_the_checkpoint(as_on_cuda):
+    half = wrap(precision="fp16")
+    first = half.weights
+    written(half)
+    assert half.weights != first
+    expected = half.model.visual.proj.detach().float()
+    as_on_cuda["halves"] = False
+    half.to("cpu")
+    assert half.weights != first and torch.equal(half.model.visual.proj, expected)
+
+
 def test_a_tower_is_given_pixels_of_its_weights_dtype():
     class Tower(TwoTowerModel):
         _encode_pixels = _tokenize = _encode_tokens = lambda self, pixels: self.model(pixels.flatten(1))
