@@ -85,7 +85,11 @@ def negatives_of(settings: NegativeSettings) -> Path | Mining | None:
     """The list of negatives, or how to mine them; None where learned prompts bring them."""
     if settings.negatives is not None:
         return settings.negatives
-    asked = {"corpus", "mining", "n_negatives", "share"} & settings.model_fields_set
+    # compared with the defaults, because OpenOOD's YAMLs write every setting out
+    asked = any(
+        getattr(settings, name) != NegativeSettings.model_fields[name].default
+        for name in ("corpus", "mining", "n_negatives", "share")
+    )
     if settings.learned_prompts is not None and not asked:
         if load_prompts(settings.learned_prompts).brings_negatives:
             return None

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sized
+from pathlib import Path
 
 from torch import Tensor
 
-from adaneg_openood.benchmark.labels import mining_of, named_classes
+from adaneg_openood.benchmark.labels import named_classes, negatives_of
 from adaneg_openood.benchmark.settings import LabelSettings, NameSettings
 from adaneg_openood.data.feature_set import DEFAULT_LOGIT_SCALE
 from adaneg_openood.detectors import DETECTORS
@@ -68,13 +69,15 @@ def build_labels(
         _refuse_without_tower(model, settings, known)
         if isinstance(settings, LabelSettings):
             negatives = _negatives(method, model, settings, known, ids, cache)
+    learned = getattr(settings, "learned_prompts", None)
+    tower = model if learned is None else model.towers
     made = label_features(
-        model if model.has_text_tower else None,
-        known if ids is None else classes,
+        tower if model.has_text_tower else None,
+        known if ids is None or learned is not None else classes,
         negatives,
         prompt=settings.prompt,
         adjective_prompt=getattr(settings, "adjective_prompt", None),
-        learned_prompts=getattr(settings, "learned_prompts", None),
+        learned_prompts=learned,
         text_features=settings.text_features,
         id_features=ids,
         negative_features=model.negative_features,
@@ -93,12 +96,12 @@ def _negatives(
     ids: Tensor | None,
     cache: TextCache,
 ) -> NegativeLabels | None:
-    """The list of the settings, or a mined one; None where the network brings their features."""
-    if settings.negatives is not None:
-        return NegativeLabels.load(settings.negatives)
-    if settings.corpus == _CORPUS and model.negative_features is not None:
+    """The list of the settings, or a mined one; None where the network or learned prompts bring them."""
+    mining = negatives_of(settings)
+    if isinstance(mining, Path):
+        return NegativeLabels.load(mining)
+    if mining is None or (settings.corpus == _CORPUS and model.negative_features is not None):
         return None
-    mining = mining_of(settings)
     if DETECTORS[method].info.takes_corpus:
         mining = mining.of_all()
     try:

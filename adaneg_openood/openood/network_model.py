@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from adaneg_openood.io.digests import state_hash, state_version, tensor_digest
 from adaneg_openood.openood.compat import refuse
+from adaneg_openood.vlm import TwoTowerModel, VisionLanguageModel
 
 _TEXTS = 512  # texts encoded at a time
 
@@ -78,6 +79,12 @@ class NetworkModel:
         self.context_length = getattr(inner, "context_length", None)
         self.token_count = getattr(inner, "token_count", None)
         self.version = version_of(net)
+
+    @property
+    def towers(self) -> VisionLanguageModel:
+        """The model of this package within, whose text tower takes learned vectors; else self."""
+        parts = self.net, getattr(self.net, "model", None)
+        return next((part for part in parts if isinstance(part, TwoTowerModel)), self)
 
     @functools.cached_property
     def _text(self) -> Tensor:

@@ -276,7 +276,9 @@ def learned_rows(
     from adaneg_openood.vlm import TwoTowerModel
 
     if not isinstance(model, TwoTowerModel):
-        raise ValueError(f"{model.name}: learned prompts need an open_clip or OpenAI CLIP")
+        raise ValueError(
+            f"{model.name}: learned prompts need an open_clip or OpenAI CLIP, as load_model gives it"
+        )
     n_id, source = len(classes), prompts.source
 
     def encoded(words: Sequence[str], context: Tensor) -> Tensor:

@@ -16,6 +16,9 @@ from openood.evaluation_api import Evaluator
 from openood_checkout import classic, needs_checkout
 from typer.testing import CliRunner
 
+from adaneg_openood.benchmark.definition import read_benchmark
+from adaneg_openood.benchmark.opening import open_benchmark
+from adaneg_openood.benchmark.run import encode_benchmark
 from adaneg_openood.cli import app
 from adaneg_openood.openood.compare import compare, known
 from adaneg_openood.openood.postprocessors import configured
@@ -69,6 +72,23 @@ def test_towers_that_were_trained_are_noticed(trial: Path) -> None:
             value.mul_(0.5)
     assert abs(confidences(first) - before).max() > 0.01
     assert abs(confidences(evaluator()) - before).max() > 0.01
+
+
+def test_learned_prompts_give_the_text_rows_of_eval(trial: Path, tmp_path: Path) -> None:
+    """NegPrompt's checkpoint brings its negatives, so no word is mined beside them."""
+    net, file = trial_network(), tmp_path / "negprompt.pt"
+    width = net.model.model.token_embedding.weight.shape[1]
+    vectors = torch.randn(4, 1, width, generator=torch.Generator().manual_seed(0)) / 10
+    torch.save({"ctx": vectors[0], "ctx_negative": vectors[1:]}, file)
+    post = configured("adaneg", "demo", tmp_path, learned_prompts=str(file))  # the shipped YAML
+    post.setup(net, {}, {})
+    (tmp_path / "own.yml").write_text(
+        "classes: demo\nmodel: demo\ncorpus: wordnet\nlearned_prompts: negprompt.pt\n"
+        "id: {demo: demo, limit: 5}\nfar: {digits: {demo: digits, limit: 5}}\n"
+    )
+    expected = encode_benchmark(open_benchmark(read_benchmark(tmp_path / "own.yml"))).labels
+    assert post.labels.n_negatives == 3 * post.labels.n_id and post.labels.names == expected.names
+    torch.testing.assert_close(post.labels.features, expected.features, rtol=0, atol=1e-6)
 
 
 def test_every_postprocessor_is_served(trial: Path) -> None:
