@@ -17,6 +17,7 @@ from torchvision.transforms import Compose
 
 from adaneg_openood.benchmark.labels import named_classes
 from adaneg_openood.benchmark.settings import ModelSettings, NameSettings
+from adaneg_openood.data.batches import image_transform
 from adaneg_openood.data.feature_set import DEFAULT_LOGIT_SCALE
 from adaneg_openood.io.configuration import checked
 from adaneg_openood.openood.compat import CLIP_NORMALIZATION
@@ -43,8 +44,7 @@ class ModelTransform(Compose):  # type: ignore[misc]
     """
 
     def __init__(self, model: Any) -> None:
-        # the transform behind a model's method: data loaders' workers must not be sent the model
-        transform = getattr(model, "_preprocess", None) or model.preprocess
+        transform = image_transform(model)
         mean, std = CLIP_NORMALIZATION  # unless a step of the transform has them
         for step in [transform, *getattr(transform, "transforms", [])]:
             if hasattr(step, "mean") and hasattr(step, "std"):

@@ -131,6 +131,7 @@ class _Processor:
 
     def __init__(self, image_processor: Any) -> None:
         self.image_processor = image_processor
+        self.mean, self.std = image_processor.image_mean, image_processor.image_std
 
     def __call__(self, image: Image) -> Tensor:
         pixels = self.image_processor(images=image.convert("RGB"), return_tensors="pt")

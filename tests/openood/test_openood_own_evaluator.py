@@ -19,6 +19,8 @@ from adaneg_openood import NegLabel
 from adaneg_openood.evaluation import Run
 from adaneg_openood.io.digests import tensor_digest
 from adaneg_openood.openood import CLIPNetwork, Evaluator, Postprocessor
+from adaneg_openood.openood.network import ModelTransform
+from adaneg_openood.vlm import load_model
 
 METRICS = ("FPR@95", "FPR@95 (ID positive)", "AUROC", "AUPR_IN", "AUPR_OUT", "ACC")
 
@@ -139,6 +141,14 @@ def test_models_own_preprocessing_on_imagenet(benchmarks: Path, negatives_file: 
     )
     for name, expected in direct.items():
         assert table.loc[name, "AUPR_IN"] == pytest.approx(expected["AUPR_IN"], abs=1e-12, rel=0)
+
+
+def test_openood_is_told_the_models_own_normalization() -> None:
+    """And its workers are sent the transform, not the model."""
+    model = load_model("demo")  # its mean is not CLIP's
+    step, last = ModelTransform(model).transforms
+    assert last.mean == (0.5, 0.5, 0.5) and last.std == (0.25, 0.25, 0.25)
+    assert step is model.transform
 
 
 @pytest.mark.parametrize("name", ["msp", "mls", "ebo"])

@@ -103,6 +103,7 @@ def test_loaded_folder_equals_transformers(saved):
     pixels = torch.stack([loaded.preprocess(one) for one in images])
     torch.testing.assert_close(loaded.encode_image(pixels), image, atol=1e-6, rtol=0)
     assert loaded.dim == text.shape[1]
+    assert loaded.transform.mean == processor.image_mean and loaded.transform.std == processor.image_std
     if kind == "siglip":
         assert loaded.logit_scale == pytest.approx(7.389056, rel=1e-6)  # e squared
         assert loaded.logit_bias == -3.0
