@@ -98,7 +98,7 @@ class Evaluation:
         from adaneg_openood.vlm import load_model
 
         classes = self.classes or self.benchmark
-        names = known_names(classes).names  # a typing error should not wait for a model to load
+        names = known_names(classes)  # a typing error should not wait for a model to load
         chosen = {"precision": self.precision, "preprocessing": self.preprocessing}
         name = self.model or ("demo" if classes == NAME else DEFAULT_MODEL)
         return CLIPNetwork(load_model(name, device=self.device, **chosen), names)

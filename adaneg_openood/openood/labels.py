@@ -47,8 +47,11 @@ def build_labels(
         OSError: a file of the settings cannot be read.
     """
     classes = named_classes(settings, "the YAML") if settings.classes is not None else None
+    of_data = _names_of(dataset, n_classes)
     if classes is None and model.class_names is not None:
-        classes = ClassNames(model.name, model.class_names)
+        classes = model.class_names
+        if of_data is not None and of_data.names == classes.names:
+            classes = of_data  # with its wnids
     ids = None if model.id_features is None else model.id_features.detach().float().cpu()
     _refuse_length("the class names", classes, n_classes)
     n_id = n_classes if classes is None else len(classes)
@@ -57,7 +60,7 @@ def build_labels(
     if scale is None:
         scale = DEFAULT_LOGIT_SCALE
         logger.warning("the network does not tell its logit scale; using %g (CLIP's)", scale)
-    known, negatives = classes or _names_of(dataset, n_classes), None
+    known, negatives = classes or of_data, None
     if settings.text_features is not None:
         n_id = n_classes if ids is None else len(ids)
         if known is None and n_id is not None:

@@ -69,7 +69,8 @@ class CLIPNetwork(nn.Module):
     Args:
         model: of the vision-language protocol: ``encode_image``, ``encode_text``, ``logit_scale``,
             ``preprocess``, ``name``. None only with ``encode_image`` of a subclass.
-        class_names: C names, in the order of the labels; needed unless ``id_features`` is given.
+        class_names: C names in the order of the labels, or what
+            :func:`adaneg_openood.text.class_names` gives; needed unless ``id_features`` is given.
         prompt: template of the names, see :func:`adaneg_openood.text.templates`; None is ``"nice"``.
         id_features: (C, D) text features of the ID names instead.
         negative_features: (M, D) text features of negative labels, for AdaNeg and NegLabel.
@@ -79,13 +80,14 @@ class CLIPNetwork(nn.Module):
         TypeError: a model without the towers.
 
     Example:
-        >>> CLIPNetwork(load_model("open_clip:ViT-B-16/openai"), class_names)  # doctest: +SKIP
+        >>> model = load_model("open_clip:ViT-B-16/openai")  # doctest: +SKIP
+        >>> CLIPNetwork(model, class_names("imagenet"))  # doctest: +SKIP
     """
 
     def __init__(
         self,
         model: Any,
-        class_names: Sequence[str] | None = None,
+        class_names: ClassNames | Sequence[str] | None = None,
         *,
         prompt: str | None = None,
         id_features: Tensor | None = None,
@@ -96,6 +98,9 @@ class CLIPNetwork(nn.Module):
             raise TypeError(f"model must have encode_image(pixels), got a {type(model).__name__}")
         self.has_text_tower = callable(getattr(model, "encode_text", None))
         self.model = model
+        if class_names is not None and not isinstance(class_names, ClassNames):
+            class_names = ClassNames(self.name, tuple(class_names))
+        self.class_names = class_names
         if id_features is None:
             if class_names is None:
                 raise ValueError(
@@ -103,11 +108,10 @@ class CLIPNetwork(nn.Module):
                 )
             if not self.has_text_tower:
                 raise TypeError(f"{self.name} has no text tower; give id_features")
-            names = ClassNames("class_names", tuple(class_names))
-            id_features = label_features(model, names, prompt=prompt, with_negatives=False).features
+            made = label_features(model, class_names, prompt=prompt, with_negatives=False)
+            id_features = made.features
         if class_names is not None and len(class_names) != len(id_features):
             raise ValueError(f"{len(class_names)} class names, but {len(id_features)} ID text features")
-        self.class_names = None if class_names is None else tuple(class_names)
         self.logit_scale = float(getattr(model, "logit_scale", DEFAULT_LOGIT_SCALE))
         # names may have been encoded elsewhere; the network is where its towers are
         device = getattr(model, "device", None) or id_features.device
@@ -236,7 +240,7 @@ def as_network(net: Any, id_name: str) -> Any:
     """
     if isinstance(net, nn.Module) or not callable(getattr(net, "encode_text", None)):
         return net
-    return CLIPNetwork(net, known_names(id_name).names)
+    return CLIPNetwork(net, known_names(id_name))
 
 
 class NetworkSettings(ModelSettings, NameSettings):
@@ -275,7 +279,7 @@ def network_from_config(config: Mapping[str, Any]) -> CLIPNetwork:
     model = _load(settings, device)
     own, prompt = settings.text_features, settings.prompt
     rows = label_features(model, names, prompt=prompt, text_features=own, with_negatives=False)
-    return CLIPNetwork(model, names.names, id_features=rows.features[: rows.n_id]).to(device)
+    return CLIPNetwork(model, names, id_features=rows.features[: rows.n_id]).to(device)
 
 
 def _load(settings: NetworkSettings, device: torch.device) -> Any:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from adaneg_openood.io.digests import state_hash, state_version, tensor_digest
 from adaneg_openood.openood.compat import refuse
+from adaneg_openood.text import ClassNames
 from adaneg_openood.vlm import TwoTowerModel, VisionLanguageModel
 
 _TEXTS = 512  # texts encoded at a time
@@ -32,7 +33,7 @@ class NetworkModel:
         has_text_tower: whether :meth:`encode_text` works.
         id_features: (C, D) features of the ID names as the network uses them; None if it does not tell.
         negative_features: (M, D) features of negative labels; None if the network has none.
-        class_names: C names; None if the network does not tell.
+        class_names: the C classes; None if the network does not tell.
         logit_scale: s; None if the network does not tell.
 
     Raises:
@@ -44,7 +45,7 @@ class NetworkModel:
         self.device = device_of(net)
         self.transform: Any = None
         self.negative_features: Tensor | None = None
-        self.class_names: tuple[str, ...] | None = None
+        self.class_names: ClassNames | None = None
         encode_text: Callable[[Sequence[str]], Tensor] | None = None
         if callable(getattr(net, "encode_image", None)):
             encode_image = net.encode_image
@@ -53,8 +54,10 @@ class NetworkModel:
             ids, scale = getattr(net, "id_features", None), getattr(net, "logit_scale", None)
             self.negative_features = getattr(net, "negative_features", None)
             names = getattr(net, "class_names", None)
-            self.class_names = None if names is None else tuple(names)
             self.name = str(getattr(net, "name", type(net).__name__))
+            if names is not None and not isinstance(names, ClassNames):
+                names = ClassNames(self.name, tuple(names))
+            self.class_names = names
         elif hasattr(net, "zeroshot_weights") and hasattr(net, "model"):
             encode_image, encode_text = _unit(net.model.encode_image), self._tokenized
             ids, scale = net.zeroshot_weights.T, getattr(net.model, "logit_scale", None)

@@ -13,7 +13,15 @@ pytest.importorskip("openood.evaluation_api", reason="OpenOOD is not installed")
 from openood_tiny import CIFAR, NEGATIVES, TinyModel
 
 from adaneg_openood.openood import CLIPNetwork, Postprocessor
-from adaneg_openood.text import ClassNames, MiningConfig, load_corpus, mine
+from adaneg_openood.text import (
+    ClassNames,
+    Mining,
+    MiningConfig,
+    NegativeLabels,
+    class_names,
+    load_corpus,
+    mine,
+)
 
 
 class Weighted(TinyModel):
@@ -69,6 +77,27 @@ def test_a_network_without_names_takes_the_data_sets_to_drop_candidates(candidat
         CLIPNetwork(TinyModel(), id_features=text), corpus=str(candidates), n_negatives=30
     )
     torch.testing.assert_close(named, unnamed, rtol=0, atol=1e-6)
+
+
+def test_mining_is_given_the_classes_wnids_as_eval_gives_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``exclude_related`` drops every noun sense of a name without them."""
+    known = class_names("imagenet200")
+    seen = []
+
+    def run(self: Mining, model: Any, classes: ClassNames, **_: Any) -> NegativeLabels:
+        seen.append(classes.wnids)
+        return NegativeLabels(tuple(NEGATIVES), ("noun",) * len(NEGATIVES), {})
+
+    monkeypatch.setattr(Mining, "run", run)
+    for names, dataset in (
+        (known, "own"),
+        (known.names, "imagenet200"),
+        (known.names, "own"),
+        (known.names[::-1], "imagenet200"),
+    ):
+        post = Postprocessor("neglabel", {"dataset": {"name": dataset}, "postprocessor": {}})
+        post.setup(CLIPNetwork(TinyModel(), names), {}, {})
+    assert seen == [known.wnids, known.wnids, None, None]
 
 
 def test_text_is_encoded_once_and_kept_on_disk(candidates: Path) -> None:
