@@ -263,7 +263,12 @@ def _run(
             stack[-3:] = [_unread(stack[-3])]
         elif name == "BUILD":
             stack.pop()  # the state of something that was not made
-        elif isinstance(arg, _PLAIN) and opcode.stack_after and not name.startswith(("EXT", "PERSID")):
+        elif (
+            arg is not None
+            and isinstance(arg, _PLAIN)
+            and opcode.stack_after
+            and not name.startswith(("EXT", "PERSID"))
+        ):
             stack.append(arg)  # a number, text or bytes
         elif name not in ("PROTO", "FRAME"):
             raise ValueError(f"its pickle holds {name}, which torch.save does not write")

@@ -236,3 +236,13 @@ def test_mutated_files_are_read_or_refused(tmp_path, kind):
         except ValueError:
             pass
     assert RAN == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("DUP", b"K\x052"), ("LIST", b"(K\x01K\x02l"), ("DICT", b"(K\x01K\x02d")],
+)
+def test_opcodes_that_torch_does_not_write_are_named(tmp_path, name, content):
+    file = archive(tmp_path / "x.pt", b"\x80\x02" + content + b".", [])
+    with pytest.raises(ValueError, match=f"its pickle holds {name}, which torch.save does not write"):
+        read_checkpoint(file)
