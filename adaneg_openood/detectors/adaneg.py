@@ -235,11 +235,15 @@ class AdaNeg(GroupedDetector):
                 it is left as it is. None compares them now.
 
         Raises:
-            ValueError, TypeError: wrong width, or rows that are zero, NaN or infinite; the bank stays
-                as it was.
+            ValueError, TypeError: wrong width, rows that are zero, NaN or infinite, or ``text`` of
+                another number of images; the bank stays as it was.
         """
         if text is None:
             return super().score(features)
+        if len(text.features) != len(features):
+            raise ValueError(
+                f"text is of {len(text.features)} images, and features are of {len(features)}"
+            )
         with self._exactly():
             return self._adapt(text, reuse=False)
 

@@ -143,3 +143,11 @@ def test_huge_logit_scales_give_exact_scores() -> None:
         of_groups = logits[:, 5:].unflatten(1, (5, -1)).logsumexp(dim=2)
         expected = torch.sigmoid(logits[:, :5].logsumexp(dim=1)[:, None] - of_groups).mean(dim=1)
         torch.testing.assert_close(got.double(), expected, atol=2e-3, rtol=0)
+
+
+def test_a_comparison_of_another_batch_is_refused() -> None:
+    detector, images = make()
+    text = detector.compare_text(images[:20])
+    with pytest.raises(ValueError, match="text is of 20 images, and features are of 10"):
+        detector.score(images[:10], text)
+    assert detector.bank.n_cached == 0
