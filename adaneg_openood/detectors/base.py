@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from adaneg_openood.detectors.graphs import GraphedStep
-from adaneg_openood.detectors.state import StateModule
+from adaneg_openood.detectors.state import StateModule, widest_float
 from adaneg_openood.detectors.threshold import Threshold, find_threshold
 from adaneg_openood.io.checks import check_int, check_positive
 from adaneg_openood.io.names import listed
@@ -347,7 +347,10 @@ class TextDetector(StateModule):
             raise ValueError(f"image features must be (B, {dim}) like the text features, got {shape}")
         if not features.is_floating_point():
             raise TypeError(f"image features must be floating point, got {features.dtype}")
-        return features.detach().to(self.text_features.device)
+        device = self.text_features.device
+        if features.dtype == torch.float64:  # cast before the move: MPS refuses it after that
+            features = features.to(widest_float(device))
+        return features.detach().to(device)
 
     def _checked(self, given: Tensor) -> Tensor:
         """(B, D) :meth:`_given` features, of unit length and in this detector's dtype, or an error."""

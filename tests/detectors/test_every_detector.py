@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import adaneg_openood
-from adaneg_openood.detectors import DETECTORS, TextDetector, default_settings, make_detector
+from adaneg_openood.detectors import DETECTORS, TextDetector, base, default_settings, make_detector
 
 C, M, D, SCALE = 6, 30, 16, 20.0
 OPTIONAL = ("s_neglabel", "s_adaptive")
@@ -468,3 +468,11 @@ def test_bad_rows_found_on_the_device_are_told_by_diagnose(
     caplog.clear()
     detector.reset()
     assert not caplog.text
+
+
+def test_float64_images_are_cast_before_they_move_where_there_is_no_float64(monkeypatch) -> None:
+    detector, (_, images) = make("neglabel"), text_and_images()
+    assert detector._given(images.double()).dtype == torch.float64
+    monkeypatch.setattr(base, "widest_float", lambda device: torch.float32)
+    assert detector._given(images.double()).dtype == torch.float32
+    assert detector._given(images.half()).dtype == torch.float16
