@@ -16,7 +16,7 @@ from adaneg_openood.cli.options import LABEL_NAMES, ModelChoice, label_settings,
 from adaneg_openood.data import encode_to_file, refuse_mixing
 from adaneg_openood.io.files import cache_folder
 from adaneg_openood.io.processes import process_group
-from adaneg_openood.text import TextCache
+from adaneg_openood.text import ClassNames, TextCache
 from adaneg_openood.vlm import describe
 
 
@@ -96,8 +96,9 @@ def encode(
     check_outputs(out, None if folder is None else folder / "text.npz")
     with process_group(model.device) as group:
         told = []
+        names = group.local(lambda: named_classes(settings, "--classes"), first_alone=True)
         if folder is not None:
-            n_labels = group.first(lambda: _write_labels(folder, settings, model, cache))
+            n_labels = group.first(lambda: _write_labels(folder, names, settings, model, cache))
             told.append(f"{folder}: text features of {n_labels} labels")
         if images is not None and out is not None:
             encode_to_file(
@@ -107,6 +108,7 @@ def encode(
                 root=root,
                 labelled=labelled,
                 limit=limit,
+                classes=names,
                 preprocessing=preprocessing,
                 device=model.device,
                 precision=model.precision,
@@ -124,9 +126,14 @@ def encode(
             typer.echo(line)
 
 
-def _write_labels(folder: Path, settings: LabelSettings, model: ModelChoice, cache: Path | None) -> int:
+def _write_labels(
+    folder: Path,
+    names: ClassNames | None,
+    settings: LabelSettings,
+    model: ModelChoice,
+    cache: Path | None,
+) -> int:
     """Write a benchmark folder's text features; the number of labels."""
-    names = named_classes(settings, "--classes")
     towers = None
     if settings.text_features is None:
         towers = model.load()

@@ -8,9 +8,11 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from adaneg_openood.data.class_matching import Classes
 from adaneg_openood.data.feature_files import read_feature_header, write_feature_file
 from adaneg_openood.data.feature_store import FeatureStore, ImageFeatures
 from adaneg_openood.data.image_set import ImageSet
@@ -35,6 +37,7 @@ def encode_to_file(
     root: str | os.PathLike[str] | None = None,
     labelled: bool | None = None,
     limit: int | None = None,
+    classes: Classes | None = None,
     preprocessing: str = "model",
     device: str = "cpu",
     precision: str = "auto",
@@ -57,7 +60,7 @@ def encode_to_file(
         images: an :class:`ImageSet`, or what :meth:`ImageSet.of` takes.
         output: a ``.safetensors`` file.
         model: a name, see :func:`~adaneg_openood.vlm.load_model`, or a loaded model.
-        root, labelled, limit: see :meth:`ImageSet.of`.
+        root, labelled, limit, classes: see :meth:`ImageSet.of`.
         preprocessing: ``"model"`` or ``"paper"``, of a model given by name.
         device, precision: of a model given by name.
         overwrite: replace a finished file; otherwise it is left as it is if it is this very work.
@@ -83,7 +86,7 @@ def encode_to_file(
         # the images before the model: a wrong path should not wait for it to load
         found = images
         if not isinstance(images, ImageSet):
-            found = ImageSet.of(images, root=root, labelled=labelled, limit=limit)
+            found = ImageSet.of(images, root=root, labelled=labelled, limit=limit, classes=classes)
         _refuse_many_names(found)
         return found
 
@@ -102,6 +105,7 @@ def encode_to_file(
         "source": source.name,
         "images_sha256": _list_digest(source),
         "batch_size": batch_size,
+        **_class_names(source),
     }
     store = FeatureStore(target.with_name(f"{target.name}.parts"))
     # released on every way out; the other ranks work under rank 0's lock
@@ -136,6 +140,14 @@ def _finish(target: Path, header: dict[str, Any], made: ImageFeatures, store: Fe
         left.unlink(missing_ok=True)  # of a run that was killed here; the lock is ours
     write_feature_file(target, made.features, made.labels, about)
     shutil.rmtree(store.folder, ignore_errors=True)
+
+
+def _class_names(images: ImageSet) -> dict[str, list[str]]:
+    """The names of the labels, for readers that have other ones; nothing where they are not known."""
+    if max(images.labels) >= 0:
+        with suppress(ValueError):
+            return {"classes": list(images.class_names().names)}
+    return {}
 
 
 def _list_digest(images: ImageSet) -> str:

@@ -310,7 +310,8 @@ def read_feature_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a feature file says of itself; empty for a file that was not made here.
 
     Keys: those of ``describe(model)``, ``decode``, ``source``, ``images_sha256``, ``batch_size``,
-    ``names`` (N image names), ``skipped`` (name -> error), and checksums.
+    ``names`` (N image names), ``classes`` (names of the labels, where they are known), ``skipped``
+    (name -> error), and checksums.
 
     Raises:
         ValueError: not a safetensors file, or its header is damaged.
