@@ -255,10 +255,10 @@ def _refuse_same_images(made: OpenBenchmark) -> None:
 def _open_text(made: OpenBenchmark) -> None:
     benchmark = made.definition
     if benchmark.text_features is not None:
-        file, n_id = benchmark.text_features, made.classes and len(made.classes)
+        file, classes = benchmark.text_features, made.classes
         made.labels = made.tried(
             "text_features",
-            lambda: LabelFeatures.load(file, n_id or None),
+            lambda: LabelFeatures.load(file, *((len(classes), classes.names) if classes else ())),
             lambda found: f"{len(found.names)} labels in {file}",
         )
         return

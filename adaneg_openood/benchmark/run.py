@@ -18,7 +18,7 @@ from adaneg_openood.benchmark.methods import MethodSpec, further_inputs
 from adaneg_openood.benchmark.opening import OpenBenchmark, open_benchmark
 from adaneg_openood.benchmark.sets import Opened, StoredFeatures
 from adaneg_openood.benchmark.settings import EncodeOptions
-from adaneg_openood.data import FeatureStore, ImageFeatures, ImageSet, read_feature_header
+from adaneg_openood.data import FeatureStore, ImageFeatures, ImageSet
 from adaneg_openood.data.encode_file import differing
 from adaneg_openood.data.feature_set import DEFAULT_LOGIT_SCALE, FeatureSet
 from adaneg_openood.detectors import TextDetector
@@ -218,12 +218,12 @@ def _corpus(
 
 def _refuse_other_model(found: Opened, model: VisionLanguageModel | None) -> None:
     """Compare a feature file's header, if it has one, with the model the rest is made with."""
-    if model is None or isinstance(found, ImageSet) or found.file.suffix != ".safetensors":
+    if model is None or isinstance(found, ImageSet):
         return
-    header, known = read_feature_header(found.file), describe(model)
-    for key in differing(header, known, ("weights", "preprocessing", "dim")):
+    known = describe(model)
+    for key in differing(found.header, known, ("weights", "preprocessing", "dim")):
         raise ValueError(
-            f"{found.file}: was made with {key} {header[key]!r}, but this benchmark's model "
+            f"{found.file}: was made with {key} {found.header[key]!r}, but this benchmark's model "
             f"{model.name} has {known[key]!r}; their features cannot be compared"
         )
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Union
 
@@ -12,7 +13,8 @@ from torch import Tensor
 from adaneg_openood.benchmark.definition import BenchmarkSet, SetDefinition
 from adaneg_openood.benchmark.labels import drawn_world
 from adaneg_openood.data import ImageSet
-from adaneg_openood.data.feature_files import read_rows
+from adaneg_openood.data.class_matching import refuse_other_classes
+from adaneg_openood.data.feature_files import read_feature_header, read_rows
 from adaneg_openood.io.checks import hint, is_installed
 from adaneg_openood.text import ClassNames
 
@@ -25,11 +27,13 @@ class StoredFeatures:
         features: (N, D) float.
         labels: (N,) int64, or None.
         file: where they were read.
+        header: what the file says of itself; empty where it says nothing.
     """
 
     features: Tensor
     labels: Tensor | None
     file: Path
+    header: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.features)
@@ -70,9 +74,12 @@ def open_set(part: BenchmarkSet, classes: ClassNames | None, cache: Path | None)
     own = part.definition
     if own.features is not None:
         features, labels = read_rows(own.features)
+        header = read_feature_header(own.features) if own.features.suffix == ".safetensors" else {}
+        if part.labelled and labels is not None and classes is not None:
+            refuse_other_classes(str(own.features), header, labels.tolist(), classes)
         rows = slice(None, own.limit)
         return StoredFeatures(
-            features[rows], None if labels is None else labels[rows].long(), own.features
+            features[rows], None if labels is None else labels[rows].long(), own.features, header
         )
     options: dict[str, Any] = {"labelled": part.labelled, "limit": own.limit}
     if part.labelled:

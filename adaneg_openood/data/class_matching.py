@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Union
+from typing import Any, Union
 
 from adaneg_openood.io.names import listed
 from adaneg_openood.text.classnames import ClassNames, names_of_wnids
@@ -137,3 +137,15 @@ def refuse_other_names(where: str, own: Mapping[int, str], classes: ClassNames) 
                 f"{where}: label {label} is {name!r} there, but {here} in {classes.source}, where "
                 f"{name!r} is label {other}; give the class names in the order of these labels"
             )
+
+
+def refuse_other_classes(
+    where: str, header: Mapping[str, Any], labels: Iterable[int], classes: ClassNames
+) -> None:
+    """Compare the classes that a feature file's header names with those that its labels stand for.
+
+    A header without ``classes`` tells them by its images' folders.
+    """
+    own = header.get("classes") or classes_by_label(zip(header.get("names", ()), labels))
+    if not isinstance(own, str):
+        refuse_other_names(where, dict(enumerate(own)), classes)

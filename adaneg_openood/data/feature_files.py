@@ -14,9 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adaneg_openood.data.class_matching import refuse_other_classes
 from adaneg_openood.data.feature_set import DEFAULT_LOGIT_SCALE, FeatureSet
 from adaneg_openood.io.digests import digest_of, tensor_digest
 from adaneg_openood.io.files import atomic_path, refuse_bombs
+from adaneg_openood.text.classnames import ClassNames
 from adaneg_openood.text.labels import LabelFeatures
 
 __all__ = ["FeatureSet", "load_features", "save_features"]
@@ -66,7 +68,10 @@ def load_features(path: str | os.PathLike[str]) -> FeatureSet:
         parts = _read(root)
         origins = {part: f"{root} [{part}]" for part in (*parts, *_ALLOWED)}
     origins[""] = str(root)
-    return _built(root, parts, origins)
+    made = _built(root, parts, origins)
+    if root.is_dir():
+        _refuse_mixed(root, made)
+    return made
 
 
 def save_features(path: str | os.PathLike[str], features: FeatureSet) -> None:
@@ -131,6 +136,15 @@ def _built(root: Path, parts: Mapping[str, Any], origins: Mapping[str, str]) -> 
         names=None if names is None else tuple(map(str, names.ravel().tolist())),
         origins=dict(origins),
     )
+
+
+def _refuse_mixed(root: Path, made: FeatureSet) -> None:
+    """Compare what a folder's files say of themselves."""
+    file = root / "id.safetensors"
+    header = read_feature_header(file) if file.exists() else {}
+    if header and made.names is not None:
+        classes = ClassNames(made.origins["names"], made.names[: made.n_id])
+        refuse_other_classes(str(file), header, made.id_labels.tolist(), classes)
 
 
 def _from_folder(root: Path) -> tuple[dict[str, Any], dict[str, str]]:

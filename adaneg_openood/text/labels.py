@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,8 +20,10 @@ from torch.nn.functional import normalize
 from adaneg_openood.io.checkpoints import StoredTensor, read_checkpoint
 from adaneg_openood.io.digests import tensor_digest
 from adaneg_openood.io.files import atomic_path, read_json_object, refuse_bombs
+from adaneg_openood.text.words import fold, synonyms
 
 _NAMED = 8  # rows that a message lists
+_NAMELESS = re.compile(r"(class|label) [0-9]+")  # of rows whose names nobody told
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +127,7 @@ class LabelFeatures:
                 ``n_id``, and optionally ``names`` (in ``.safetensors`` a JSON list in the header) and
                 ``logit_scale``; or a tensor alone in ``.pt``. Nothing is unpickled.
             n_id: C, where the file does not say.
-            names: C names of the ID rows, where the file does not say.
+            names: C names of the ID rows; those in the file, if any, must be the same.
 
         Returns:
             The rows brought to unit length.
@@ -145,6 +148,7 @@ class LabelFeatures:
         if own is None:
             own = list(names or ())[:count]
             own += [f"label {row}" for row in range(len(own), len(rows))]
+        _refuse_other_names(file, own, names or ())
         scale, about = found.get("logit_scale"), {"file": str(file)}
         if "sha256" in found:
             told = str(found.get("provenance", "{}"))
@@ -155,6 +159,16 @@ class LabelFeatures:
             return cls(rows, count, tuple(own), scale, about)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
+
+
+def _refuse_other_names(file: Path, own: Sequence[str], names: Sequence[str]) -> None:
+    for row, both in enumerate(zip(own, names)):
+        one, other = ({fold(word) for word in synonyms(name)} for name in both)
+        if not (one & other or any(map(_NAMELESS.fullmatch, both))):
+            raise ValueError(
+                f"{file}: its ID row {row} is {both[0]!r}, but the class names that were given have "
+                f"{both[1]!r} there; give them in the order of the file's rows, or leave them out"
+            )
 
 
 def unit_rows(features: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from adaneg_openood.benchmark.definition import Benchmark, read_benchmark
 from adaneg_openood.benchmark.methods import STANDARD, standard_detectors
 from adaneg_openood.benchmark.opening import OpenBenchmark, open_benchmark, to_text
 from adaneg_openood.benchmark.run import EncodeOptions, Encoding, encode_benchmark, run_benchmark
+from adaneg_openood.data.feature_files import write_feature_file
 from adaneg_openood.evaluation import Protocol, replay, save_features
 
 OPTIONS = EncodeOptions(workers=0)
@@ -219,6 +220,36 @@ def test_sets_of_features_need_no_model(tmp_path: Path, monkeypatch: pytest.Monk
     np.save(tmp_path / "near.npy", np.ones((3, 5), dtype=np.float32))
     widths = problems(benchmark)["widths"]
     assert "near/alike 5" in widths and "text_features 16" in widths
+
+
+@pytest.mark.parametrize(
+    "header", [{"classes": ["owl", "fox"]}, {"names": ["a/owl/0.png", "a/fox/0.png"]}]
+)
+def test_classes_of_features_and_of_text_rows_must_be_those_of_the_yaml(
+    tmp_path: Path, header: dict[str, object]
+) -> None:
+    rows = torch.eye(4)
+    write_feature_file(tmp_path / "id.safetensors", rows[:2], torch.tensor([0, 1]), header)
+    np.save(tmp_path / "far.npy", rows.numpy())
+    names = np.asarray(["Owl", "fox, Vulpes", "sea", "moon"])
+    np.savez(tmp_path / "text.npz", text_features=rows.numpy(), n_id=2, names=names)
+    np.savez(tmp_path / "bare.npz", text_features=rows.numpy(), n_id=2)
+    file = tmp_path / "b.yml"
+
+    def wrong(classes: str, text: str = "text.npz") -> dict[str, str]:
+        file.write_text(
+            f"text_features: {text}\nclasses: {classes}\nid: {{features: id.safetensors}}\n"
+            "far: {f: {features: far.npy}}\nmethods: {MCM: {detector: mcm}}\n"
+        )
+        return problems(read_benchmark(file))
+
+    assert not wrong("[OWL, fox]") and not wrong("[owl, fox]", "bare.npz")
+    found = wrong("[fox, owl]")
+    assert "label 0 is 'owl' there, but 'fox'" in found["id"]
+    assert (
+        "its ID row 0 is 'Owl', but the class names that were given have 'fox'" in found["text_features"]
+    )
+    assert set(wrong("[fox, owl]", "bare.npz")) == {"id"}
 
 
 def test_features_of_another_model_are_refused(small: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -67,3 +66,12 @@ def test_some_folders_of_known_classes_keep_their_labels(root: Path) -> None:
     )
     labels = read_rows(root / "b" / "id.safetensors")[1]
     assert labels is not None and labels.tolist() == [1, 130]
+
+
+def test_labels_in_another_order_than_the_text_rows_are_refused(root: Path) -> None:
+    bench = root / "bench"
+    encode(root / "images", "--labelled", "--out", bench / "id.safetensors")
+    encode(root / "images" / "cup", "--out", bench / "far" / "x.safetensors")
+    run("encode", *text_options(root), "--folder", bench, "--model", "demo")
+    with pytest.raises(ValueError, match="label 0 is 'anchor' there, but 'house' in .*text.npz"):
+        load_features(bench)

@@ -49,6 +49,9 @@ def test_features_of_the_users_own(tmp_path):
     assert made.names == ("a", "b", "c") and made.n_id == 2 and made.logit_scale is None
     with pytest.raises(ValueError, match="give n_id"):
         LabelFeatures.load(tmp_path / "a.safetensors")
+    assert LabelFeatures.load(tmp_path / "a.safetensors", 2, ("A", "class 1")).names == made.names
+    with pytest.raises(ValueError, match="its ID row 1 is 'b', but .* have 'c' there"):
+        LabelFeatures.load(tmp_path / "a.safetensors", 2, ("a", "c"))
     np.savez(tmp_path / "b.npz", text_features=rows.numpy(), n_id=1, logit_scale=10.0)
     made = LabelFeatures.load(tmp_path / "b.npz")
     assert made.n_id == 1 and made.logit_scale == 10.0 and made.names[2] == "label 2"
