@@ -101,6 +101,7 @@ def encode(
             n_labels = group.first(lambda: _write_labels(folder, names, settings, model, cache))
             told.append(f"{folder}: text features of {n_labels} labels")
         if images is not None and out is not None:
+            before = out.stat().st_mtime_ns if out.exists() else None
             encode_to_file(
                 images,
                 out,
@@ -121,7 +122,8 @@ def encode(
                 progress=True,
                 group=group,
             )
-            told.append(f"{out}: written")
+            new = out.stat().st_mtime_ns != before
+            told.append(f"{out}: {'written' if new else 'is there already, made of the same images'}")
         for line in told if group.is_first else ():
             typer.echo(line)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -12,10 +11,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from adaneg_openood.data.class_matching import Classes
-from adaneg_openood.data.feature_files import read_feature_header, write_feature_file
+from adaneg_openood.data.feature_files import read_feature_header, read_rows, write_feature_file
 from adaneg_openood.data.feature_store import FeatureStore, ImageFeatures
+from adaneg_openood.data.image_files import OOD_LABEL
 from adaneg_openood.data.image_set import ImageSet
+from adaneg_openood.io.digests import tensor_digest
 from adaneg_openood.io.files import check_writable, read_json_object
 from adaneg_openood.io.locks import first_holds
 from adaneg_openood.io.processes import ALONE, Group
@@ -63,7 +66,9 @@ def encode_to_file(
         root, labelled, limit, classes: see :meth:`ImageSet.of`.
         preprocessing: ``"model"`` or ``"paper"``, of a model given by name.
         device, precision: of a model given by name.
-        overwrite: replace a finished file; otherwise it is left as it is if it is this very work.
+        overwrite: replace a finished file; otherwise its features are left as they are if they are of
+            this very model and these very images, told by name, size and time of change, and its labels
+            become those of the images.
         batch_size, group, encoding: ``workers``, ``skip_broken``, ``decode``, ``part_size`` and
             ``progress``, see :meth:`FeatureStore.get`.
 
@@ -73,7 +78,7 @@ def encode_to_file(
     Raises:
         ValueError: as :meth:`FeatureStore.get`; or a finished file, or another file of the same
             benchmark folder, made with another backbone, weights or preprocessing (or the file itself in
-            another precision).
+            another precision or way of decoding); or ``id.safetensors`` without labels.
         BlockingIOError: another process is writing the same file.
         TypeError, OSError, ImportError: with a message for people.
     """
@@ -87,6 +92,11 @@ def encode_to_file(
         found = images
         if not isinstance(images, ImageSet):
             found = ImageSet.of(images, root=root, labelled=labelled, limit=limit, classes=classes)
+        if target.stem == "id" and max(found.labels) < 0:
+            raise ValueError(
+                f"{target}: ID images need labels; say that the folders are classes (labelled), give an "
+                "imglist with labels, or call the file near/NAME or far/NAME if the images are OOD"
+            )
         _refuse_many_names(found)
         return found
 
@@ -103,43 +113,53 @@ def encode_to_file(
         **describe(tower),
         "decode": encoding.get("decode", "cpu"),
         "source": source.name,
-        "images_sha256": _list_digest(source),
+        "images_sha256": group.first(lambda: source.images_digest(range(len(source)))),
         "batch_size": batch_size,
         **_class_names(source),
     }
     store = FeatureStore(target.with_name(f"{target.name}.parts"))
     # released on every way out; the other ranks work under rank 0's lock
     with first_holds(group, target):
-        if group.first(lambda: _is_finished(target, header, overwrite)):
+        group.first(lambda: refuse_mixing(target, header))
+        skip_broken = encoding.get("skip_broken", False)
+        if not overwrite and group.first(lambda: _is_finished(target, header, source, skip_broken)):
             return target
         made = store.get(source, tower, batch_size=batch_size, group=group, **encoding)
-        group.first(lambda: _finish(target, header, made, store))
+        group.first(lambda: _finish(target, header, made))
+        group.first(lambda: shutil.rmtree(store.folder, ignore_errors=True))
     return target
 
 
-def _is_finished(target: Path, header: dict[str, Any], overwrite: bool) -> bool:
-    refuse_mixing(target, header)
-    if not target.exists() or overwrite:
+def _is_finished(target: Path, header: dict[str, Any], images: ImageSet, skip_broken: bool) -> bool:
+    if not target.exists():
         return False
     known = read_feature_header(target)
-    _refuse_other(target, header, target, known, (*_IDENTITY, "precision"))
+    _refuse_other(target, header, target, known, (*_IDENTITY, "precision", "decode"))
     if known.get("images_sha256") != header["images_sha256"]:
         raise ValueError(
-            f"{target}: is there already, with other images (from {known.get('source')}); "
-            "name another file, or ask to overwrite"
+            f"{target}: is there already, with other images (from {known.get('source')}), or they have "
+            "changed since; name another file, or ask to overwrite"
         )
-    logger.info("%s: is there already, made with the same model from the same images", target)
+    if known["skipped"] and not skip_broken:
+        return False
+    labels = torch.tensor(images.without(known["skipped"]).labels, dtype=torch.int64)
+    own = None if (labels == OOD_LABEL).all() else labels
+    digest = None if own is None else tensor_digest(own)
+    if (digest, header.get("classes")) != (known.get("labels_sha256"), known.get("classes")):
+        # features do not depend on labels
+        names, skipped = tuple(known["names"]), known["skipped"]
+        made = ImageFeatures(read_rows(target)[0], own, names, skipped, False, known)
+        _finish(target, {**header, "batch_size": known["batch_size"]}, made)
     return True
 
 
-def _finish(target: Path, header: dict[str, Any], made: ImageFeatures, store: FeatureStore) -> None:
+def _finish(target: Path, header: dict[str, Any], made: ImageFeatures) -> None:
     about = {**header, "names": list(made.names), "skipped": dict(made.skipped)}
     if "difference" in made.about:
         about["difference"] = made.about["difference"]
     for left in target.parent.glob(f".{target.name}.*.tmp"):
         left.unlink(missing_ok=True)  # of a run that was killed here; the lock is ours
     write_feature_file(target, made.features, made.labels, about)
-    shutil.rmtree(store.folder, ignore_errors=True)
 
 
 def _class_names(images: ImageSet) -> dict[str, list[str]]:
@@ -148,13 +168,6 @@ def _class_names(images: ImageSet) -> dict[str, list[str]]:
         with suppress(ValueError):
             return {"classes": list(images.class_names().names)}
     return {}
-
-
-def _list_digest(images: ImageSet) -> str:
-    digest = hashlib.sha256()
-    for name, label in zip(images.names, images.labels):
-        digest.update(f"{label} {name}\n".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()[:16]
 
 
 def _refuse_many_names(images: ImageSet) -> None:

@@ -75,3 +75,14 @@ def test_labels_in_another_order_than_the_text_rows_are_refused(root: Path) -> N
     run("encode", *text_options(root), "--folder", bench, "--model", "demo")
     with pytest.raises(ValueError, match="label 0 is 'anchor' there, but 'house' in .*text.npz"):
         load_features(bench)
+
+
+def test_what_was_there_is_not_called_written(root: Path) -> None:
+    out = root / "x.safetensors"
+    assert encode(root / "images", "--out", out).rstrip().endswith(f"{out}: written")
+    assert (
+        encode(root / "images", "--out", out).strip()
+        == f"{out}: is there already, made of the same images"
+    )
+    assert encode(root / "images", "--out", out, "--overwrite").rstrip().endswith(f"{out}: written")
+    assert "ID images need labels" in encode(root / "images", "--out", root / "id.safetensors", code=2)

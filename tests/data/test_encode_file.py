@@ -143,6 +143,8 @@ def test_finished_files_are_kept_or_refused(images, tmp_path):
     again = model_of()
     encode_to_file(source, output, model=again, workers=0)
     assert again.passes == 0 and output.read_bytes() == content
+    with pytest.raises(ValueError, match="its decode would be 'gpu'"):
+        encode_to_file(source, output, model=model_of(), workers=0, decode="gpu")
     with pytest.raises(ValueError, match="is there already, with other images"):
         encode_to_file(ImageSet.of(images, limit=5), output, model=model_of(), workers=0)
     with pytest.raises(ValueError, match="its weights would be"):
@@ -150,6 +152,62 @@ def test_finished_files_are_kept_or_refused(images, tmp_path):
     assert output.read_bytes() == content
     encode_to_file(source, output, model=model_of(1), workers=0, overwrite=True)
     assert read_feature_header(output)["weights"] == model_of(1).weights
+
+
+def test_other_images_of_the_same_names_are_not_taken_for_these(images, tmp_path):
+    output = tmp_path / "a.safetensors"
+    encode_to_file(images, output, model=model_of(), workers=0)
+    other = tmp_path / "other"
+    for name in ImageSet.of(images).names:
+        (other / name).parent.mkdir(parents=True, exist_ok=True)
+        picture("RGB", (50, 50), 7).save(other / name)
+    with pytest.raises(ValueError, match="with other images .*, or they have changed since"):
+        encode_to_file(other, output, model=model_of(), workers=0)
+    picture("RGB", (50, 50), 7).save(images / "cat" / "00 x.png")
+    with pytest.raises(ValueError, match="with other images .*, or they have changed since"):
+        encode_to_file(images, output, model=model_of(), workers=0)
+
+
+def test_a_file_without_its_broken_images_is_not_finished_for_those_who_want_them(images, tmp_path):
+    break_images(images)
+    output = tmp_path / "a.safetensors"
+    encode_to_file(images, output, model=model_of(), workers=0, skip_broken=True)
+    content, again = output.read_bytes(), model_of()
+    encode_to_file(images, output, model=again, workers=0, skip_broken=True)
+    assert again.passes == 0 and output.read_bytes() == content
+    with pytest.raises(ValueError, match="3 broken image"):
+        encode_to_file(images, output, model=model_of(), workers=0)
+
+
+def test_other_labels_cost_no_encoding(images, tmp_path):
+    output, again = tmp_path / "id.safetensors", model_of()
+    break_images(images)
+    settings = {"labelled": True, "workers": 0, "skip_broken": True}
+    encode_to_file(images, output, model=model_of(), batch_size=4, **settings)
+    before, header = load_file(output), read_feature_header(output)
+    assert header["classes"] == ["cat", "sea lion"]
+    encode_to_file(images, output, model=again, classes=("Sea lion", "cat"), **settings)
+    after = load_file(output)
+    assert again.passes == 0 and torch.equal(after["features"], before["features"])
+    assert torch.equal(after["labels"], 1 - before["labels"])
+    changed = {"classes": ["Sea lion", "cat"]}
+    header.update(changed)
+    told = read_feature_header(output)
+    assert {key: told[key] for key in header if "sha256" not in key} == {
+        key: value for key, value in header.items() if "sha256" not in key
+    }
+    # and without any
+    other = tmp_path / "b.safetensors"
+    output.rename(other)
+    encode_to_file(images, other, model=again, workers=0, skip_broken=True)
+    assert set(_read(other)) == {"features"} and "classes" not in read_feature_header(other)
+    assert again.passes == 0
+
+
+def test_id_images_without_labels_are_refused_before_encoding(images, tmp_path, monkeypatch):
+    monkeypatch.setattr("adaneg_openood.vlm.load_model", lambda *a, **k: pytest.fail("loaded"))
+    with pytest.raises(ValueError, match="id.safetensors: ID images need labels"):
+        encode_to_file(images, tmp_path / "id.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -162,7 +220,7 @@ def test_finished_files_are_kept_or_refused(images, tmp_path):
 def test_one_benchmark_folder_holds_one_backbone(images, tmp_path, other, message):
     source = ImageSet.of(images, limit=2)
     encode_to_file(source, tmp_path / "far" / "dtd.safetensors", model=model_of(), workers=0)
-    for place in ("id.safetensors", "near/ssb.safetensors", "far/sun.safetensors"):
+    for place in ("near/odd.safetensors", "near/ssb.safetensors", "far/sun.safetensors"):
         model = other()
         with pytest.raises(ValueError, match=message):
             encode_to_file(source, tmp_path / place, model=model, workers=0)
@@ -171,7 +229,7 @@ def test_one_benchmark_folder_holds_one_backbone(images, tmp_path, other, messag
 
 
 def test_other_precision_is_warned_of_and_other_path_is_nothing(images, tmp_path, caplog):
-    source = ImageSet.of(images, limit=2)
+    source = ImageSet.of(images, limit=2, labelled=True)
     encode_to_file(source, tmp_path / "id.safetensors", model=model_of(), workers=0)
     moved = model_of()
     moved.name = "the same weights at another path"
@@ -189,7 +247,10 @@ def test_text_features_of_another_model_are_refused(images, tmp_path):
     (tmp_path / "text.json").write_text(json.dumps({"model": "tiny", "weights": "another"}))
     with pytest.raises(ValueError, match=r"its weights would be .*text\.json"):
         encode_to_file(
-            ImageSet.of(images, limit=2), tmp_path / "id.safetensors", model=model_of(), workers=0
+            ImageSet.of(images, limit=2, labelled=True),
+            tmp_path / "id.safetensors",
+            model=model_of(),
+            workers=0,
         )
 
 

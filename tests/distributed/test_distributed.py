@@ -171,7 +171,7 @@ def test_killed_rank_ends_the_others_and_nothing_is_lost(images, alone, tmp_path
 
 def test_torchrun_and_the_command_line(images, tmp_path):
     """The command as documented, with the embedded demo model and the threads torchrun gives."""
-    many, one = tmp_path / "many" / "id.safetensors", tmp_path / "one" / "id.safetensors"
+    many, one = tmp_path / "many" / "x.safetensors", tmp_path / "one" / "x.safetensors"
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
     command += ["-m", "adaneg_openood", "encode", str(images), "--out", str(many), "--model", "demo"]

@@ -33,7 +33,7 @@ def writers(source):
 
     def encode(folder, **options):
         options = {"batch_size": 8, "workers": 0, "overwrite": True, **options}
-        encode_to_file(source, folder / "id.safetensors", model=TinyModel(), **options)
+        encode_to_file(source, folder / "x.safetensors", model=TinyModel(), **options)
 
     return {
         "encode": encode,

@@ -50,7 +50,7 @@ def nothing_runs():
 def encode(root, **options):
     options = {"batch_size": 4, "part_size": 4, "workers": 0, **options}
     return encode_to_file(
-        ImageSet.of(root / "images"), root / "id.safetensors", model=TinyModel(), **options
+        ImageSet.of(root / "images"), root / "x.safetensors", model=TinyModel(), **options
     )
 
 
@@ -126,7 +126,7 @@ def test_every_cut_and_every_flipped_byte_of_a_feature_file_is_noticed(tmp_path)
 def test_damaged_parts_are_encoded_again(tmp_path, caplog):
     write_images(tmp_path / "images")
     whole = encode(tmp_path).read_bytes()
-    (tmp_path / "id.safetensors").unlink()
+    (tmp_path / "x.safetensors").unlink()
 
     class Interrupted(TinyModel):
         left = 2
@@ -142,13 +142,13 @@ def test_damaged_parts_are_encoded_again(tmp_path, caplog):
         with pytest.raises(KeyboardInterrupt):
             encode_to_file(
                 source,
-                tmp_path / "id.safetensors",
+                tmp_path / "x.safetensors",
                 model=Interrupted(),
                 batch_size=4,
                 part_size=4,
                 workers=0,
             )
-        return tmp_path / "id.safetensors.parts"
+        return tmp_path / "x.safetensors.parts"
 
     first, second = sorted(interrupt().glob("*.safetensors"))
     flipped = bytearray(first.read_bytes())
@@ -156,15 +156,15 @@ def test_damaged_parts_are_encoded_again(tmp_path, caplog):
     first.write_bytes(flipped)
     second.write_bytes(second.read_bytes()[:-5])
     encode(tmp_path)
-    assert (tmp_path / "id.safetensors").read_bytes() == whole
+    assert (tmp_path / "x.safetensors").read_bytes() == whole
     assert caplog.text.count("it is encoded again") == 2
     # a part in another's place
-    (tmp_path / "id.safetensors").unlink()
+    (tmp_path / "x.safetensors").unlink()
     caplog.clear()
     first, second = sorted(interrupt().glob("*.safetensors"))
     second.write_bytes(first.read_bytes())
     encode(tmp_path)
-    assert (tmp_path / "id.safetensors").read_bytes() == whole
+    assert (tmp_path / "x.safetensors").read_bytes() == whole
     assert "it is of other images than its name says" in caplog.text
 
 

@@ -141,7 +141,7 @@ def everything(folder):
     """Files of every kind that is written."""
     write_images(folder / "images", 5)
     detectors, data = detection()
-    encode_to_file(ImageSet.of(folder / "images"), folder / "out" / "id.safetensors", model=TinyModel(),
+    encode_to_file(ImageSet.of(folder / "images"), folder / "out" / "x.safetensors", model=TinyModel(),
                   batch_size=2, part_size=2, workers=0)  # fmt: skip
     save_features(folder / "out" / "all.npz", data)
     results = replay(data, detectors, Protocol(seeds=(0,), batch_size=64), progress=False)
