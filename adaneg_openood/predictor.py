@@ -20,8 +20,8 @@ from adaneg_openood._version import __version__
 from adaneg_openood.benchmark.methods import further_inputs, with_published_groups
 from adaneg_openood.data import ImageSet, decoded_batches
 from adaneg_openood.data.batches import Batch, progress_bar, worker_deaths_named
-from adaneg_openood.data.encode_file import differing
 from adaneg_openood.data.encoding import listed_broken
+from adaneg_openood.data.mixing import differing
 from adaneg_openood.detectors import Scores, make_detector
 from adaneg_openood.detectors.scoring import nearest_rows
 from adaneg_openood.detectors.threshold import LEAST_SCORES, Threshold

@@ -19,6 +19,7 @@ from adaneg_openood.benchmark.sets import Opened, StoredFeatures, fetched_later,
 from adaneg_openood.data import ImageSet
 from adaneg_openood.data.feature_files import load_features
 from adaneg_openood.data.feature_set import FeatureSet
+from adaneg_openood.data.mixing import refuse_mixed
 from adaneg_openood.io.names import listed
 from adaneg_openood.io.processes import ALONE, Group
 from adaneg_openood.text import ClassNames, LabelFeatures, Mining, NegativeLabels, templates
@@ -163,7 +164,7 @@ def _open(benchmark: Benchmark, fetch: bool) -> OpenBenchmark:
         _open_sets(made, fetch)
         _refuse_same_images(made)
         _open_text(made)
-        _compare_widths(made)
+        _compare_features(made)
         if made.needs_model:
             made.tried("model", lambda: check_model(benchmark.model), str)
     _check_methods(made)
@@ -293,18 +294,21 @@ def _negatives(benchmark: Benchmark) -> Union[NegativeLabels, Mining, None]:
     return replace(found, corpus=found.load()[0])
 
 
-def _compare_widths(made: OpenBenchmark) -> None:
+def _compare_features(made: OpenBenchmark) -> None:
     """Whether the features that exist already can be used together."""
-    widths = {
-        title: part.features.shape[-1]
-        for title, part in made.sets.items()
-        if isinstance(part, StoredFeatures)
-    }
+    stored = {title: part for title, part in made.sets.items() if isinstance(part, StoredFeatures)}
+    widths = {title: part.features.shape[-1] for title, part in stored.items()}
+    told = {f"{title} ({part.file})": part.header for title, part in stored.items()}
     if made.labels is not None:
         widths["text_features"] = made.labels.features.shape[1]
+        told["text_features"] = made.labels.provenance
     if len(set(widths.values())) > 1:
-        told = ", ".join(f"{title} {width}" for title, width in widths.items())
-        made.note("widths", False, f"features of one model have one width, these differ: {told}")
+        listing = ", ".join(f"{title} {width}" for title, width in widths.items())
+        made.note("widths", False, f"features of one model have one width, these differ: {listing}")
+    try:
+        refuse_mixed(told)
+    except ValueError as error:
+        made.note("models", False, str(error))
 
 
 def _check_methods(made: OpenBenchmark) -> None:

@@ -19,8 +19,8 @@ from adaneg_openood.benchmark.opening import OpenBenchmark, open_benchmark
 from adaneg_openood.benchmark.sets import Opened, StoredFeatures
 from adaneg_openood.benchmark.settings import EncodeOptions
 from adaneg_openood.data import FeatureStore, ImageFeatures, ImageSet
-from adaneg_openood.data.encode_file import differing
 from adaneg_openood.data.feature_set import DEFAULT_LOGIT_SCALE, FeatureSet
+from adaneg_openood.data.mixing import differing
 from adaneg_openood.detectors import TextDetector
 from adaneg_openood.evaluation import Protocol, Run, replay
 from adaneg_openood.io.files import cache_folder

@@ -79,7 +79,7 @@ def open_set(part: BenchmarkSet, classes: ClassNames | None, cache: Path | None)
             refuse_other_classes(str(own.features), header, labels.tolist(), classes)
         rows = slice(None, own.limit)
         return StoredFeatures(
-            features[rows], None if labels is None else labels[rows].long(), own.features, header
+            features[rows], None if labels is None else labels[rows], own.features, header
         )
     options: dict[str, Any] = {"labelled": part.labelled, "limit": own.limit}
     if part.labelled:

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from adaneg_openood.data.feature_files import read_feature_header, read_rows, wr
 from adaneg_openood.data.feature_store import FeatureStore, ImageFeatures
 from adaneg_openood.data.image_files import OOD_LABEL
 from adaneg_openood.data.image_set import ImageSet
+from adaneg_openood.data.mixing import IDENTITY, differing
 from adaneg_openood.io.digests import tensor_digest
 from adaneg_openood.io.files import check_writable, read_json_object
 from adaneg_openood.io.locks import first_holds
@@ -28,8 +29,6 @@ logger = logging.getLogger(__name__)
 
 # safetensors allows a header of 100 MB, and the names are in it; some room for the rest
 _MOST_NAME_BYTES = 90_000_000
-# of describe(): what must agree before two feature files may be used together
-_IDENTITY = ("model", "weights", "dim", "preprocessing")
 
 
 def encode_to_file(
@@ -134,7 +133,7 @@ def _is_finished(target: Path, header: dict[str, Any], images: ImageSet, skip_br
     if not target.exists():
         return False
     known = read_feature_header(target)
-    _refuse_other(target, header, target, known, (*_IDENTITY, "precision", "decode"))
+    _refuse_other(target, header, target, known, (*IDENTITY, "precision", "decode"))
     if known.get("images_sha256") != header["images_sha256"]:
         raise ValueError(
             f"{target}: is there already, with other images (from {known.get('source')}), or they have "
@@ -200,7 +199,7 @@ def refuse_mixing(target: Path, provenance: dict[str, Any]) -> None:
             if other == target:
                 continue
             header, own = read_feature_header(other), provenance.get("precision")
-            _refuse_other(target, provenance, other, header, _IDENTITY)
+            _refuse_other(target, provenance, other, header, IDENTITY)
             if header.get("precision", own) != own:
                 logger.warning(
                     "%s: encoded in %s, but %s in %s; scores differ a little from a run in one "
@@ -210,7 +209,7 @@ def refuse_mixing(target: Path, provenance: dict[str, Any]) -> None:
     about = root / "text.json"
     if about.is_file() and target.name != "text.npz":
         # a text tower knows no preprocessing
-        _refuse_other(target, provenance, about, read_json_object(about), _IDENTITY[:-1])
+        _refuse_other(target, provenance, about, read_json_object(about), IDENTITY[:-1])
 
 
 def _refuse_other(
@@ -227,15 +226,3 @@ def _refuse_other(
             f"{known[key]!r}; features of different models or preprocessing cannot be compared, "
             "so put them in different folders"
         )
-
-
-def differing(
-    one: Mapping[str, Any], other: Mapping[str, Any], identity: Sequence[str]
-) -> Iterator[str]:
-    """The keys of two provenances that both have, and that tell two models apart."""
-    same_weights = "weights" in one and one["weights"] == other.get("weights")
-    for key in identity:
-        if key == "model" and same_weights:
-            continue  # the same checkpoint under another path
-        if key in one and key in other and one[key] != other[key]:
-            yield key

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from adaneg_openood.data.class_matching import refuse_other_classes
-from adaneg_openood.data.feature_set import DEFAULT_LOGIT_SCALE, FeatureSet
+from adaneg_openood.data.feature_set import DEFAULT_LOGIT_SCALE, FeatureSet, whole_labels
+from adaneg_openood.data.mixing import refuse_mixed
 from adaneg_openood.io.digests import digest_of, tensor_digest
-from adaneg_openood.io.files import atomic_path, refuse_bombs
+from adaneg_openood.io.files import atomic_path, read_json_object, refuse_bombs
 from adaneg_openood.text.classnames import ClassNames
 from adaneg_openood.text.labels import LabelFeatures
 
@@ -140,11 +141,19 @@ def _built(root: Path, parts: Mapping[str, Any], origins: Mapping[str, str]) -> 
 
 def _refuse_mixed(root: Path, made: FeatureSet) -> None:
     """Compare what a folder's files say of themselves."""
-    file = root / "id.safetensors"
-    header = read_feature_header(file) if file.exists() else {}
+    files = [
+        file
+        for place in ("id", "near/[!.]*", "far/[!.]*")
+        for file in sorted(root.glob(f"{place}.safetensors"))
+    ]
+    told = {str(file): read_feature_header(file) for file in files}
+    text = root / "text.json"
+    refuse_mixed({**told, str(text): read_json_object(text)} if text.is_file() else told)
+    file = str(root / "id.safetensors")
+    header = told.get(file)
     if header and made.names is not None:
         classes = ClassNames(made.origins["names"], made.names[: made.n_id])
-        refuse_other_classes(str(file), header, made.id_labels.tolist(), classes)
+        refuse_other_classes(file, header, made.id_labels.tolist(), classes)
 
 
 def _from_folder(root: Path) -> tuple[dict[str, Any], dict[str, str]]:
@@ -273,7 +282,7 @@ def _to_numpy(tensor: Tensor) -> np.ndarray:
 
 
 def read_rows(path: str | os.PathLike[str]) -> tuple[Tensor, Tensor | None]:
-    """(N, D) features of one image set from a file of their own, and its (N,) labels if it has them.
+    """(N, D) features of one image set from a file of its own, and (N,) int64 labels if it has them.
 
     Args:
         path: ``.npy``; or ``.npz`` or ``.safetensors`` with the key ``features`` and, for ID images,
@@ -292,11 +301,12 @@ def read_rows(path: str | os.PathLike[str]) -> tuple[Tensor, Tensor | None]:
     features = values.get("features", values.get(""))
     if features is None:
         raise ValueError(f"{file}: needs the key features, found {', '.join(sorted(values))}")
-    labels = values.get("labels")
-    return (
+    rows, labels, where = (
         _tensor(f"{file} [features]", features),
-        None if labels is None else _tensor(f"{file} [labels]", labels),
+        values.get("labels"),
+        f"{file} [labels]",
     )
+    return rows, None if labels is None else whole_labels(where, _tensor(where, labels), len(rows))
 
 
 def write_feature_file(

@@ -114,14 +114,7 @@ class FeatureSet:
         where, labels = self._where("id_labels"), self.id_labels
         if not isinstance(labels, Tensor):
             raise ValueError(f"{where}: must be a tensor, got {type(labels).__name__}")
-        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-            raise ValueError(f"{where}: labels must be integers, got {labels.dtype}")
-        n = len(self.id_features)
-        if tuple(labels.shape) != (n,):
-            raise ValueError(
-                f"{where}: labels must have shape ({n},), one per ID image, got {tuple(labels.shape)}"
-            )
-        object.__setattr__(self, "id_labels", labels.long())
+        object.__setattr__(self, "id_labels", whole_labels(where, labels, len(self.id_features)))
         bad = (self.id_labels < 0) | (self.id_labels >= self.n_id)
         self._refuse(where, bad, f"labels outside [0, {self.n_id}), n_id being {self.n_id},")
 
@@ -156,3 +149,18 @@ class FeatureSet:
         rows = bad.nonzero().squeeze(1).tolist()
         if rows:
             raise ValueError(f"{where}: {what} in {len(rows)} row(s): {listed(rows)}")
+
+
+def whole_labels(where: str, labels: Tensor, n: int) -> Tensor:
+    """Labels as (n,) int64.
+
+    Raises:
+        ValueError: they are no integers, or not one per image; ``where`` is named.
+    """
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise ValueError(f"{where}: labels must be integers, got {labels.dtype}")
+    if tuple(labels.shape) != (n,):
+        raise ValueError(
+            f"{where}: labels must have shape ({n},), one per image, got {tuple(labels.shape)}"
+        )
+    return labels.long()

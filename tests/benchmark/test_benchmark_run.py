@@ -215,6 +215,12 @@ def test_sets_of_features_need_no_model(tmp_path: Path, monkeypatch: pytest.Monk
         np.testing.assert_allclose(run.table(method), expected.table(method), atol=1e-9)
     np.savez(tmp_path / "id.npz", features=data.id_features, labels=data.id_labels + 1)
     assert "outside [0, 4)" in problems(benchmark)["id"]
+    for labels, wrong in (
+        (data.id_labels + 0.5, "labels must be integers"),
+        (data.id_labels[1:], "one per image"),
+    ):
+        np.savez(tmp_path / "id.npz", features=data.id_features, labels=labels)
+        assert wrong in problems(benchmark)["id"]
     np.savez(tmp_path / "id.npz", features=data.id_features)
     assert "needs the key labels" in problems(benchmark)["id"]
     np.save(tmp_path / "near.npy", np.ones((3, 5), dtype=np.float32))
@@ -260,6 +266,29 @@ def test_features_of_another_model_are_refused(small: Path) -> None:
     mixed = written(small, ("{folder: scenes, limit: 12", "{features: other.safetensors, limit: 12"))
     with pytest.raises(ValueError, match="was made with weights '0000'"):
         encoded(mixed)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_features_of_two_models_are_refused(tmp_path: Path, whole: bool) -> None:
+    rows = torch.eye(4)
+    (tmp_path / "far").mkdir()
+    np.savez(tmp_path / "text.npz", text_features=rows.numpy(), n_id=2)
+    write_feature_file(tmp_path / "id.safetensors", rows[:2], torch.tensor([0, 1]), {"model": "a"})
+    for name, weights in (("x", "aaaa"), ("y", "bbbb")):
+        about = {"model": "a", "weights": weights}
+        write_feature_file(tmp_path / "far" / f"{name}.safetensors", rows, None, about)
+    file = tmp_path / "b.yml"
+    text = "text_features: text.npz\nid: {features: id.safetensors}\nfar:\n"
+    sets = "".join(f"  {name}: {{features: far/{name}.safetensors}}\n" for name in "xy")
+    methods = "methods: {MCM: {detector: mcm}}\n"
+    file.write_text((f"features: {tmp_path}\n" if whole else text + sets) + methods)
+    found = problems(read_benchmark(file))["features" if whole else "models"]
+    assert "was made with weights 'aaaa', but" in found and "y.safetensors" in found
+    write_feature_file(tmp_path / "far" / "y.safetensors", rows, None, {"weights": "aaaa"})
+    assert not problems(read_benchmark(file))
+    if whole:
+        (tmp_path / "text.json").write_text('{"weights": "cccc"}')
+        assert "text.json with 'cccc'" in problems(read_benchmark(file))["features"]
 
 
 def test_torchvision_datasets(small: Path) -> None:
