@@ -16,7 +16,7 @@ from adaneg_openood.cli.options import LABEL_NAMES, ModelChoice, label_settings,
 from adaneg_openood.data import encode_to_file, refuse_mixing
 from adaneg_openood.io.files import cache_folder
 from adaneg_openood.io.processes import process_group
-from adaneg_openood.text import ClassNames, TextCache
+from adaneg_openood.text import ClassNames, LabelFeatures, TextCache
 from adaneg_openood.vlm import describe
 
 
@@ -72,7 +72,7 @@ def encode(
     decode: str = typer.Option(
         "cpu", help="cpu; or gpu: JPEG images are decoded on the CUDA device, a little differently."
     ),
-    overwrite: bool = typer.Option(False, help="Replace a finished file."),
+    overwrite: bool = typer.Option(False, help="Replace finished files."),
     part_size: int = typer.Option(
         4096, min=1, help="Number of images per part, which is saved and shared among processes."
     ),
@@ -98,7 +98,9 @@ def encode(
         told = []
         names = group.local(lambda: named_classes(settings, "--classes"), first_alone=True)
         if folder is not None:
-            n_labels = group.first(lambda: _write_labels(folder, names, settings, model, cache))
+            n_labels = group.first(
+                lambda: _write_labels(folder, names, settings, model, cache, overwrite)
+            )
             told.append(f"{folder}: text features of {n_labels} labels")
         if images is not None and out is not None:
             before = out.stat().st_mtime_ns if out.exists() else None
@@ -134,14 +136,23 @@ def _write_labels(
     settings: LabelSettings,
     model: ModelChoice,
     cache: Path | None,
+    overwrite: bool,
 ) -> int:
     """Write a benchmark folder's text features; the number of labels."""
+    file = folder / "text.npz"
+    known = LabelFeatures.load(file) if file.exists() and not overwrite else None
     towers = None
     if settings.text_features is None:
         towers = model.load()
         about = describe(towers)
         about.pop("preprocessing", None)
-        refuse_mixing(folder / "text.npz", about)
+        refuse_mixing(file, about)
     made = make_labels(towers, names, settings, cache=cache, progress=True)
+    own = (made.n_id, made.names, made.digest)
+    if known is not None and (known.n_id, known.names, known.digest) != own:
+        raise ValueError(
+            f"{file}: is there already, with other text features (of {len(known.names)} labels); name "
+            "another folder, or give --overwrite"
+        )
     made.save(folder)
     return len(made.names)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
 from adaneg_openood.cli import app
 from adaneg_openood.data.feature_files import load_features, read_feature_header, read_rows
+from adaneg_openood.text import LabelFeatures
 
 FOLDERS = ("anchor", "cup", "house")
 
@@ -86,3 +88,18 @@ def test_what_was_there_is_not_called_written(root: Path) -> None:
     )
     assert encode(root / "images", "--out", out, "--overwrite").rstrip().endswith(f"{out}: written")
     assert "ID images need labels" in encode(root / "images", "--out", root / "id.safetensors", code=2)
+
+
+def test_text_features_are_not_written_over_others(root: Path) -> None:
+    command = ("encode", "--folder", root / "bench", "--model", "demo")
+    file = root / "bench" / "text.npz"
+    run(*command, *text_options(root))
+    before = LabelFeatures.load(file)
+    run(*command, *text_options(root))
+    assert torch.equal(LabelFeatures.load(file).features, before.features)
+    (root / "other.txt").write_text("cup\nhouse\nanchor\n")
+    told = run(*command, *text_options(root, "other.txt"), code=2)
+    assert "with other text features (of 5 labels)" in " ".join(told.split())
+    assert LabelFeatures.load(file).names == before.names
+    run(*command, *text_options(root, "other.txt"), "--overwrite")
+    assert LabelFeatures.load(file).names[:3] == ("cup", "house", "anchor")
