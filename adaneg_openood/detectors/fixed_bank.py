@@ -59,7 +59,7 @@ class FixedBank(StateModule):
 
     Args:
         text: (K, D) the rows' text features, in the order of the logits' columns. They fill slot 0.
-        rows: (K,) int64, which of the caller's rows stands at each column.
+        row_of_column: (K,) int64, which of the caller's rows stands at each column.
         capacity: images a row can hold; 0 caches nothing.
         replacement: ``"entropy"`` or ``"first"``.
         grams: whether to keep each row's inner products, which sample-adaptive proxies need.
@@ -70,14 +70,16 @@ class FixedBank(StateModule):
     sums: Tensor
     lengths: Tensor
     grams: Tensor | None
-    rows: Tensor
+    row_of_column: Tensor
 
-    def __init__(self, text: Tensor, rows: Tensor, capacity: int, replacement: str, grams: bool) -> None:
+    def __init__(
+        self, text: Tensor, row_of_column: Tensor, capacity: int, replacement: str, grams: bool
+    ) -> None:
         super().__init__()
         self.n_rows, self.dim = text.shape
         self.capacity, self.replacement = capacity, replacement
         k, length = self.n_rows + 1, capacity + 1
-        self.register_buffer("rows", rows.clone(), persistent=False)
+        self.register_buffer("row_of_column", row_of_column.clone(), persistent=False)
         # slot 0 is the text feature; empty slots are zero, so they add nothing to a sum or a product
         self.register_buffer("memory", text.new_zeros(k, length, self.dim))
         # rising along each row, infinite where a slot is empty
@@ -94,7 +96,7 @@ class FixedBank(StateModule):
     def counts(self) -> Tensor:
         """(K,) int64, images cached per row, in the caller's order."""
         by_column = torch.isfinite(self.entropies[:-1]).sum(dim=1)
-        return torch.empty_like(by_column).index_copy_(0, self.rows, by_column)
+        return torch.empty_like(by_column).index_copy_(0, self.row_of_column, by_column)
 
     @property
     def n_cached(self) -> int:
@@ -201,11 +203,11 @@ class FixedBank(StateModule):
             {
                 f"{prefix}features": self.memory[columns, slots + 1],
                 f"{prefix}entropies": self.entropies[columns, slots],
-                f"{prefix}rows": self.rows[columns],
+                f"{prefix}rows": self.row_of_column[columns],
                 # within a row, which is all that counts
                 f"{prefix}arrivals": torch.arange(len(columns), device=columns.device),
                 f"{prefix}sums": self.memory[active].sum(dim=1),
-                f"{prefix}active_rows": self.rows[active],
+                f"{prefix}active_rows": self.row_of_column[active],
                 f"{prefix}progress": torch.tensor(len(columns), device=columns.device),
             }
         )
@@ -213,12 +215,12 @@ class FixedBank(StateModule):
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         if lacks_saved(state_dict, prefix, *args):
             return
-        saved = {name: state_dict[prefix + name].to(self.rows.device) for name in SAVED}
+        saved = {name: state_dict[prefix + name].to(self.row_of_column.device) for name in SAVED}
         self.reset()
         if not len(saved["rows"]):
             return
-        column_of = torch.empty_like(self.rows)
-        column_of[self.rows] = torch.arange(self.n_rows, device=self.rows.device)
+        column_of = torch.empty_like(self.row_of_column)
+        column_of[self.row_of_column] = torch.arange(self.n_rows, device=self.row_of_column.device)
         if self.replacement == "first":  # whatever policy they were kept by, earlier arrival wins now
             saved["entropies"] = torch.zeros_like(saved["entropies"])
         order = torch.argsort(saved["arrivals"])
