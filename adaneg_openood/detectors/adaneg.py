@@ -323,7 +323,8 @@ class AdaNeg(GroupedDetector):
         adaptive = replaced_logits(grouped, logits[:, : self.n_id], columns, changed, self.groups)
         sunk = (adaptive.sum_parts < LEAST_SUM).any(dim=1).nonzero().squeeze(1)
         if len(sunk):
-            anew = self._logits(features[sunk]).index_copy_(1, columns, changed[:, sunk].T)
+            anew = self._logits(features[sunk], self.text_features)
+            anew.index_copy_(1, columns, changed[:, sunk].T)
             for values, exact in zip(adaptive, grouped_logits(anew, self.n_id, self.groups)):
                 values[sunk] = exact
         return adaptive

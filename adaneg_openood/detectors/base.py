@@ -197,6 +197,12 @@ class TextDetector(StateModule):
         """Score (B, D) features of unit length, on this detector's device and in its dtype."""
         raise NotImplementedError
 
+    def _logits(self, features: Tensor, text: Tensor) -> Tensor:
+        """(B, N) cosines with (N, D) rows of text times the logit scale, in at least float32."""
+        if features.dtype in (torch.float16, torch.bfloat16):  # scaled in float32
+            return (features @ text.T).float().mul_(self.logit_scale)
+        return (features * self.logit_scale) @ text.T
+
     def reset(self) -> None:
         """Forget the stream."""
         with self._exactly():
@@ -265,8 +271,11 @@ class TextDetector(StateModule):
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Take up a saved state; everything is checked before anything changes.
 
+        Settings are no part of a state: load it into a detector that was made with those of the one
+        that saved it. Others go unnoticed, unless they change a shape or the order of the negatives.
+
         Raises:
-            RuntimeError: the state is damaged, or of a detector with other labels or settings.
+            RuntimeError: the state is damaged, or of a detector with other labels or other shapes.
         """
         with self._exactly():
             parts: dict[str, dict[str, Any]] = {name: {} for name, _ in self.named_modules()}

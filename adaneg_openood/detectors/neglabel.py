@@ -65,15 +65,9 @@ class GroupedDetector(TextDetector):
 
     def _compare(self, features: Tensor, keep_negatives: bool = True) -> TextLogits:
         """Of (B, D) features of unit length; see :func:`grouped_logits`."""
-        logits = self._logits(features)
+        logits = self._logits(features, self.text_features)
         grouped = grouped_logits(logits, self.n_id, self.groups, keep_negatives)
         return TextLogits(features, logits, grouped)
-
-    def _logits(self, features: Tensor) -> Tensor:
-        """(B, C + M) at least float32, negatives in group order."""
-        if features.dtype in (torch.float16, torch.bfloat16):
-            return (features @ self.text_features.T).float().mul_(self.logit_scale)
-        return (features * self.logit_scale) @ self.text_features.T
 
     def _unfit(self, state: Mapping[str, Tensor]) -> str | None:
         own, saved = self.negative_order, state["negative_order"]

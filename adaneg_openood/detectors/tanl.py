@@ -267,7 +267,3 @@ class TANL(TextDetector):
 
     def _activations(self, features: Tensor) -> Tensor:
         return activations(self._logits(features, self.text_features), self.n_id)
-
-    def _logits(self, features: Tensor, text: Tensor) -> Tensor:
-        logits = (features * self.logit_scale) @ text.T
-        return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
