@@ -116,7 +116,7 @@ class TextDetector(StateModule):
     # whether rows that are NaN may be found on the device while they are scored, and leave no trace
     stands_bad_rows: ClassVar[bool] = False
     # whether its constructor copies the rows of text that it keeps; else they are copied here
-    copies_text: ClassVar[bool] = False
+    _copies_text: ClassVar[bool] = False
     threshold: Threshold | None = None  # see calibrate
     text_features: Tensor
     _bad_rows: Tensor
@@ -144,7 +144,7 @@ class TextDetector(StateModule):
         check_positive("logit_scale", logit_scale)
         self.n_id, self.logit_scale = n_id, float(logit_scale)
         self._said_normalised = False
-        text = self._unit(text_features.detach(), "text_features", copy=not self.copies_text)
+        text = self._unit(text_features.detach(), "text_features", copy=not self._copies_text)
         self.register_buffer("text_features", text)
         none = torch.zeros((), dtype=torch.long, device=self.text_features.device)
         self.register_buffer("_bad_rows", none, persistent=False)

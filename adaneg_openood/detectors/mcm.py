@@ -39,7 +39,7 @@ class MCM(TextDetector):
         choose_when="No negative labels are at hand.",
     )
 
-    stands_bad_rows = fixed_shape = copies_text = True
+    stands_bad_rows = fixed_shape = _copies_text = True
 
     def __init__(self, text_features: Tensor, n_id: int, tau: float = 1.0) -> None:
         check_positive("tau", tau)

@@ -30,7 +30,7 @@ class TextLogits(NamedTuple):
 class GroupedDetector(TextDetector):
     """A detector with negative labels, held in group order: ID rows, the groups, what no group takes."""
 
-    copies_text = True
+    _copies_text = True
     negative_order: Tensor
     _rows: Tensor
 

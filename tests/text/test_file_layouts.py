@@ -107,6 +107,10 @@ CHECKS = {
     ),
     "folder of class folders": lambda t, c: images(t, c).class_names().names == ("cat", "dog"),
     "folder of numbers": lambda t, c: list(images(t, c).labels) == [0, 1],
+    "folder of numbered names": lambda t, c: images(t, c).class_names().names == ("cat", "dog"),
+    "folder of wnids and names": lambda t, c: (
+        images(t, c).class_names().names == ("tench", "goldfish")
+    ),
     "folder of wnids": lambda t, c: images(t, c).class_names().names == ("tench", "goldfish"),
     "folder without labels (OOD sets)": lambda t, c: list(images(t, c, False).labels) == [-1, -1],
     "image": lambda t, c: images(t, c, False) and list(ImageSet.of(t / c).names) == [c],
