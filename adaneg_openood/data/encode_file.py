@@ -121,10 +121,10 @@ def encode_to_file(
     with first_holds(group, target):
         group.first(lambda: refuse_mixing(target, header))
         skip_broken = encoding.get("skip_broken", False)
-        if not overwrite and group.first(lambda: _is_finished(target, header, source, skip_broken)):
-            return target
-        made = store.get(source, tower, batch_size=batch_size, group=group, **encoding)
-        group.first(lambda: _finish(target, header, made))
+        if overwrite or not group.first(lambda: _is_finished(target, header, source, skip_broken)):
+            made = store.get(source, tower, batch_size=batch_size, group=group, **encoding)
+            group.first(lambda: _finish(target, header, made))
+        # what a run has left that was killed after it wrote the file, too
         group.first(lambda: shutil.rmtree(store.folder, ignore_errors=True))
     return target
 
