@@ -169,15 +169,14 @@ def leaderboard(
     from adaneg_openood.openood import Evaluator
     from adaneg_openood.openood.benchmark_files import refuse_missing
     from adaneg_openood.openood.compare import refuse_unused
-    from adaneg_openood.openood.leaderboard import write_files
+    from adaneg_openood.openood.leaderboard import check_arch, write_files
     from adaneg_openood.openood.postprocessors import POSTPROCESSORS, configured
 
     benchmark = chosen.benchmark
     check_outputs(json_file, out / f"{benchmark}_{method}.csv")
     check_postprocessor_name(method, POSTPROCESSORS)
     refuse_unused(chosen.by_method(), [method])
-    if not arch.strip():
-        raise ValueError("--arch is empty; the leaderboard asks for it, such as 'CLIP ViT-B/16'")
+    check_arch(arch, "--arch")
     own = chosen.by_method().get(method, {})
     with chosen.folders() as (data_root, config_root):
         refuse_missing(data_root, benchmark)

@@ -301,12 +301,11 @@ def read_rows(path: str | os.PathLike[str]) -> tuple[Tensor, Tensor | None]:
     features = values.get("features", values.get(""))
     if features is None:
         raise ValueError(f"{file}: needs the key features, found {', '.join(sorted(values))}")
-    rows, labels, where = (
-        _tensor(f"{file} [features]", features),
-        values.get("labels"),
-        f"{file} [labels]",
-    )
-    return rows, None if labels is None else whole_labels(where, _tensor(where, labels), len(rows))
+    rows, labels = _tensor(f"{file} [features]", features), values.get("labels")
+    if labels is None:
+        return rows, None
+    where = f"{file} [labels]"
+    return rows, whole_labels(where, _tensor(where, labels), len(rows))
 
 
 def write_feature_file(

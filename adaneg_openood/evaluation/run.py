@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from adaneg_openood.evaluation.doubts import doubts
 from adaneg_openood.evaluation.intervals import BOOTSTRAPPED, Bootstrap, check_draws, resampled
-from adaneg_openood.evaluation.metrics import CONVENTIONS, FEW_IMAGES, RankedScores
+from adaneg_openood.evaluation.metrics import CONVENTIONS
 from adaneg_openood.evaluation.provenance import About
 from adaneg_openood.evaluation.run_files import StreamFiles, read_run
 from adaneg_openood.evaluation.stream_result import StreamResult
@@ -31,10 +32,6 @@ from adaneg_openood.io.names import harmless, harmless_table
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-_TIED = 0.05  # of the images of either side, as much as an FPR@95 gives away
-_FEW_HITS = 10  # that guessing would get, below which chance explains an accuracy
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,59 +244,7 @@ class Run:
     @cached_property
     def warnings(self) -> tuple[str, ...]:
         """Where a number says less than it seems to: one line per kind of trouble and method."""
-        met: dict[tuple[str, str], list[tuple[str, str]]] = {}
-        few: dict[str, int] = {}
-        for (method, dataset, _), result in self.streams.items():
-            n_ood = int((result.label == -1).sum())
-            if min(n_ood, len(result.label) - n_ood) < FEW_IMAGES:
-                few[dataset] = min(n_ood, len(result.label) - n_ood)
-            for kind, text in self._doubts(result).items():
-                met.setdefault((method, kind), []).append((dataset, text))
-        lines = []
-        if few:
-            sets = ", ".join(f"{dataset}: {number}" for dataset, number in few.items())
-            lines.append(
-                f"few images of ID or of OOD ({sets}): of fewer than {FEW_IMAGES}, one alone decides "
-                "the threshold of an FPR@95 and moves AUROC by points"
-            )
-        for (method, kind), found in met.items():
-            streams = f"{len(found)} stream{'s' * (len(found) > 1)}"
-            lines.append(f"{method}, {kind} ({', '.join(dict(found))}; {streams}): {found[0][1]}")
-        return tuple(lines)
-
-    def _doubts(self, result: StreamResult) -> dict[str, str]:
-        """Kind -> text of what a stream's numbers do not say."""
-        found = {}
-        n, n_seeds, size = len(result.label), len(self.seeds), self.batch_size
-        several = n_seeds > 1 and (result.method, result.dataset, self.seeds[1]) in self.streams
-        if several and n <= size and self.order == "mixed":
-            found["one batch"] = (
-                f"{n} images are one batch of at most {size}, so the {n_seeds} orders hardly differ and "
-                "their spread says nothing; take a smaller batch size"
-            )
-        if np.ptp(result.conf) == 0:
-            found["all scores equal"] = (
-                f"every image has the score {result.conf[0]:g}, so AUROC is 50 and both FPR@95 are 100 "
-                "whatever the images"
-            )
-        else:
-            counts = RankedScores(result.conf, result.label == -1).counts()
-            shares = np.stack([counts.n_id / counts.n_id.sum(), counts.n_ood / counts.n_ood.sum()])
-            tied_id, tied_ood = shares[:, shares.min(axis=0).argmax()]
-            if min(tied_id, tied_ood) >= _TIED:
-                found["ties"] = (
-                    f"{tied_id:.0%} of the ID and {tied_ood:.0%} of the OOD images have the same "
-                    "score, so FPR@95 may rest on ties"
-                )
-        n_id = int((result.label >= 0).sum())
-        n_classes = int(result.label.max()) + 1
-        right = float((result.pred == result.label).sum())
-        if n_id >= _FEW_HITS * n_classes and right < 0.5 * n_id / n_classes:
-            found["accuracy below chance"] = (
-                f"{right:.0f} of {n_id} ID images get their class, fewer than by guessing; "
-                "the labels may be in another order than the class names"
-            )
-        return {**found, **(result.diagnosis or {}).get("warnings", {})}
+        return doubts(self.streams, self.protocol)
 
     def format_table(self, method: str) -> str:
         """Readable text: the protocol, then the table, "mean ± spread" if several seeds."""

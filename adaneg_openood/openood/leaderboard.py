@@ -132,6 +132,12 @@ def write_files(
     return row_path, table_path
 
 
+def check_arch(arch: str, name: str = "arch") -> None:
+    """Raise a ValueError if the architecture, which the caller calls ``name``, says nothing."""
+    if not arch.strip():
+        raise ValueError(f"{name} is empty; the leaderboard asks for it, such as 'CLIP ViT-B/16'")
+
+
 def check_row(
     methods: Collection[str],
     splits: Mapping[str, str],
@@ -157,8 +163,7 @@ def check_row(
 
     if method not in methods:
         raise ValueError(f"the results hold no method {method!r}; there are {', '.join(methods)}")
-    if not arch.strip():
-        raise ValueError("arch is empty; the leaderboard asks for it, such as 'CLIP ViT-B/16'")
+    check_arch(arch)
     if id_name not in DATA_INFO:
         raise ValueError(f"id_name must be one of {', '.join(DATA_INFO)}, got {id_name!r}")
     problems = []
